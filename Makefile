@@ -1,0 +1,99 @@
+# tensormem: one header, nothing to build but its examples and tests. `make help` lists the targets.
+# CC, CXX, CFLAGS, LDFLAGS, PREFIX and DESTDIR are respected; everything built goes to build/.
+ifeq ($(origin CC),default)
+CC := $(shell command -v gcc >/dev/null 2>&1 && echo gcc || echo cc)
+endif
+ifeq ($(origin CXX),default)
+CXX := $(shell command -v g++ >/dev/null 2>&1 && echo g++ || echo c++)
+endif
+CFLAGS ?= -O2 -g
+PREFIX ?= /usr/local
+OUT ?= build
+STD ?= -std=c99
+WARN ?= -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wundef -Wstrict-prototypes -Werror
+FUZZ_SECONDS ?= 60
+export CC CXX FUZZ_SECONDS
+
+version_part = $(shell sed -n 's/^\#define TNM_VERSION_$(1) *//p' tensormem.h 2>/dev/null)
+VERSION := $(call version_part,MAJOR).$(call version_part,MINOR).$(call version_part,PATCH)
+
+TESTS := $(patsubst %.c,$(OUT)/%,$(wildcard tests/test_*.c))
+EXAMPLES := $(patsubst %.c,$(OUT)/%,$(wildcard examples/[0-9]*.c examples/llm_stream.c))
+BENCHES := $(patsubst %.c,$(OUT)/%,$(wildcard tests/bench_*.c))
+FUZZERS := $(patsubst %.c,$(OUT)/%,$(wildcard fuzz/fuzz_*.c))
+
+# A source may say in its first five lines what it links with: /* needs: -lm -pthread */
+needs = $$(sed -n '1,5s:.*/\* needs\: \(.*\) \*/.*:\1:p' $(1))
+compile = @mkdir -p $(@D)
+compile += && echo "$(CC) $< -> $@" && $(CC) $(STD) $(WARN) -I. $(CPPFLAGS) $(CFLAGS) \
+	-MMD -MF $@.d -MT $@ $< $(EXTRA) -o $@ $(LDFLAGS) $(call needs,$<)
+
+all: $(EXAMPLES) $(TESTS) ## build examples and tests (the default)
+
+demo: ## the main job: a language model larger than its memory budget
+demo: CFLAGS = -O3 $(shell echo 'int x;' | $(CC) -march=native -xc -c - -o /dev/null 2>/dev/null && \
+	echo -march=native)
+demo: build/demo/llm_stream
+	build/demo/llm_stream $(DEMO_ARGS)
+
+test: ## every test; the last line is the total; ONLY=name or ONLY=section/name picks
+	@tests/run.sh
+
+bench: $(BENCHES) ## measure; prints CSV, never fails on a number
+	@set -e; uname -srm; for b in $(BENCHES); do echo "# $$b"; $$b $(BENCH_ARGS); done
+
+fuzz: ## libFuzzer with ASan and UBSan, FUZZ_SECONDS (60) for each target; needs clang
+	@ONLY=fuzz tests/run.sh
+
+valgrind: ## every test under memcheck; needs valgrind
+	@ONLY=valgrind VALGRIND_ALL=1 tests/run.sh
+
+asan: ## every test with AddressSanitizer and UBSan
+	@ONLY=asan tests/run.sh
+
+ubsan: ## every test with UBSan alone, by clang if there is one
+	@ONLY=ubsan tests/run.sh
+
+tsan: ## the tests with threads under ThreadSanitizer, by gcc and clang
+	@ONLY=tsan tests/run.sh
+
+lint: ## the house rules against the files
+	@tests/lint.sh
+
+coverage: ## line coverage of the header by the tests, by gcov
+	@tests/coverage.sh
+
+nightly: ## coverage, then every test at full scale and half an hour for each fuzzer
+	@tests/coverage.sh
+	@NIGHTLY=1 FUZZ_SECONDS=1800 tests/run.sh
+
+tools: ## install what the tests use (Debian, Ubuntu)
+	@tests/tools.sh
+
+install: ## copy the header to PREFIX/include
+	mkdir -p $(DESTDIR)$(PREFIX)/include
+	cp tensormem.h $(DESTDIR)$(PREFIX)/include/tensormem.h
+
+clean: ## remove build/
+	rm -rf build
+
+help: ## this list
+	@echo "tensormem $(VERSION)"
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+
+$(OUT)/tests/%: tests/%.c
+	$(compile)
+
+$(OUT)/examples/%: examples/%.c
+	$(compile)
+
+build/demo/%: examples/%.c
+	$(compile)
+
+$(OUT)/fuzz/%: EXTRA = fuzz/standalone.c
+$(OUT)/fuzz/%: fuzz/%.c fuzz/standalone.c
+	$(compile)
+
+-include $(wildcard $(OUT)/*/*.d)
+
+.PHONY: all demo test bench fuzz valgrind asan ubsan tsan lint coverage nightly tools install clean help

@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Installs what `make test` uses beyond gcc and make, on Debian and Ubuntu. What is there already,
+# from wherever, is left alone. Nothing here is needed to use the header.
+set -eu
+
+missing=""
+want() { # command, package
+    command -v "$1" >/dev/null 2>&1 || missing="$missing $2"
+}
+
+want_file() { # pattern, package
+    compgen -G "$1" >/dev/null || missing="$missing $2"
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+install() {
+    as_root apt-get update -qq &&
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" \
+            >/dev/null
+}
+
+want gcc gcc
+want g++ g++
+want make make
+want git git
+want clang clang
+want clang++ clang
+want valgrind valgrind
+want python3 python3
+want node nodejs
+want npm npm
+want i686-linux-gnu-gcc gcc-i686-linux-gnu
+want x86_64-w64-mingw32-gcc gcc-mingw-w64-x86-64
+want_file '/usr/include/*/sys/types.h' libc6-dev
+want_file '/usr/lib/*/libstdc++.so*' libstdc++6
+want_file '/usr/i686-linux-gnu/lib/libc.a' libc6-dev-i386-cross
+want_file '/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-x86_64.a' libclang-rt-14-dev
+want_file '/etc/ssl/certs/ca-certificates.crt' ca-certificates
+
+node_is_old() { # llama.cpp's package wants 20; Debian 12 has 18
+    ! node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' 2>/dev/null
+}
+
+if [ -n "$missing" ]; then
+    command -v apt-get >/dev/null 2>&1 || { echo "tools: install by hand:$missing"; exit 1; }
+    echo "tools: installing$missing"
+    # shellcheck disable=SC2086
+    install $missing || { sleep 5; install $missing; }
+fi
+if node_is_old; then
+    echo "tools: installing node 20 beside $(node --version)"
+    as_root npm install --global --no-audit --no-fund node@20
+    hash -r
+    node_is_old && echo "tools: $(command -v node) is still $(node --version)" && exit 1
+fi
+echo "tools: all there"
