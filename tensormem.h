@@ -1,0 +1,10276 @@
+/* tensormem.h - tensors that are bigger than the memory they are needed in
+ *
+ * tensormem 0.1.0                                             MIT OR Unlicense
+ *
+ * You name your tensors, say what you will touch next, and pin what you touch now. This header
+ * moves the bytes between device memory, host memory and storage, inside budgets that are never
+ * exceeded, so that a pin is already true when you ask for it. C99, also C++11. It needs the C
+ * library and nothing else; it keeps no global state, starts no thread unless asked, and allocates
+ * only through your allocator. It computes nothing and knows no device: you bring a backend, or use
+ * the two built in (host memory, a file).
+ *
+ * In ONE C or C++ file:      #define TENSORMEM_IMPLEMENTATION
+ *                            #include "tensormem.h"
+ * In every other file:       #include "tensormem.h"
+ *
+ * CONTENTS. Search for a tag, brackets included, to jump to its room.
+ *
+ *   Front, for users           [title]   this page
+ *                              [guide]   the model in words, and what it does not do
+ *                              [config]  the TENSORMEM_* switches
+ *                              [types]   handles, results, descriptors
+ *                              [calls]   every function with its contract
+ *   Back, under                [base]    checked arithmetic, atomics, memory annotations
+ *   TENSORMEM_IMPLEMENTATION   [tell]    log items and trace events
+ *                              [store]   tables that never move, generations, rings, heap
+ *                              [space]   placement inside a tier, as index arithmetic
+ *                              [shelf]   the built-in backends: host memory, file
+ *                              [tier]    budgets, segments, the byte ledger
+ *                              [move]    copies in flight
+ *                              [tensor]  names, contents, replicas, the pin word
+ *                              [hint]    advice, lanes, schedules, next use
+ *                              [policy]  who leaves, what comes next
+ *                              [engine]  the step function: the only writer across rooms
+ *                              [watch]   info, stats, why, dump, check
+ *                              [door]    the public functions; the only room that runs your code
+ *                              [end]     the two licences
+ *
+ * THE SHORTEST PROGRAM (examples/01_hello.c)
+ *
+ * @code
+ * #define TENSORMEM_IMPLEMENTATION
+ * #include "tensormem.h"
+ *
+ * int main(void) { // 128 MiB of weights through a 64 MiB fast tier
+ *     tnm_tier_desc tiers[] = {{.name = "fast", .budget_bytes = 64u << 20}, {.name = "slow"}};
+ *     tnm_desc desc = {.tiers = tiers, .tier_count = 2};
+ *     tnm_ctx *mem;
+ *     tnm_tensor w[32];
+ *     if (tnm_create(&desc, &mem) != TNM_OK) return 1;
+ *     for (int i = 0; i < 32; i++)
+ *         tnm_tensor_create(mem, &(tnm_tensor_desc){.bytes = 4u << 20}, &w[i]);
+ *     for (int step = 0; step < 96; step++) {
+ *         tnm_use use = {.tensor = w[step % 32], .access = step < 32 ? TNM_DISCARD : TNM_WRITE};
+ *         tnm_pinned now;
+ *         if (tnm_pin(mem, &use, 1, &now) != TNM_OK) return 2;
+ *         ((unsigned char *)now.host)[0] = (unsigned char)step; // compute
+ *         tnm_unpin(mem, &now, 1, 0);
+ *     }
+ *     tnm_dump(mem, TNM_DUMP_TEXT, NULL);
+ *     return tnm_destroy(mem);
+ * }
+ * @end
+ */
+#ifndef TENSORMEM_H
+#    define TENSORMEM_H
+/* [guide] ------------------------------------------------------------------- *
+ * How to think about it, and what it does not do. The exact contract of each call is in [calls], of
+ * each field in [types]. A sample between @code and @end is a complete program: `make test` cuts it
+ * out, compiles it as C99 with every warning an error, and runs it.
+ *
+ * 1. THE MODEL
+ *
+ *   context   one memory manager; all state hangs off it, several live side by side
+ *   tier      a place for bytes with a budget; index 0 is the fastest
+ *   backend   the callbacks that make a tier real: alloc, release, copy, and poll if copies are
+ *             asynchronous
+ *   segment   one piece of memory a backend gave; tensors are placed inside it by offset
+ *   tensor    a name: handle, dtype, shape, byte range. It has no memory until it is first written,
+ *             adopted or pinned
+ *   content   the bytes behind one or more names (a tensor and its views): the unit of residency,
+ *             advice and pins
+ *   replica   a content's bytes in one tier, at most one per tier
+ *   dirty     no current replica further down the spill path. A clean replica leaves for free
+ *   pin       the promise that a replica stays where it is: READ, WRITE (read and write) or DISCARD
+ *             (write without fetching)
+ *   fence     (queue, value) on a timeline of yours: the CPU is done with a pin, the device will be
+ *   lane,step a clock of work: a model's layers, a scheduler's passes
+ *   pump      one bounded step of work on your thread; the heartbeat
+ *   tick      a pump, a round of a waiting call, or a try_pin that answered PENDING: the only clock
+ *
+ * The loop of every user: say what comes (schedule or prefetch), pin a set, compute on it, unpin,
+ * step, pump. What was last written is what the next pin sees, whatever moved in between.
+ *
+ * 2. TIERS AND BUDGETS
+ *
+ * Tiers form a tree by `spill_to`: two devices over one host over one disk, or three kinds of host
+ * memory. 0 means "the next one", TNM_NOWHERE makes a bottom. Leaving a tier means going further
+ * down this path. Where device and CPU share one memory, leave the host tier out: one tier is both.
+ *
+ * A budget holds at every instant against `reserved_bytes`: whole segments, staging, rounding and
+ * tails, charged before `alloc` is asked. What stands outside: adopted memory (it is yours) and the
+ * context's own tables (some 160 bytes a tensor, through your allocator).
+ *
+ * segment_bytes 0 takes the whole budget as one piece, which packs best and cannot shrink a little.
+ * If tnm_set_budget is to shrink a tier finely, give about 1/16 of the budget. TNM_DEDICATED asks
+ * `alloc` once per tensor and passes desc.user as `item`: textures, committed resources.
+ * tnm_set_budget binds from the call on; PENDING means that something is still above it, so pump
+ * and call again. 0 is none. In a descriptor 0 is the default, in an argument 0 is zero.
+ *
+ * 3. TENSORS, CONTENTS, VIEWS
+ *
+ * The content is what moves, always whole: make the tensor the size you want to move (a layer, an
+ * expert, a KV block). A view is a second name for a range of the same content. It keeps the bytes
+ * alive after the first name is destroyed, so a shared prompt prefix is one content and a view per
+ * conversation. Two halves that must live on two devices are two tensors, not two views.
+ *
+ * Destroying kills the handle at once and for ever (later use answers STALE); the memory goes when
+ * the last name, pin, copy and fence let go. A pin survives its handle: unpin names the replica.
+ *
+ * 4. PINS AND SETS
+ *
+ * A set is pinned all or nothing: it is admitted whole in one step, every member found or placed,
+ * or it holds nothing. Once admitted it completes by I/O alone. The same content twice in a set is
+ * one place with two pins; on two tiers with a WRITE among them it is ARGUMENT.
+ *
+ * @code
+ * #define TENSORMEM_IMPLEMENTATION
+ * #include "tensormem.h"
+ *
+ * enum { N = 256 };
+ *
+ * // y += a * x, where a fast tier has room for two of the three vectors only
+ * static int axpy(tnm_ctx *mem, float a, tnm_tensor x, tnm_tensor y) {
+ *     tnm_use set[2] = {{.tensor = x}, {.tensor = y, .access = TNM_WRITE}};
+ *     tnm_pinned at[2];
+ *     if (tnm_pin(mem, set, 2, at) < 0) return 0; // nothing is held on failure
+ *     const float *from = (const float *)at[0].host;
+ *     float *to = (float *)at[1].host;
+ *     for (int i = 0; i < N; i++) to[i] += a * from[i];
+ *     return tnm_unpin(mem, at, 2, 0) == TNM_OK;
+ * }
+ *
+ * int main(void) {
+ *     tnm_tier_desc tiers[2] = {{.name = "fast", .budget_bytes = 2048}, {.name = "slow"}};
+ *     tnm_desc desc = {.tiers = tiers, .tier_count = 2};
+ *     tnm_tensor_desc vec = {.dtype = TNM_F32, .shape = {N}};
+ *     float one[N], out[N];
+ *     tnm_ctx *mem;
+ *     tnm_tensor v[3];
+ *     for (int i = 0; i < N; i++) one[i] = 1.0f;
+ *     if (tnm_create(&desc, &mem) < 0) return 1;
+ *     for (int i = 0; i < 3; i++) {
+ *         if (tnm_tensor_create(mem, &vec, &v[i]) < 0) return 2;
+ *         if (tnm_write(mem, v[i], 0, one, sizeof one) != TNM_OK) return 3;
+ *     }
+ *     if (!axpy(mem, 2.0f, v[0], v[2]) || !axpy(mem, 4.0f, v[1], v[2])) return 4;
+ *     if (tnm_read(mem, v[2], 0, out, sizeof out) != TNM_OK) return 5;
+ *     for (int i = 0; i < N; i++)
+ *         if (out[i] < 6.5f) return 6;
+ *     return tnm_destroy(mem);
+ * }
+ * @end
+ *
+ * Pins never wait for pins. What stands in the way decides:
+ *
+ *   what is in the way                              tnm_pin         tnm_try_pin
+ *   ----------------------------------------------  --------------  ---------------------------
+ *   the bytes are elsewhere, or on their way        waits           PENDING
+ *   room is held by what may leave (dirty or clean) waits           PENDING
+ *   room is held by a fence, a claim or a copy      waits           PENDING
+ *   a WRITE, and a copy still reads the old bytes   waits           PENDING
+ *   a conflicting pin elsewhere that only a fence
+ *     still holds                                   waits           PENDING
+ *   a backend's queue is full                       waits           PENDING
+ *   TNM_IF_READY, and it is not here                ABSENT          ABSENT, nothing is started
+ *   room is held by live pins, whoever's            BUDGET at once  BUDGET at once
+ *   a conflicting live pin on another tier          BUSY at once    BUSY at once
+ *   nothing was ever written (not for DISCARD)      EMPTY           EMPTY
+ *   the only copy is gone (not for DISCARD)         LOST            LOST
+ *   no copy route between the tiers                 UNSUPPORTED     UNSUPPORTED
+ *   what must leave is dirty, and the tier below
+ *     refuses writes                                BACKEND         BACKEND
+ *   the transfer failed                             BACKEND         BACKEND once, then anew
+ *   nothing moves and your `idle` gave up           PENDING         -
+ *
+ * A refusal comes before anything has moved, and tnm_why names the tier, the numbers and the pins
+ * in the way, also before asking. It is exact for one tensor and for the bytes of a set; a set is
+ * placed largest first, which may refuse a packing that a cleverer search would find.
+ *
+ * A try_pin that answered PENDING leaves a claim: what arrived for it is kept for 64 ticks after it
+ * is complete, so ask again every frame or take it back with tnm_cancel.
+ *
+ * 5. WRITING
+ *
+ * WRITE and DISCARD are granted when no other tier holds a pin on the content. At the grant the
+ * other replicas stop being current. On one tier pins do not exclude each other: order between
+ * several users of one replica is your queue's or your lock's business. A DISCARD pin shows
+ * whatever the memory held before, and whoever unpins it vouches for every byte. Through a view
+ * that does not cover its content DISCARD acts as WRITE. DISCARD is also the way out of EMPTY and
+ * LOST. tnm_write into an EMPTY tensor covers it whole or zero-fills the rest.
+ *
+ * Dirty bytes travel down before they leave, and are lost if you destroy the context without
+ * tnm_flush. TNM_DROPPABLE says that they may be dropped instead, and the tensor is EMPTY then.
+ *
+ * 6. FENCES
+ *
+ * tnm_unpin(..., TNM_FENCE(queue, value)) keeps the pin until passed(queue) >= value. It holds the
+ * place, a pin that conflicts on another tier, and tnm_read; it never holds a pin on the same tier,
+ * whose order is your queue's. Unpin with a fence only after the work is submitted: a fence that
+ * waits for its own caller is the one hang we cannot prevent. A game's clock is its frame number: a
+ * fence per frame, and `passed` returns the number of the last frame the device finished. A queue
+ * that answers UINT64_MAX is dead: its fences pass, and what it was writing is LOST.
+ *
+ * 7. ADOPTED MEMORY
+ *
+ * A range of a file, a mapped file, a host pointer or a backend's allocation becomes a content's
+ * bottom replica: not copied, not charged, clean by birth, so it leaves faster tiers for nothing
+ * and never touches a spill file. writable 0: the first write elsewhere gives the tensor bytes of
+ * its own, and the range is let go (`released`, run by a later pump, wait or destroy). writable 1:
+ * write-backs and flushes land in it.
+ *
+ * @code
+ * #define TENSORMEM_IMPLEMENTATION
+ * #include "tensormem.h"
+ *
+ * static unsigned char model[4][65536]; // stands for a mapped model file
+ *
+ * int main(void) {
+ *     tnm_tier_desc tiers[2] = {{.name = "fast", .budget_bytes = 2 * 65536}, {.name = "model"}};
+ *     tnm_desc desc = {.tiers = tiers, .tier_count = 2};
+ *     tnm_use cycle[4];
+ *     tnm_ctx *mem;
+ *     if (tnm_create(&desc, &mem) < 0) return 1;
+ *     for (unsigned i = 0; i < 4; i++) {
+ *         tnm_tensor_desc layer = {.label = "layer", .bytes = sizeof model[i]};
+ *         tnm_adopt_desc where = {.tier = 1, .host = model[i]};
+ *         model[i][0] = (unsigned char)i;
+ *         cycle[i] = (tnm_use){.tier = 0, .step = i};
+ *         if (tnm_tensor_adopt(mem, &layer, &where, &cycle[i].tensor) < 0) return 2;
+ *     }
+ *     if (tnm_schedule(mem, 0, cycle, 4, 4) < 0) return 3; // the order repeats every 4 steps
+ *     for (uint64_t step = 0; step < 40; step++) {
+ *         tnm_pinned at;
+ *         tnm_step(mem, 0, step);
+ *         if (tnm_pin(mem, &cycle[step % 4], 1, &at) != TNM_OK) return 4;
+ *         if (((unsigned char *)at.host)[0] != step % 4) return 5; // compute
+ *         tnm_unpin(mem, &at, 1, 0);
+ *         tnm_pump(mem, TNM_ALL);
+ *     }
+ *     return tnm_destroy(mem);
+ * }
+ * @end
+ *
+ * Mapped memory is paged by the system behind our back, outside every budget: adopt ranges of the
+ * file itself (tnm_file_adopt) where the budget is meant to be the truth.
+ *
+ * 8. FORESIGHT
+ *
+ * Without a word from you the least recently pinned leaves first. That is the worst possible order
+ * for a loop larger than its tier; tell us the loop.
+ *
+ *   tnm_schedule  a lane's cycle: use i happens at steps step_i + k * period. Replaces the lane's
+ *                 former cycle; the uses are copied
+ *   tnm_step      work for this step of the lane begins; steps may jump, a smaller one restarts
+ *   tnm_prefetch  single uses at steps of a lane. With TNM_SURE they rank with the schedule (a
+ *                 scheduler's queue), without it they are guesses (a router's prediction)
+ *   tnm_cancel    takes back prefetches and unanswered try_pins
+ *   tnm_advise    KEEP last to leave, ONCE and WONT_NEED first; flags DROPPABLE, SCRUB
+ *
+ * Eight lanes are eight clocks: draft and target model, layers and passes. A later prefetch of the
+ * same tensor and tier replaces the earlier one, so announce the nearest use. A use that will be
+ * built anew is announced with DISCARD and costs no fetch.
+ *
+ * A guess cannot hurt: it never evicts what is needed sooner, what is claimed, or another unused
+ * prefetch; at most `guess_bytes` of guesses stand before a demand on a link; the wasted ones are
+ * counted. A larger guess_bytes overlaps more between rare pumps, a smaller one answers sooner.
+ *
+ * 9. PUMP AND FRAMES
+ *
+ * pin, read, write, wait and destroy wait, and pump while they do. Everything else returns at once,
+ * and only create and pump beside them run backend callbacks. So an application that never stalls
+ * uses try_pin, unpin with a fence and one tnm_pump(mem, bytes) a frame. The pump starts at most so
+ * many bytes, evictions and write-backs included, and always gets on if bytes > 0. OK is "nothing
+ * left to do at this step", PENDING is "more". A synchronous backend's copies run inside the pump.
+ *
+ * @code
+ * #define TENSORMEM_IMPLEMENTATION
+ * #include "tensormem.h"
+ *
+ * static uint64_t frames_done(void *user, uint32_t queue, uint64_t wait_for) {
+ *     uint64_t *done = (uint64_t *)user;
+ *     (void)queue;
+ *     if (*done < wait_for) *done = wait_for; // a real one sleeps until the device is there
+ *     return *done;
+ * }
+ *
+ * int main(void) {
+ *     uint64_t done = 0;
+ *     tnm_tier_desc tiers[2] = {{.name = "vram", .budget_bytes = 1 << 20}, {.name = "host"}};
+ *     tnm_desc desc = {.tiers = tiers, .tier_count = 2, .user = &done, .passed = frames_done};
+ *     tnm_use draw = {.tier = 0};
+ *     unsigned char pixel = 7;
+ *     int drawn = 0;
+ *     tnm_ctx *mem;
+ *     if (tnm_create(&desc, &mem) < 0) return 1;
+ *     if (tnm_tensor_create(mem, &(tnm_tensor_desc){.bytes = 1 << 18}, &draw.tensor) < 0) return 2;
+ *     if (tnm_write(mem, draw.tensor, 0, &pixel, 1) != TNM_OK) return 3;
+ *     for (uint64_t frame = 1; frame <= 16; frame++) {
+ *         tnm_pinned at;
+ *         tnm_result r = tnm_try_pin(mem, &draw, 1, &at); // never waits
+ *         if (r < 0) return 4;
+ *         if (r == TNM_OK) {
+ *             drawn++; // submit the draw, then hand its fence over
+ *             tnm_unpin(mem, &at, 1, TNM_FENCE(0, frame));
+ *         } // else PENDING: draw something smaller, ask again in the next frame
+ *         tnm_pump(mem, 1 << 20);
+ *         if (frame > 2) done = frame - 2; // the device runs two frames behind
+ *     }
+ *     return drawn > 0 ? tnm_destroy(mem) : 5;
+ * }
+ * @end
+ *
+ * 10. WHO LEAVES
+ *
+ * One key for all: expected distance, divided by what a byte costs to bring back (and to write out
+ * if dirty). Distance is the known next use; with none known, the time since the last pin. So with
+ * nothing known and equal costs this is LRU: with equal sizes and one thread textbook LRU, exactly.
+ * WONT_NEED and used ONCE go first, then what is current both above and below its tier, since it
+ * costs nothing; KEEP goes last. What was announced and has no use ahead is not expected before the
+ * end of what was announced. With unequal sizes the contiguous run with the least bytes/distance
+ * leaves, so that room is not lost to fragments.
+ *
+ * Under a schedule each tier splits its tensors into kept ones that stay and streamed ones that
+ * share a ring of look-ahead W plus the largest set P. With N bytes in the cycle and C in the
+ * tier, a steady sweep moves at most (N - C) + W + P + less than one tensor; LRU would move N.
+ * Replicas that will leave next are written down early, when nothing more urgent moves.
+ *
+ * 11. BACKENDS, AS A STORY
+ *
+ * 1. `alloc` is asked for a segment. It may refuse: we ask for less, or evict in what we have. The
+ *    token in *mem may be anything; a CPU address in *host is optional.
+ * 2. `copy` is asked of the destination's backend, then of the source's (UNSUPPORTED is "not my
+ *    route"), then the bytes go in two hops through staging. Compare span->backend->copy with your
+ *    own function before you trust its user pointer: that is how peers find each other.
+ * 3. It answers OK (done), or PENDING with a ticket that is not 0, or BUSY (queue full, ask later).
+ *    Several copies may share a ticket. `submit` comes after a run of copies: one doorbell, one
+ *    submission.
+ * 4. `poll` is asked by one thread at a time until it answers other than PENDING, and never again.
+ *    An error promises that the copy is dead and writes no more. Copies may finish in any order.
+ * 5. LOST from any callback says that this backend's memory is gone: its replicas drop, contents
+ *    that lived only there are LOST, the tier starts empty.
+ * 6. One callback of a context runs at a time, on whichever thread waits or pumps: set the current
+ *    device first. From inside, only info, stats, why and result_string may be called.
+ *
+ * Two ceilings to know: a staged route moves at most staging_bytes between two pumps, any route at
+ * most queue_depth x chunk_bytes. examples/04_own_backend.c is a whole one.
+ *
+ * 12. THREADS
+ *
+ * One thread at a time per context; or any, with your lock and unlock, or with TENSORMEM_THREADS,
+ * which brings a lock and, with pump_thread, a pump of its own. A pin that hits takes no lock: one
+ * compare-and-swap, and a subtraction to unpin. With a trace callback every hit takes the lock. The
+ * thread that pins and the one that unpins may differ.
+ *
+ * 13. ERRORS, AND WHO LEARNS
+ *
+ * `if (r < 0)` is the error test. PENDING is never an error: pump, then make the same call again. A
+ * call that fails leaves things as they were and zeroes its output. The log item names the broken
+ * rule and the numbers; under NDEBUG the default log is silent, so set one.
+ *
+ * A transfer that fails later is told to the blocking call that joined it; to a try_pin at its next
+ * ask, once, and the ask after that starts anew; to evict, flush and set_budget instead of PENDING
+ * for ever. A prefetch nobody joined is a log item, an event, `failures` in the stats and
+ * last_error in tnm_info. A tier that refuses writes is left alone for 1, 2, 4 .. 256 pumps or
+ * misses. Bytes stay readable wherever they were readable before.
+ *
+ * 14. MEMORY ANNOTATIONS
+ *
+ * Tensors lie side by side inside a segment, so an overrun stays invisible to a checker. Under
+ * ASan, and with TENSORMEM_VALGRIND, what holds no tensor is unreadable where the CPU sees it; with
+ * TENSORMEM_REDZONE_BYTES so is a gap behind each tensor. Under MSan and Valgrind the bytes of a
+ * new place are undefined until they are written. Other builds contain nothing of this.
+ *
+ * 15. DETERMINISM
+ *
+ * Same calls, same answers from the backends: same trace, byte for byte, with one calling thread.
+ * No clock, no random number, no order that depends on an address is ever used.
+ *
+ * 16. SECURITY
+ *
+ * Numbers are checked, pointers are trusted: a descriptor's sizes, shapes and offsets may come from
+ * a hostile file, its pointers and callbacks may not. Handles carry generations and an optional
+ * tag; a tnm_pinned that you copied is as unsafe as a copied pointer. DISCARD shows old bytes of
+ * the same context unless TNM_SCRUB; tenants that do not trust each other use two contexts. What
+ * goes to storage is padded with zeros. The spill file is made exclusively, mode 0600, follows no
+ * link, and is unlinked where the system can; it is neither encrypted nor checksummed.
+ *
+ * 17. WHAT IT DOES NOT DO
+ *
+ *   - compute, launch kernels, or know any device: CUDA, Vulkan and the like are backends you copy
+ *   - move part of a content: the unit is the whole content, so cut your tensors
+ *   - compress, convert, checksum or encrypt bytes on the way
+ *   - keep anything across a restart, talk to a network, or share memory between processes
+ *   - copy on write: a view shares, it does not fork
+ *   - guess from your access pattern: without schedule, prefetch or advice it is LRU
+ *   - catch page faults or replace malloc: an unpinned pointer is dead, nothing will warn you
+ *     (outside the annotated builds)
+ *   - share fairly between tenants: there are no quotas inside a context
+ *   - file transfers in the background: the built-in file backend copies inside the call that pumps
+ *   - promise LRU order for unequal sizes, or the same trace with several threads
+ * -------------------------------------------------------------------------- */
+/* [config] ------------------------------------------------------------------ *
+ * You define TENSORMEM_*, we define TNM_* and tnm_*.                           *
+ *                                                                             *
+ *   TENSORMEM_IMPLEMENTATION  in exactly one C or C++ file: the code itself    *
+ *   TENSORMEM_STATIC          every function static (one private copy)         *
+ *   TENSORMEM_API             your own linkage, e.g. __declspec(dllexport)     *
+ *   TENSORMEM_THREADS         built-in lock and condition (pthreads, Win32)    *
+ *                             and the optional pump thread                     *
+ *   TENSORMEM_NO_ATOMICS      no lock-free hits: pin and unpin take the lock   *
+ *   TENSORMEM_NO_STDIO        no FILE: logs and dumps need your callbacks      *
+ *   TENSORMEM_NO_FILE         no file backend (tnm_file_* are left out)        *
+ *   TENSORMEM_VALGRIND        tell Valgrind what is inside a segment           *
+ *   TENSORMEM_REDZONE_BYTES   bytes kept unreadable behind each tensor, for    *
+ *                             annotated builds; charged like tail_bytes        *
+ *   TENSORMEM_ASSERT(x)       checks of our own bugs; default assert()         *
+ * -------------------------------------------------------------------------- */
+#    define TNM_VERSION_MAJOR 0
+#    define TNM_VERSION_MINOR 1
+#    define TNM_VERSION_PATCH 0
+#    define TNM_VERSION                                                                           \
+        (TNM_VERSION_MAJOR * 10000 + TNM_VERSION_MINOR * 100 + TNM_VERSION_PATCH)
+
+#    include <stddef.h>
+#    include <stdint.h>
+
+#    ifndef TENSORMEM_API
+#        if defined(TENSORMEM_STATIC) && defined(__GNUC__)
+#            define TENSORMEM_API __attribute__((unused)) static
+#        elif defined(TENSORMEM_STATIC)
+#            define TENSORMEM_API static
+#        else
+#            define TENSORMEM_API extern
+#        endif
+#    endif
+#    ifndef TENSORMEM_REDZONE_BYTES
+#        define TENSORMEM_REDZONE_BYTES 0
+#    endif
+
+#    ifdef __cplusplus
+extern "C" {
+#    endif
+/* [types] ------------------------------------------------------------------- *
+ * 0 in a descriptor is "the default"; 0 in an argument is zero. Sizes are      *
+ * bytes unless the name says otherwise. Members are only ever appended, and    *
+ * zero keeps the old behaviour.                                                *
+ * -------------------------------------------------------------------------- */
+#    define TNM_ALL       UINT64_MAX /* tnm_pump, tnm_set_budget: no limit */
+#    define TNM_DEDICATED UINT64_MAX /* segment_bytes: one alloc per tensor, never compacted */
+#    define TNM_NOWHERE   (-1)       /* spill_to: this tier is a bottom */
+#    define TNM_MAX_DIMS  5
+#    define TNM_MAX_TIERS 64
+#    define TNM_MAX_LANES 8
+
+/* A fence: (queue, value) on a timeline of the application's. queue 0 .. 255, value 1 .. 2^56-1,
+ * never falling on a queue. */
+#    define TNM_FENCE(queue, value) (((uint64_t)(queue) << 56) | (uint64_t)(value))
+
+typedef struct tnm_ctx tnm_ctx; /* one memory manager; there is no other state */
+
+typedef struct tnm_tensor {
+    uint64_t id; /* {0} is no tensor */
+} tnm_tensor;
+
+typedef enum tnm_result {
+    TNM_OK = 0,
+    TNM_PENDING = 1,          /* under way: pump, then make the same call again */
+    TNM_ABSENT = 2,           /* TNM_IF_READY only: not here, nothing was started */
+    TNM_ERR_ARGUMENT = -1,    /* contract broken; the log item names the rule */
+    TNM_ERR_STALE = -2,       /* the handle's tensor was destroyed */
+    TNM_ERR_MEMORY = -3,      /* the host allocator returned NULL */
+    TNM_ERR_CAPACITY = -4,    /* a fixed table is full; the log item names the field */
+    TNM_ERR_BUDGET = -5,      /* cannot fit beside the pins held now */
+    TNM_ERR_BUSY = -6,        /* conflicts with a pin on another tier; from copy(): queue full */
+    TNM_ERR_EMPTY = -7,       /* the tensor holds nothing to read */
+    TNM_ERR_BACKEND = -8,     /* a callback failed; nothing was lost; the next call tries anew */
+    TNM_ERR_UNSUPPORTED = -9, /* no copy route between two tiers; from copy(): not my route */
+    TNM_ERR_LOST = -10        /* the sole copy is gone; from a callback: this memory is gone */
+} tnm_result;
+
+/* ---- backends: three callbacks make a tier; all zero = memory from the context's allocator ----
+ *
+ * One callback of a context runs at a time, on whichever thread runs create, destroy, pump, wait,
+ * pin, read or write: set your current device first. From a callback only tnm_info, tnm_stats,
+ * tnm_why and tnm_result_string may be called.
+ *
+ * alloc    gives `size` bytes at `align` (a power of two): a token in *mem, and in *host the CPU
+ *          address, or NULL if the CPU cannot see them. `item` is the tensor's desc.user for
+ *          TNM_DEDICATED tiers, else NULL. Any error is a refusal; the engine makes do with less.
+ * release  gives it back: the same token and size.
+ * copy     moves `size` >= 1 bytes between two spans that never overlap. OK = done now. PENDING =
+ *          under way, *ticket (never 0) will be polled; several copies may share a ticket.
+ *          UNSUPPORTED = not my route; BUSY = queue full, ask later; any other error = failed. The
+ *          destination's backend is asked first, then the source's, then the bytes go through
+ *          staging.
+ * submit   optional: called after a run of copies, before any of them is polled.
+ * poll     required if copy may answer PENDING: asked until the answer is not PENDING, never
+ *          after. An error promises that the copy is dead: it writes no more.
+ * wait     optional: may sleep until the ticket is done. Without it, waiting calls poll.
+ * available optional: headroom for new segments, asked before alloc.                          */
+typedef struct tnm_backend tnm_backend;
+
+typedef struct tnm_span { /* one end of a copy; filled by the core */
+    const tnm_backend
+        *backend; /* whose memory: compare ->copy, then use ->user; NULL: plain memory */
+    void *item;   /* tnm_tensor_desc.user of the tensor, or NULL (staging) */
+    uint64_t mem, offset;
+    void *host;  /* CPU address of this very byte, or NULL */
+    int tier;    /* -1: the caller's plain memory (tnm_read, tnm_write) */
+    int adopted; /* 1: not from alloc (may be pageable, unaligned) */
+} tnm_span;
+
+struct tnm_backend {
+    tnm_result (*alloc)(void *user, uint64_t size, uint64_t align, void *item, uint64_t *mem,
+                        void **host);
+    void (*release)(void *user, uint64_t mem, uint64_t size);
+    tnm_result (*copy)(void *user, const tnm_span *dst, const tnm_span *src, uint64_t size,
+                       uint64_t *ticket);
+    void (*submit)(void *user);
+    tnm_result (*poll)(void *user, uint64_t ticket);
+    tnm_result (*wait)(void *user, uint64_t ticket);
+    uint64_t (*available)(void *user);
+    void *user;
+    uint32_t granularity; /* copies out of adopted memory start and end on multiples; 0 = 1 */
+};
+
+typedef struct tnm_tier_desc {
+    const char *name; /* borrowed until destroy; NULL = "tier" */
+    tnm_backend backend;
+    uint64_t budget_bytes;          /* 0 = unlimited */
+    uint64_t segment_bytes;         /* 0 = the budget in one piece, halved while alloc refuses */
+    uint32_t alignment;             /* a power of two; 0 = 256; adopted memory keeps its own */
+    uint32_t tail_bytes;            /* readable behind every tensor; charged, not copied */
+    uint32_t queue_depth;           /* copies handed to this backend at once; 0 = 8 */
+    uint32_t read_cost, write_cost; /* relative per byte; 0 = 8 times the tier before */
+    int spill_to;                   /* 0 = the next tier; else a greater index, or TNM_NOWHERE */
+} tnm_tier_desc;
+
+typedef enum tnm_policy {
+    TNM_POLICY_LRU /* hints outrank it */
+} tnm_policy;
+
+typedef enum tnm_class { /* of a transfer, ascending: a later request may raise it */
+                         TNM_CLASS_WRITE_BACK,
+                         TNM_CLASS_GUESS,
+                         TNM_CLASS_SURE,
+                         TNM_CLASS_DEMAND
+} tnm_class;
+
+typedef enum tnm_event_kind {
+    TNM_EVENT_PIN,        /* a pin was granted; tier, access in `detail`, found in `found` */
+    TNM_EVENT_UNPIN,      /* fence in `detail` (0 = done now) */
+    TNM_EVENT_LOAD,       /* a fill of `tier` from `from` was admitted */
+    TNM_EVENT_COPY_BEGIN, /* a chunk was handed to a backend: from -> tier, offset, bytes */
+    TNM_EVENT_COPY_END,   /* its answer: result */
+    TNM_EVENT_READY,      /* the replica on `tier` became current */
+    TNM_EVENT_LEAVE,      /* the replica on `tier` left; detail 1 = clean, 2 = dropped */
+    TNM_EVENT_FAIL,       /* a fill or write-back of `tier` ended with `result` */
+    TNM_EVENT_CANCEL,     /* a fill of `tier` was cancelled */
+    TNM_EVENT_SEGMENT,    /* a segment came (bytes, result) */
+    TNM_EVENT_RELEASE,    /* a segment went (bytes) */
+    TNM_EVENT_BUDGET,     /* tnm_set_budget: bytes */
+    TNM_EVENT_STEP,       /* lane in `detail`, step in `offset` */
+    TNM_EVENT_REFUSE      /* a request was refused with `result` */
+} tnm_event_kind;
+
+enum { TNM_FOUND_HIT = 0, TNM_FOUND_LATE = 1, TNM_FOUND_MISS = 2 }; /* tnm_event.found */
+
+/* What happened, in order. Carries slots and generations, no address and no time: the callback may
+ * read a clock of its own. Same calls and same answers give the same events. */
+typedef struct tnm_event {
+    uint64_t seq; /* counts events */
+    tnm_event_kind kind;
+    int tier, from;   /* -1 = none */
+    tnm_class class_; /* of a transfer */
+    int found;        /* PIN only: TNM_FOUND_* */
+    tnm_result result;
+    uint64_t tensor;   /* handle id of the content's first name, 0 = none */
+    const char *label; /* as given in tnm_tensor_desc, or NULL */
+    uint64_t offset, bytes;
+    uint64_t detail;
+    uint64_t ticket; /* COPY_BEGIN and COPY_END of one chunk carry the same number */
+} tnm_event;
+
+typedef enum tnm_log_level { TNM_LOG_ERROR, TNM_LOG_WARNING, TNM_LOG_INFO } tnm_log_level;
+
+typedef struct tnm_log {
+    tnm_log_level level;
+    tnm_result result;
+    const char *call;    /* the public function, "tnm_pin", or NULL for background work */
+    const char *rule;    /* one sentence: the rule that was broken, or what happened */
+    int tier;            /* -1 = none */
+    uint64_t tensor;     /* handle id, 0 = none */
+    const char *label;   /* of the tensor, or NULL */
+    uint64_t need, have; /* the two numbers that did not fit, 0 = none */
+} tnm_log;
+
+typedef struct tnm_desc {
+    const tnm_tier_desc *tiers; /* fastest first; copied */
+    int tier_count;             /* 1 .. TNM_MAX_TIERS */
+    int staging_tier;           /* whose alloc gives the bounce buffer and whose budget pays;
+                                 * 0 = the first tier with a CPU address */
+    tnm_policy policy;
+    uint32_t max_tensors;   /* 0 = everything grows; else all tables are fixed at create */
+    uint32_t max_replicas;  /* 0 = 2 x max_tensors */
+    uint32_t max_uses;      /* schedule and prefetch entries; 0 = 4 x max_tensors */
+    uint32_t max_fences;    /* outstanding fenced unpins; 0 = 1024 */
+    uint64_t chunk_bytes;   /* copies are cut into these; 0 = 4 MiB */
+    uint64_t staging_bytes; /* 0 = 16 MiB; taken only if some route needs it */
+    uint64_t guess_bytes;   /* guesses that may sit before a demand on a link; 0 = 2 chunks */
+    int pump_thread;        /* 1 = one; needs TENSORMEM_THREADS */
+    uint32_t tag;           /* 8 bits in every handle: another context's handle is refused */
+    void *user;             /* passed to every callback below */
+    void *(*alloc)(void *user, size_t size);             /* default malloc */
+    void (*release)(void *user, void *ptr, size_t size); /* default free; set both or none */
+    void (*lock)(void *user); /* set both or none; default: one thread at a time */
+    void (*unlock)(void *user);
+    /* The highest fence value `queue` has passed; UINT64_MAX: the queue is dead. wait_for > 0: may
+     * sleep until that value. Needed for fenced unpins. */
+    uint64_t (*passed)(void *user, uint32_t queue, uint64_t wait_for);
+    /* A waiting call made no progress for the rounds-th time in a row; non-zero = give up: the
+     * call answers PENDING and holds nothing. */
+    int (*idle)(void *user, uint64_t rounds);
+    void (*log)(void *user, const tnm_log *item);      /* default stderr; silent under NDEBUG */
+    void (*trace)(void *user, const tnm_event *event); /* with it, every hit takes the lock */
+} tnm_desc;
+
+typedef enum tnm_dtype {
+    TNM_BYTES, /* opaque: give `bytes` */
+    TNM_U8,
+    TNM_I8,
+    TNM_I16,
+    TNM_I32,
+    TNM_I64,
+    TNM_F16,
+    TNM_BF16,
+    TNM_F32,
+    TNM_F64,
+    TNM_F8_E4M3,
+    TNM_F8_E5M2,
+    TNM_Q4_0, /* blocks of 32 elements in 18 bytes along the innermost dimension */
+    TNM_Q8_0  /* blocks of 32 elements in 34 bytes along the innermost dimension */
+} tnm_dtype;
+
+typedef enum tnm_advice { /* one of the first four, or'ed with flags */
+                          TNM_NORMAL,
+                          TNM_KEEP,      /* last to leave */
+                          TNM_ONCE,      /* used once: first to leave after its pin */
+                          TNM_WONT_NEED, /* first to leave; the next pin makes it NORMAL again */
+                          TNM_DROPPABLE =
+                              8, /* may be dropped instead of written back; then it is EMPTY */
+                          TNM_SCRUB = 16 /* zeroed before it is first shown, wiped when it leaves */
+} tnm_advice;
+
+typedef struct tnm_tensor_desc {
+    const char *label; /* borrowed until the name is destroyed; for logs and dumps */
+    tnm_dtype dtype;
+    int64_t shape[TNM_MAX_DIMS]; /* outermost first; ends at the first 0 */
+    uint64_t bytes;  /* required for TNM_BYTES without a shape; else 0 or what follows */
+    uint32_t advice; /* tnm_advice */
+    void *user;      /* reaches the backend as `item` */
+} tnm_tensor_desc;
+
+typedef struct tnm_adopt_desc {
+    int tier;             /* whose backend can copy from this memory */
+    uint64_t mem, offset; /* as that backend understands them */
+    void *host;           /* CPU address of the first byte, or NULL */
+    int writable; /* 0: a write gives the tensor bytes of its own; 1: write-backs land here */
+    void (*released)(void *user, uint64_t mem, uint64_t offset); /* not read or written any more */
+    void *user;
+} tnm_adopt_desc;
+
+typedef enum tnm_access {
+    TNM_READ,
+    TNM_WRITE,  /* read and write */
+    TNM_DISCARD /* write without fetching: the bytes shown are undefined */
+} tnm_access;
+
+enum { TNM_IF_READY = 1, TNM_QUEUED = 2 /* reserved */, TNM_SURE = 4 }; /* tnm_use.flags */
+
+typedef struct tnm_use {
+    tnm_tensor tensor;
+    int tier;
+    tnm_access access;
+    uint32_t flags; /* pin: IF_READY; prefetch: SURE */
+    uint64_t step;  /* schedule: 0 .. period-1; prefetch: a step of the lane */
+} tnm_use;
+
+typedef struct tnm_pinned {
+    void *host; /* CPU address, or NULL */
+    uint64_t mem, offset, bytes;
+    uint64_t ready; /* reserved, 0 */
+    uint64_t id;    /* names the replica, so that unpin works after destroy; 0 = not pinned */
+    int tier;
+    tnm_access access;
+} tnm_pinned;
+
+typedef enum tnm_state {
+    TNM_STATE_ABSENT,
+    TNM_STATE_BUSY,
+    TNM_STATE_READY,
+    TNM_STATE_LOST
+} tnm_state;
+
+typedef struct tnm_tensor_info {
+    const char *label;
+    tnm_dtype dtype;
+    int64_t shape[TNM_MAX_DIMS];
+    uint64_t bytes;
+    uint32_t advice;
+    void *user;
+    int is_view;
+    int empty; /* nothing to read anywhere */
+    /* of the asked tier */
+    tnm_state state;
+    int dirty; /* the only current replica on its spill path */
+    int adopted;
+    uint32_t pins, fenced; /* all pins; those that wait for a fence */
+    uint64_t next_use;     /* in ticks from now, as the policy sees it; UINT64_MAX = none known */
+    tnm_result last_error; /* of the last background failure, 0 = none */
+} tnm_tensor_info;
+
+typedef struct tnm_tier_stats {
+    uint64_t budget_bytes;   /* UINT64_MAX = unlimited */
+    uint64_t reserved_bytes; /* segments and staging: what the budget is held against */
+    uint64_t used_bytes;     /* of tensors placed, rounding and tails included */
+    uint64_t peak_bytes;     /* of reserved_bytes */
+    uint64_t pinned_bytes, in_flight_bytes, dirty_bytes, stuck_bytes;
+    uint64_t largest_free_bytes;
+    uint64_t tensors; /* replicas here, adopted ones included */
+    uint64_t hits, misses, late;
+    uint64_t bytes_in, bytes_out; /* finished chunks */
+    uint64_t evictions, evictions_clean;
+    uint64_t prefetches, prefetches_wasted, prefetches_refused;
+    uint64_t compactions, failures, starved, lru_inexact;
+    uint64_t kept_bytes;   /* of the schedule's split: what stays */
+    uint64_t stream_bytes; /* W + P: the ring the streamed ones share */
+} tnm_tier_stats;
+
+enum { TNM_MAX_BLOCKERS = 8 };
+
+typedef struct tnm_shortage {
+    tnm_result result;     /* what tnm_try_pin would answer to this set now */
+    int tier;              /* the tier that is short, -1 = none */
+    uint64_t need_bytes;   /* placed bytes the set still needs there */
+    uint64_t budget_bytes; /* UINT64_MAX = unlimited */
+    uint64_t reserved_bytes, free_bytes, largest_free_bytes;
+    uint64_t largest_gap_bytes; /* the largest run once all that may leave has left */
+    uint64_t pinned_bytes, fenced_bytes, claimed_bytes, in_flight_bytes;
+    int blocker_count; /* tensors whose pins stand in the way, largest first */
+    struct {
+        uint64_t tensor;
+        const char *label;
+        int tier;
+        uint64_t bytes;
+        uint32_t pins, fenced;
+    } blockers[TNM_MAX_BLOCKERS];
+} tnm_shortage;
+
+typedef struct tnm_writer { /* non-zero from write ends the dump with BACKEND */
+    int (*write)(void *user, const char *text, uint64_t bytes);
+    void *user;
+} tnm_writer;
+
+typedef enum tnm_dump_format { TNM_DUMP_TEXT, TNM_DUMP_JSON } tnm_dump_format;
+
+typedef struct tnm_file_desc {
+    const char *path; /* a new spill file, made exclusively; NULL: adopted files only */
+    int direct;       /* 1: bypass the page cache where the system can */
+    uint32_t threads; /* reserved, 0 */
+    void *user;
+    void *(*alloc)(void *user, size_t size); /* default malloc */
+    void (*release)(void *user, void *ptr, size_t size);
+} tnm_file_desc;
+/* [calls] ------------------------------------------------------------------- *
+ * Unless a comment says otherwise: the caller keeps what it passes; a failed   *
+ * call changes nothing and zeroes its output; `if (r < 0)` is the error test.  *
+ * Threads: one at a time per context, or any if lock/unlock are set or         *
+ * TENSORMEM_THREADS is defined. Only create, destroy, pump, wait, pin, read    *
+ * and write wait and run backend callbacks; the rest returns at once.          *
+ * -------------------------------------------------------------------------- */
+
+/* Make a context. Fails: ARGUMENT, MEMORY, and what a backend's first alloc answers. */
+TENSORMEM_API tnm_result tnm_create(const tnm_desc *desc, tnm_ctx **out);
+
+/* End a context: waits for copies and fences; dirty bytes are lost (flush first). BUSY while a pin
+ * is held, and nothing happens. PENDING if `idle` gave up: the context still exists, call again.
+ * OK = everything given back. */
+TENSORMEM_API tnm_result tnm_destroy(tnm_ctx *ctx);
+
+/* From now on nothing grows past `bytes` (literal: 0 is none, TNM_ALL no limit). PENDING until
+ * what is above it has drained: pump and call again. BUSY if only live pins are left to wait for;
+ * BACKEND if the tier below refuses what must be written. */
+TENSORMEM_API tnm_result tnm_set_budget(tnm_ctx *ctx, int tier, uint64_t bytes);
+
+/* ---- tensors ---- */
+
+/* A name without memory. Fails: ARGUMENT (shape, dtype, bytes that do not agree or overflow),
+ * MEMORY, CAPACITY (max_tensors). O(1). */
+TENSORMEM_API tnm_result tnm_tensor_create(tnm_ctx *ctx, const tnm_tensor_desc *desc,
+                                           tnm_tensor *out);
+
+/* A name for bytes that exist already: they become its bottom replica, are not copied and not
+ * charged. The memory stays the caller's; `released` (run by the next pump, wait or destroy) says
+ * when we stop looking at it. */
+TENSORMEM_API tnm_result tnm_tensor_adopt(tnm_ctx *ctx, const tnm_tensor_desc *desc,
+                                          const tnm_adopt_desc *adopt, tnm_tensor *out);
+
+/* Another name for [offset, offset + bytes) of `of`. Residency, advice, schedule and pins are the
+ * whole content's; the bytes live as long as any name does. */
+TENSORMEM_API tnm_result tnm_tensor_view(tnm_ctx *ctx, tnm_tensor of, uint64_t offset,
+                                         const tnm_tensor_desc *desc, tnm_tensor *out);
+
+/* The handle dies now; the memory goes when the last name, pin, copy and fence let go. */
+TENSORMEM_API tnm_result tnm_tensor_destroy(tnm_ctx *ctx, tnm_tensor tensor);
+
+/* ---- use ---- */
+
+/* Make every member of `set` resident on its tier and hold it there, all or nothing. out[i] belongs
+ * to set[i] and is valid until its unpin. Waits and pumps; never waits for another pin.
+ * Fails: BUDGET (cannot fit beside the pins held now; tnm_why has the numbers), BUSY (a pin on
+ * another tier conflicts), EMPTY, LOST, STALE, UNSUPPORTED, BACKEND. PENDING if `idle` gave up.
+ * Cost of a hit: one compare-and-swap; two hits never share a counter. */
+TENSORMEM_API tnm_result tnm_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm_pinned *out);
+
+/* The same without waiting and without any backend callback: PENDING = asked for, pump and make
+ * the same call again. A PENDING ask keeps what arrived for 64 ticks after it is complete. */
+TENSORMEM_API tnm_result tnm_try_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm_pinned *out);
+
+/* Let go. fence 0: done now, one subtraction. Else TNM_FENCE(queue, value) of work already
+ * submitted: the pins fall when `passed(queue)` reaches the value. Zeroes the members. CAPACITY:
+ * max_fences are outstanding, nothing was unpinned, pump and call again. */
+TENSORMEM_API tnm_result tnm_unpin(tnm_ctx *ctx, tnm_pinned *set, int count, uint64_t fence);
+
+/* Copy between a tensor and plain memory; waits like tnm_pin. tnm_write into an EMPTY tensor covers
+ * it whole or zero-fills the rest. */
+TENSORMEM_API tnm_result tnm_read(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offset, void *dst,
+                                  uint64_t bytes);
+TENSORMEM_API tnm_result tnm_write(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offset,
+                                   const void *src, uint64_t bytes);
+
+/* ---- foresight: none of these waits ---- */
+
+/* Replace the cycle of `lane` (0 .. TNM_MAX_LANES-1): use i happens at steps set[i].step + k *
+ * period. Copied. count 0 forgets it. The log warns once if a lane with a schedule never steps. */
+TENSORMEM_API tnm_result tnm_schedule(tnm_ctx *ctx, uint32_t lane, const tnm_use *uses, int count,
+                                      uint32_t period);
+
+/* Work for this step of the lane begins. Steps may jump; a smaller one is a restart. */
+TENSORMEM_API tnm_result tnm_step(tnm_ctx *ctx, uint32_t lane, uint64_t step);
+
+/* Single future uses at steps of the lane (past = now). With TNM_SURE a use ranks with the
+ * schedule, else it is a guess. A later call for the same tensor and tier replaces the earlier. */
+TENSORMEM_API tnm_result tnm_prefetch(tnm_ctx *ctx, uint32_t lane, const tnm_use *uses, int count);
+
+/* Take back prefetches and unanswered try_pins of these tensors; never the schedule, never a load
+ * another call waits for. */
+TENSORMEM_API tnm_result tnm_cancel(tnm_ctx *ctx, const tnm_tensor *set, int count);
+
+TENSORMEM_API tnm_result tnm_advise(tnm_ctx *ctx, tnm_tensor tensor, uint32_t advice);
+
+/* PENDING until it has left `tier`; BUSY while a live pin holds it. */
+TENSORMEM_API tnm_result tnm_evict(tnm_ctx *ctx, tnm_tensor tensor, int tier);
+
+/* PENDING until `tier` or a slower one holds current bytes; {0} = every tensor. */
+TENSORMEM_API tnm_result tnm_flush(tnm_ctx *ctx, tnm_tensor tensor, int tier);
+
+/* ---- heartbeat ---- */
+
+/* One bounded step of work: starts at most max_bytes of transfers (TNM_ALL = no limit; 0 only
+ * collects what has finished). OK = nothing left to do, PENDING = more. */
+TENSORMEM_API tnm_result tnm_pump(tnm_ctx *ctx, uint64_t max_bytes);
+
+/* Sleep until one copy or fence ends, then collect. OK = nothing under way. */
+TENSORMEM_API tnm_result tnm_wait(tnm_ctx *ctx);
+
+/* ---- built-in storage ---- */
+#    ifndef TENSORMEM_NO_FILE
+/* A backend whose memory is a file: made exclusively (mode 0600, no link followed, unlinked at once
+ * where the system can). Close it after tnm_destroy. */
+TENSORMEM_API tnm_result tnm_file_open(const tnm_file_desc *desc, tnm_backend *out);
+
+/* Open someone's regular file, read only, for tnm_tensor_adopt on the tier of this backend: its
+ * token and its size. Closed by tnm_file_close. */
+TENSORMEM_API tnm_result tnm_file_adopt(const tnm_backend *backend, const char *path, uint64_t *mem,
+                                        uint64_t *size);
+TENSORMEM_API void tnm_file_close(tnm_backend *backend);
+#    endif
+
+/* ---- sight ---- */
+TENSORMEM_API tnm_result tnm_info(tnm_ctx *ctx, tnm_tensor tensor, int tier, tnm_tensor_info *out);
+TENSORMEM_API tnm_result tnm_stats(tnm_ctx *ctx, int tier, tnm_tier_stats *out);
+
+/* Could this set be pinned now, and if not, the numbers and the blockers. Starts nothing. */
+TENSORMEM_API tnm_result tnm_why(tnm_ctx *ctx, const tnm_use *set, int count, tnm_shortage *out);
+
+/* writer NULL = stdout. Exact with one thread, a moving picture with several. */
+TENSORMEM_API tnm_result tnm_dump(tnm_ctx *ctx, tnm_dump_format format, const tnm_writer *writer);
+
+/* The number of broken invariants; 0 is healthy. O(everything). */
+TENSORMEM_API int tnm_check(tnm_ctx *ctx);
+TENSORMEM_API const char *tnm_result_string(tnm_result result);
+TENSORMEM_API int tnm_version(void);
+
+#    ifdef __cplusplus
+}
+#    endif
+#endif /* TENSORMEM_H */
+
+#if defined(TENSORMEM_IMPLEMENTATION) && !defined(TENSORMEM_IMPLEMENTED)
+#    define TENSORMEM_IMPLEMENTED
+
+#    include <stdlib.h>
+#    include <string.h>
+#    ifndef TENSORMEM_NO_STDIO
+#        include <stdio.h>
+#    endif
+
+/* [base] -------------------------------------------------------------------- *
+ * Checked 64-bit arithmetic, bits, atomics, memory annotations, shims.         *
+ * Calls: nothing.                                                              *
+ * Invariant: sizes are only added, multiplied and aligned by the checked       *
+ * helpers here, unless a bound stated on the spot makes overflow impossible.   *
+ * -------------------------------------------------------------------------- */
+#    ifndef TENSORMEM_ASSERT
+#        include <assert.h>
+#        define TENSORMEM_ASSERT(x) assert(x)
+#    endif
+
+#    if defined(TENSORMEM_NO_ATOMICS)
+#        define TNMI_ATOMICS 0
+#    elif defined(__GCC_ATOMIC_LLONG_LOCK_FREE)
+#        if __GCC_ATOMIC_LLONG_LOCK_FREE == 2
+#            define TNMI_ATOMICS 1
+#        else
+#            define TNMI_ATOMICS 0
+#        endif
+#    elif defined(_MSC_VER)
+#        include <intrin.h>
+#        define TNMI_ATOMICS 2
+#    else
+#        define TNMI_ATOMICS 0
+#    endif
+
+#    if defined(__has_feature)
+#        if __has_feature(address_sanitizer)
+#            define TNMI_ASAN 1
+#        endif
+#        if __has_feature(memory_sanitizer)
+#            define TNMI_MSAN 1
+#        endif
+#    endif
+#    if defined(__SANITIZE_ADDRESS__) && !defined(TNMI_ASAN)
+#        define TNMI_ASAN 1
+#    endif
+#    ifdef TNMI_ASAN
+#        include <sanitizer/asan_interface.h>
+#    endif
+#    ifdef TNMI_MSAN
+#        include <sanitizer/msan_interface.h>
+#    endif
+#    ifdef TENSORMEM_VALGRIND
+#        include <valgrind/memcheck.h>
+#    endif
+
+#    ifdef __cplusplus
+extern "C" {
+#    endif
+
+#    define TNMI_NONE UINT32_MAX /* no index */
+
+enum { TNMI_FALSE = 0, TNMI_TRUE = 1 };
+
+static int tnmi_base_add(uint64_t a, uint64_t b, uint64_t *out) {
+    *out = a + b;
+    return *out >= a;
+}
+
+static int tnmi_base_mul(uint64_t a, uint64_t b, uint64_t *out) {
+    *out = a * b;
+    return a == 0 || *out / a == b;
+}
+
+/* align is a power of two */
+static int tnmi_base_align(uint64_t a, uint64_t align, uint64_t *out) {
+    int fits = tnmi_base_add(a, align - 1, out);
+    *out &= ~(align - 1);
+    return fits;
+}
+
+static int tnmi_base_is_power(uint64_t a) {
+    return a != 0 && (a & (a - 1)) == 0;
+}
+
+static uint64_t tnmi_base_min(uint64_t a, uint64_t b) {
+    return a < b ? a : b;
+}
+
+static uint64_t tnmi_base_max(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
+/* a - b, or 0 */
+static uint64_t tnmi_base_less(uint64_t a, uint64_t b) {
+    return a > b ? a - b : 0;
+}
+
+/* a * b / c without overflow for c >= 1, saturating */
+static uint64_t tnmi_base_scale(uint64_t a, uint64_t b, uint64_t c) {
+    uint64_t product;
+    if (tnmi_base_mul(a, b, &product)) return product / c;
+    if (!tnmi_base_mul(a / c, b, &product)) return UINT64_MAX;
+    return product;
+}
+
+/* index of the highest set bit; a != 0 */
+static uint32_t tnmi_base_log2(uint32_t a) {
+#    if defined(__GNUC__)
+    return 31u - (uint32_t)__builtin_clz(a);
+#    else
+    uint32_t n = 0;
+    while (a >>= 1)
+        n++;
+    return n;
+#    endif
+}
+
+/* index of the lowest set bit; a != 0 */
+static uint32_t tnmi_base_low_bit(uint32_t a) {
+    return tnmi_base_log2(a & (0u - a));
+}
+
+static uint64_t tnmi_base_mix(uint64_t hash, uint64_t value) {
+    hash = (hash ^ value) * 0x9e3779b97f4a7c15u;
+    return hash ^ (hash >> 29);
+}
+
+/* ---- atomics: only what the pin protocol needs (the orders are argued in [tensor]) ---- */
+static uint64_t tnmi_base_load64(const uint64_t *at) { /* acquire */
+#    if TNMI_ATOMICS == 1
+    return __atomic_load_n(at, __ATOMIC_ACQUIRE);
+#    elif TNMI_ATOMICS == 2
+    return (uint64_t)_InterlockedOr64((volatile long long *)at, 0);
+#    else
+    return *at;
+#    endif
+}
+
+static uint64_t tnmi_base_peek64(const uint64_t *at) { /* relaxed */
+#    if TNMI_ATOMICS == 1
+    return __atomic_load_n(at, __ATOMIC_RELAXED);
+#    else
+    return tnmi_base_load64(at);
+#    endif
+}
+
+static void tnmi_base_poke64(uint64_t *at, uint64_t value) { /* relaxed */
+#    if TNMI_ATOMICS == 1
+    __atomic_store_n(at, value, __ATOMIC_RELAXED);
+#    elif TNMI_ATOMICS == 2
+    _InterlockedExchange64((volatile long long *)at, (long long)value);
+#    else
+    *at = value;
+#    endif
+}
+
+static int tnmi_base_swap64(uint64_t *at, uint64_t *expected, uint64_t value) { /* acq_rel */
+#    if TNMI_ATOMICS == 1
+    return __atomic_compare_exchange_n(at, expected, value, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+#    elif TNMI_ATOMICS == 2
+    uint64_t before = (uint64_t)_InterlockedCompareExchange64(
+        (volatile long long *)at, (long long)value, (long long)*expected);
+    int same = before == *expected;
+    *expected = before;
+    return same;
+#    else
+    if (*at != *expected) {
+        *expected = *at;
+        return 0;
+    }
+    *at = value;
+    return 1;
+#    endif
+}
+
+static uint64_t tnmi_base_sub64(uint64_t *at, uint64_t value) { /* acq_rel; the value before */
+#    if TNMI_ATOMICS == 1
+    return __atomic_fetch_sub(at, value, __ATOMIC_ACQ_REL);
+#    elif TNMI_ATOMICS == 2
+    return (uint64_t)_InterlockedExchangeAdd64((volatile long long *)at, -(long long)value);
+#    else
+    uint64_t before = *at;
+    *at = before - value;
+    return before;
+#    endif
+}
+
+static uint32_t tnmi_base_load32(const uint32_t *at) { /* acquire */
+#    if TNMI_ATOMICS == 1
+    return __atomic_load_n(at, __ATOMIC_ACQUIRE);
+#    elif TNMI_ATOMICS == 2
+    return (uint32_t)_InterlockedOr((volatile long *)at, 0);
+#    else
+    return *at;
+#    endif
+}
+
+static void tnmi_base_store32(uint32_t *at, uint32_t value) { /* release */
+#    if TNMI_ATOMICS == 1
+    __atomic_store_n(at, value, __ATOMIC_RELEASE);
+#    elif TNMI_ATOMICS == 2
+    _InterlockedExchange((volatile long *)at, (long)value);
+#    else
+    *at = value;
+#    endif
+}
+
+/* ---- annotations: an overrun inside an arena is invisible to every tool without them ---- */
+static void tnmi_base_noaccess(void *at, uint64_t size) {
+#    ifdef TNMI_ASAN
+    if (at) __asan_poison_memory_region(at, (size_t)size);
+#    endif
+#    ifdef TENSORMEM_VALGRIND
+    if (at) (void)VALGRIND_MAKE_MEM_NOACCESS(at, (size_t)size);
+#    endif
+    (void)at;
+    (void)size;
+}
+
+static void tnmi_base_undefined(void *at, uint64_t size) {
+#    ifdef TNMI_ASAN
+    if (at) __asan_unpoison_memory_region(at, (size_t)size);
+#    endif
+#    ifdef TNMI_MSAN
+    if (at) __msan_allocated_memory(at, (size_t)size);
+#    endif
+#    ifdef TENSORMEM_VALGRIND
+    if (at) (void)VALGRIND_MAKE_MEM_UNDEFINED(at, (size_t)size);
+#    endif
+    (void)at;
+    (void)size;
+}
+
+/* back to the application's allocator: readable as any other memory */
+static void tnmi_base_ordinary(void *at, uint64_t size) {
+#    ifdef TNMI_ASAN
+    if (at) __asan_unpoison_memory_region(at, (size_t)size);
+#    endif
+#    ifdef TENSORMEM_VALGRIND
+    if (at) (void)VALGRIND_MAKE_MEM_UNDEFINED(at, (size_t)size);
+#    endif
+    (void)at;
+    (void)size;
+}
+
+/* [tell] -------------------------------------------------------------------- *
+ * Result names; the ring of log items and trace events.                        *
+ * Calls: base.                                                                 *
+ * Invariant: rooms only queue here; the door drains, outside the lock, in      *
+ * order. A full ring counts what it drops and the door says so.                *
+ * -------------------------------------------------------------------------- */
+typedef struct tnmi_tell_item {
+    int is_event;
+    tnm_log log;
+    tnm_event event;
+} tnmi_tell_item;
+
+typedef struct tnmi_tell {
+    tnmi_tell_item *ring; /* owned by the door */
+    uint32_t capacity, head, count;
+    uint64_t seq, dropped;
+    int events; /* a trace callback is set */
+    int logs;   /* a log callback is set, or the default one is on */
+} tnmi_tell;
+
+static const char *tnmi_tell_result(tnm_result result) {
+    switch (result) {
+    case TNM_OK:
+        return "OK";
+    case TNM_PENDING:
+        return "PENDING";
+    case TNM_ABSENT:
+        return "ABSENT";
+    case TNM_ERR_ARGUMENT:
+        return "ARGUMENT";
+    case TNM_ERR_STALE:
+        return "STALE";
+    case TNM_ERR_MEMORY:
+        return "MEMORY";
+    case TNM_ERR_CAPACITY:
+        return "CAPACITY";
+    case TNM_ERR_BUDGET:
+        return "BUDGET";
+    case TNM_ERR_BUSY:
+        return "BUSY";
+    case TNM_ERR_EMPTY:
+        return "EMPTY";
+    case TNM_ERR_BACKEND:
+        return "BACKEND";
+    case TNM_ERR_UNSUPPORTED:
+        return "UNSUPPORTED";
+    case TNM_ERR_LOST:
+        return "LOST";
+    }
+    return "unknown result";
+}
+
+static tnmi_tell_item *tnmi_tell_push(tnmi_tell *tell) {
+    if (tell->count == tell->capacity) {
+        tell->dropped++;
+        return NULL;
+    }
+    uint32_t at = (tell->head + tell->count++) % tell->capacity;
+    memset(&tell->ring[at], 0, sizeof tell->ring[at]);
+    return &tell->ring[at];
+}
+
+/* The next event to fill in, or NULL when nobody listens. */
+static tnm_event *tnmi_tell_event(tnmi_tell *tell, tnm_event_kind kind) {
+    if (!tell->events) return NULL;
+    tnmi_tell_item *item = tnmi_tell_push(tell);
+    if (!item) return NULL;
+    item->is_event = 1;
+    item->event.seq = tell->seq++;
+    item->event.kind = kind;
+    item->event.tier = item->event.from = -1;
+    return &item->event;
+}
+
+/* The next log item to fill in, or NULL when nobody listens. */
+static tnm_log *tnmi_tell_log(tnmi_tell *tell, tnm_log_level level, tnm_result result,
+                              const char *rule) {
+    if (!tell->logs) return NULL;
+    tnmi_tell_item *item = tnmi_tell_push(tell);
+    if (!item) return NULL;
+    item->log.level = level;
+    item->log.result = result;
+    item->log.rule = rule;
+    item->log.tier = -1;
+    return &item->log;
+}
+
+static int tnmi_tell_pop(tnmi_tell *tell, tnmi_tell_item *out) {
+    if (tell->count == 0) return 0;
+    *out = tell->ring[tell->head];
+    tell->head = (tell->head + 1) % tell->capacity;
+    tell->count--;
+    return 1;
+}
+
+/* [store] ------------------------------------------------------------------- *
+ * Chunked tables that never move, free lists, a heap with positions, sorting.  *
+ * Calls: base tell.                                                            *
+ * Invariants: an entry's address never changes; the store never allocates: the *
+ * door brings a chunk when the engine says that a table must grow.             *
+ * -------------------------------------------------------------------------- */
+enum { TNMI_STORE_CHUNKS = 32 };
+
+/* Chunk 0 holds 2^first entries, chunk k > 0 holds as many as all before it together. A fixed
+ * table has one chunk of exactly `limit` entries. */
+typedef struct tnmi_table {
+    unsigned char *chunk[TNMI_STORE_CHUNKS];
+    const char *name;  /* of the descriptor's field, for CAPACITY */
+    uint32_t stride;   /* bytes of an entry, a multiple of 8 */
+    uint32_t link_at;  /* where a free entry keeps the next free index */
+    uint32_t first;    /* log2 of chunk 0 */
+    uint32_t capacity; /* entries in the chunks we have */
+    uint32_t limit;    /* never more entries than this */
+    uint32_t fresh;    /* entries below were used at least once */
+    uint32_t free_head;
+    uint32_t live;
+    uint32_t retired; /* neither live nor free, for ever */
+} tnmi_table;
+
+static void tnmi_store_init(tnmi_table *table, const char *name, size_t stride, size_t link_at,
+                            uint32_t limit, int fixed) {
+    memset(table, 0, sizeof *table);
+    table->name = name;
+    table->stride = (uint32_t)stride;
+    table->link_at = (uint32_t)link_at;
+    table->limit = limit;
+    table->free_head = TNMI_NONE;
+    table->first = 6;
+    if (fixed)
+        while (((uint64_t)1 << table->first) < limit)
+            table->first++;
+}
+
+static void *tnmi_store_at(const tnmi_table *table, uint32_t index) {
+    uint32_t high = index >> table->first;
+    if (high == 0) return table->chunk[0] + (size_t)index * table->stride;
+    uint32_t log = tnmi_base_log2(high);
+    size_t within = index - ((size_t)1 << (table->first + log));
+    return table->chunk[log + 1] + within * table->stride;
+}
+
+/* Entries of the chunk that would be added next; 0 = the table is at its limit. */
+static uint32_t tnmi_store_grow_count(const tnmi_table *table) {
+    if (table->capacity >= table->limit) return 0;
+    uint64_t next = table->capacity ? table->capacity : (uint64_t)1 << table->first;
+    return (uint32_t)tnmi_base_min(next, table->limit - table->capacity);
+}
+
+static uint64_t tnmi_store_grow_bytes(const tnmi_table *table) {
+    return (uint64_t)tnmi_store_grow_count(table) * table->stride;
+}
+
+static void tnmi_store_grow(tnmi_table *table, void *chunk) {
+    uint32_t k = 0;
+    while (table->chunk[k])
+        k++;
+    uint32_t count = tnmi_store_grow_count(table);
+    table->chunk[k] = (unsigned char *)chunk;
+    memset(chunk, 0, (size_t)count * table->stride);
+    table->capacity += count;
+}
+
+static uint32_t tnmi_store_spare(const tnmi_table *table) {
+    return table->capacity - table->live - table->retired;
+}
+
+/* Could `need` more entries ever be had? */
+static int tnmi_store_allows(const tnmi_table *table, uint64_t need) {
+    return (uint64_t)table->live + table->retired + need <= table->limit;
+}
+
+/* An index, or TNMI_NONE; the entry keeps what it held when it was freed (0 when never used). */
+static uint32_t tnmi_store_take(tnmi_table *table) {
+    uint32_t index = table->free_head;
+    if (index != TNMI_NONE) {
+        memcpy(&table->free_head, (char *)tnmi_store_at(table, index) + table->link_at, 4);
+    } else {
+        if (table->fresh == table->capacity) return TNMI_NONE;
+        index = table->fresh;
+        tnmi_base_store32(&table->fresh, index + 1); /* handles are checked against it, unlocked */
+    }
+    table->live++;
+    return index;
+}
+
+static void tnmi_store_give(tnmi_table *table, uint32_t index) {
+    memcpy((char *)tnmi_store_at(table, index) + table->link_at, &table->free_head, 4);
+    table->free_head = index;
+    table->live--;
+}
+
+static void tnmi_store_retire(tnmi_table *table) {
+    table->live--;
+    table->retired++;
+}
+
+/* ---- a 4-ary min-heap over the entries of another table, one slot record an entry ---- *
+ * Slot i says which owner stands at heap place i, and where owner i stands.               */
+typedef struct tnmi_slot {
+    uint64_t key;
+    uint32_t owner; /* of heap place i */
+    uint32_t place; /* of owner i; TNMI_NONE = not in the heap */
+} tnmi_slot;
+
+typedef struct tnmi_heap {
+    tnmi_table slots; /* grows with the owners' table */
+    uint32_t count;
+} tnmi_heap;
+
+static tnmi_slot *tnmi_store_slot(const tnmi_heap *heap, uint32_t index) {
+    return (tnmi_slot *)tnmi_store_at(&heap->slots, index);
+}
+
+/* Called once when owner `index` exists for the first time. */
+static void tnmi_store_heap_admit(tnmi_heap *heap, uint32_t owner) {
+    tnmi_store_slot(heap, owner)->place = TNMI_NONE;
+}
+
+static int tnmi_store_heap_before(const tnmi_slot *a, const tnmi_slot *b) {
+    return a->key != b->key ? a->key < b->key : a->owner < b->owner;
+}
+
+static void tnmi_store_heap_put(tnmi_heap *heap, uint32_t place, uint64_t key, uint32_t owner) {
+    tnmi_slot *slot = tnmi_store_slot(heap, place);
+    slot->key = key;
+    slot->owner = owner;
+    tnmi_store_slot(heap, owner)->place = place;
+}
+
+static void tnmi_store_heap_up(tnmi_heap *heap, uint32_t place) {
+    tnmi_slot moving = *tnmi_store_slot(heap, place);
+    while (place > 0) {
+        uint32_t parent = (place - 1) / 4;
+        const tnmi_slot *above = tnmi_store_slot(heap, parent);
+        if (!tnmi_store_heap_before(&moving, above)) break;
+        tnmi_store_heap_put(heap, place, above->key, above->owner);
+        place = parent;
+    }
+    tnmi_store_heap_put(heap, place, moving.key, moving.owner);
+}
+
+static void tnmi_store_heap_down(tnmi_heap *heap, uint32_t place) {
+    tnmi_slot moving = *tnmi_store_slot(heap, place);
+    for (;;) {
+        uint64_t child = (uint64_t)place * 4 + 1, best = child;
+        if (child >= heap->count) break;
+        for (uint64_t i = child + 1; i < child + 4 && i < heap->count; i++)
+            if (tnmi_store_heap_before(tnmi_store_slot(heap, (uint32_t)i),
+                                       tnmi_store_slot(heap, (uint32_t)best)))
+                best = i;
+        const tnmi_slot *below = tnmi_store_slot(heap, (uint32_t)best);
+        if (!tnmi_store_heap_before(below, &moving)) break;
+        tnmi_store_heap_put(heap, place, below->key, below->owner);
+        place = (uint32_t)best;
+    }
+    tnmi_store_heap_put(heap, place, moving.key, moving.owner);
+}
+
+static int tnmi_store_heap_has(const tnmi_heap *heap, uint32_t owner) {
+    return tnmi_store_slot(heap, owner)->place != TNMI_NONE;
+}
+
+static void tnmi_store_heap_push(tnmi_heap *heap, uint32_t owner, uint64_t key) {
+    uint32_t place = heap->count++;
+    tnmi_store_heap_put(heap, place, key, owner);
+    tnmi_store_heap_up(heap, place);
+}
+
+static void tnmi_store_heap_rekey(tnmi_heap *heap, uint32_t owner, uint64_t key) {
+    uint32_t place = tnmi_store_slot(heap, owner)->place;
+    tnmi_slot *slot = tnmi_store_slot(heap, place);
+    uint64_t before = slot->key;
+    slot->key = key;
+    if (key < before)
+        tnmi_store_heap_up(heap, place);
+    else
+        tnmi_store_heap_down(heap, place);
+}
+
+static void tnmi_store_heap_drop(tnmi_heap *heap, uint32_t owner) {
+    uint32_t place = tnmi_store_slot(heap, owner)->place;
+    tnmi_store_slot(heap, owner)->place = TNMI_NONE;
+    uint32_t last = --heap->count;
+    if (place == last) return;
+    tnmi_slot moved = *tnmi_store_slot(heap, last);
+    tnmi_store_heap_put(heap, place, moved.key, moved.owner);
+    tnmi_store_heap_up(heap, place);
+    tnmi_store_heap_down(heap, tnmi_store_slot(heap, moved.owner)->place);
+}
+
+/* ---- a stable merge sort of an index-linked list ---- */
+typedef struct tnmi_order { /* how to walk and compare; `of` is the owner's struct */
+    void *of;
+    uint32_t *(*next)(void *of, uint32_t index);
+    int (*before)(void *of, uint32_t a, uint32_t b);
+} tnmi_order;
+
+static uint32_t tnmi_store_merge(const tnmi_order *order, uint32_t a, uint32_t b) {
+    uint32_t head = TNMI_NONE, *tail = &head;
+    while (a != TNMI_NONE && b != TNMI_NONE) {
+        uint32_t *from = order->before(order->of, b, a) ? &b : &a;
+        *tail = *from;
+        tail = order->next(order->of, *from);
+        *from = *tail;
+    }
+    *tail = a != TNMI_NONE ? a : b;
+    return head;
+}
+
+static uint32_t tnmi_store_sort(const tnmi_order *order, uint32_t head) {
+    uint32_t run[32]; /* run[k] holds 2^k entries */
+    uint32_t k;
+    for (k = 0; k < 32; k++)
+        run[k] = TNMI_NONE;
+    while (head != TNMI_NONE) {
+        uint32_t one = head, *next = order->next(order->of, head);
+        head = *next;
+        *next = TNMI_NONE;
+        for (k = 0; k < 31 && run[k] != TNMI_NONE; k++) {
+            one = tnmi_store_merge(order, run[k], one);
+            run[k] = TNMI_NONE;
+        }
+        run[k] = one;
+    }
+    for (k = 0; k < 32; k++)
+        head = tnmi_store_merge(order, run[k], head);
+    return head;
+}
+
+/* [space] ------------------------------------------------------------------- *
+ * Placement inside a tier's segments as pure index arithmetic: nodes outside   *
+ * the memory they describe, bins, held runs.                                   *
+ * Calls: base tell store.                                                      *
+ * Invariants: the nodes of a segment tile it, in a ring closed by a sentinel;  *
+ * two free nodes never touch; a free node is in exactly the bin of its size;   *
+ * freeing needs no memory; offsets count granules within the segment.          *
+ * Bins after two-level segregated fit (Masmano 2004), with a bounded scan of   *
+ * the request's own bin first, so that a fitting gap is always found.          *
+ * -------------------------------------------------------------------------- */
+enum {
+    TNMI_SPACE_FREE = 0,
+    TNMI_SPACE_USED = 1,
+    TNMI_SPACE_HELD = 2, /* free, but promised: `a` says to whom */
+    TNMI_SPACE_EDGE = 3, /* the sentinel: `a` is the segment */
+    TNMI_SPACE_BINS = 448,
+    TNMI_SPACE_SCAN = 8
+};
+#    define TNMI_SPACE_MAX   (((uint32_t)1 << 29) - 1) /* granules of a segment */
+#    define TNMI_SPACE_DRAIN (TNMI_NONE - 1)           /* holder: a segment that is being emptied */
+
+typedef struct tnmi_node {
+    uint32_t offset;
+    uint32_t span; /* granules << 2 | kind */
+    uint32_t prev, next;
+    uint32_t a; /* FREE: next in bin; USED: owner; HELD: holder */
+    uint32_t b; /* FREE: previous in bin; USED: mark, 0 = none, the engine's to read */
+} tnmi_node;
+
+typedef struct tnmi_space {
+    tnmi_table nodes;
+    uint32_t bin[TNMI_SPACE_BINS];
+    uint32_t map[TNMI_SPACE_BINS / 32];
+    uint64_t free_granules, held_granules, used_granules;
+} tnmi_space;
+
+static tnmi_node *tnmi_space_node(const tnmi_space *space, uint32_t node) {
+    return (tnmi_node *)tnmi_store_at(&space->nodes, node);
+}
+
+static uint32_t tnmi_space_kind(const tnmi_node *node) {
+    return node->span & 3u;
+}
+
+static uint32_t tnmi_space_size(const tnmi_node *node) {
+    return node->span >> 2;
+}
+
+static void tnmi_space_init(tnmi_space *space, uint32_t max_nodes, int fixed) {
+    memset(space, 0, sizeof *space);
+    tnmi_store_init(&space->nodes, "max_replicas", sizeof(tnmi_node), offsetof(tnmi_node, prev),
+                    max_nodes, fixed);
+    for (uint32_t i = 0; i < TNMI_SPACE_BINS; i++)
+        space->bin[i] = TNMI_NONE;
+}
+
+static uint32_t tnmi_space_bin_of(uint32_t size) {
+    if (size < 16) return size;
+    uint32_t log = tnmi_base_log2(size);
+    return (log - 3) * 16 + ((size >> (log - 4)) & 15u);
+}
+
+static void tnmi_space_bin_add(tnmi_space *space, uint32_t index) {
+    tnmi_node *node = tnmi_space_node(space, index);
+    uint32_t bin = tnmi_space_bin_of(tnmi_space_size(node));
+    node->a = space->bin[bin];
+    node->b = TNMI_NONE;
+    if (node->a != TNMI_NONE) tnmi_space_node(space, node->a)->b = index;
+    space->bin[bin] = index;
+    space->map[bin / 32] |= 1u << (bin % 32);
+    space->free_granules += tnmi_space_size(node);
+}
+
+static void tnmi_space_bin_drop(tnmi_space *space, uint32_t index) {
+    tnmi_node *node = tnmi_space_node(space, index);
+    uint32_t bin = tnmi_space_bin_of(tnmi_space_size(node));
+    if (node->a != TNMI_NONE) tnmi_space_node(space, node->a)->b = node->b;
+    if (node->b != TNMI_NONE)
+        tnmi_space_node(space, node->b)->a = node->a;
+    else
+        space->bin[bin] = node->a;
+    if (space->bin[bin] == TNMI_NONE) space->map[bin / 32] &= ~(1u << (bin % 32));
+    space->free_granules -= tnmi_space_size(node);
+}
+
+/* The first non-empty bin >= bin, or TNMI_SPACE_BINS. */
+static uint32_t tnmi_space_bin_next(const tnmi_space *space, uint32_t bin) {
+    while (bin < TNMI_SPACE_BINS) {
+        uint32_t word = space->map[bin / 32] >> (bin % 32);
+        if (word) return bin + tnmi_base_low_bit(word);
+        bin = (bin / 32 + 1) * 32;
+    }
+    return TNMI_SPACE_BINS;
+}
+
+static void tnmi_space_link(tnmi_space *space, uint32_t after, uint32_t index) {
+    tnmi_node *left = tnmi_space_node(space, after), *node = tnmi_space_node(space, index);
+    node->prev = after;
+    node->next = left->next;
+    tnmi_space_node(space, left->next)->prev = index;
+    left->next = index;
+}
+
+static void tnmi_space_unlink(tnmi_space *space, uint32_t index) {
+    tnmi_node *node = tnmi_space_node(space, index);
+    tnmi_space_node(space, node->prev)->next = node->next;
+    tnmi_space_node(space, node->next)->prev = node->prev;
+    tnmi_store_give(&space->nodes, index);
+}
+
+/* A new segment of one free node; takes two nodes, which must be there. Returns its sentinel. */
+static uint32_t tnmi_space_open(tnmi_space *space, uint32_t segment, uint32_t granules) {
+    uint32_t edge = tnmi_store_take(&space->nodes), all = tnmi_store_take(&space->nodes);
+    tnmi_node *sentinel = tnmi_space_node(space, edge), *node = tnmi_space_node(space, all);
+    sentinel->offset = granules;
+    sentinel->span = TNMI_SPACE_EDGE;
+    sentinel->prev = sentinel->next = edge;
+    sentinel->a = segment;
+    node->offset = 0;
+    node->span = granules << 2 | TNMI_SPACE_FREE;
+    tnmi_space_link(space, edge, all);
+    tnmi_space_bin_add(space, all);
+    return edge;
+}
+
+/* Where in a gap of `size` at `offset` can `need` granules stand? They start at a multiple of
+ * `align` plus `phase`. Returns the start, or TNMI_NONE. */
+static uint32_t tnmi_space_fit(uint32_t offset, uint32_t size, uint32_t need, uint32_t align,
+                               uint32_t phase, int high) {
+    uint64_t end = (uint64_t)offset + size, start;
+    if (need > size) return TNMI_NONE;
+    if (high) {
+        uint64_t last = end - need;
+        uint64_t back = (last + align - phase % align) % align;
+        if (last < back) return TNMI_NONE;
+        start = last - back;
+    } else {
+        uint64_t forward = (phase % align + align - offset % align) % align;
+        start = offset + forward;
+    }
+    if (start < offset || start + need > end) return TNMI_NONE;
+    return (uint32_t)start;
+}
+
+/* A request for room: granules, and where it may start. */
+typedef struct tnmi_room {
+    uint32_t need, align, phase;
+    int high; /* take the upper end of a gap */
+} tnmi_room;
+
+static uint32_t tnmi_space_fit_node(const tnmi_space *space, uint32_t index,
+                                    const tnmi_room *room) {
+    const tnmi_node *node = tnmi_space_node(space, index);
+    return tnmi_space_fit(node->offset, tnmi_space_size(node), room->need, room->align, room->phase,
+                          room->high);
+}
+
+/* The first of at most `most` nodes of a bin that fits. */
+static uint32_t tnmi_space_find_in(const tnmi_space *space, uint32_t bin, const tnmi_room *room,
+                                   uint32_t most) {
+    uint32_t index = space->bin[bin];
+    for (uint32_t i = 0; i < most && index != TNMI_NONE; i++) {
+        if (tnmi_space_fit_node(space, index, room) != TNMI_NONE) return index;
+        index = tnmi_space_node(space, index)->a;
+    }
+    return TNMI_NONE;
+}
+
+/* A free node in which the room fits, or TNMI_NONE: then there is none (a full scan of the bins
+ * that could hold it precedes that answer). */
+static uint32_t tnmi_space_find(const tnmi_space *space, const tnmi_room *room) {
+    uint32_t own = tnmi_space_bin_of(room->need), bin, found;
+    if ((found = tnmi_space_find_in(space, own, room, TNMI_SPACE_SCAN)) != TNMI_NONE) return found;
+    for (bin = tnmi_space_bin_next(space, own + 1); bin < TNMI_SPACE_BINS;
+         bin = tnmi_space_bin_next(space, bin + 1)) {
+        found = tnmi_space_find_in(space, bin, room, TNMI_SPACE_SCAN);
+        if (found != TNMI_NONE) return found;
+    }
+    for (bin = tnmi_space_bin_next(space, own); bin < TNMI_SPACE_BINS;
+         bin = tnmi_space_bin_next(space, bin + 1)) {
+        found = tnmi_space_find_in(space, bin, room, UINT32_MAX);
+        if (found != TNMI_NONE) return found;
+    }
+    return TNMI_NONE;
+}
+
+/* A node that is FREE and in no bin merges with its free neighbours and goes to the bins. */
+static void tnmi_space_settle(tnmi_space *space, uint32_t index) {
+    tnmi_node *node = tnmi_space_node(space, index);
+    uint32_t size = tnmi_space_size(node), left = node->prev, right = node->next;
+    if (tnmi_space_kind(tnmi_space_node(space, left)) == TNMI_SPACE_FREE) {
+        tnmi_space_bin_drop(space, left);
+        node->offset = tnmi_space_node(space, left)->offset;
+        size += tnmi_space_size(tnmi_space_node(space, left));
+        tnmi_space_unlink(space, left);
+    }
+    if (tnmi_space_kind(tnmi_space_node(space, right)) == TNMI_SPACE_FREE) {
+        tnmi_space_bin_drop(space, right);
+        size += tnmi_space_size(tnmi_space_node(space, right));
+        tnmi_space_unlink(space, right);
+    }
+    node->span = size << 2 | TNMI_SPACE_FREE;
+    tnmi_space_bin_add(space, index);
+}
+
+/* A free piece of its own, merged with a free neighbour if there is one. */
+static void tnmi_space_cut(tnmi_space *space, uint32_t after, uint32_t offset, uint32_t size) {
+    uint32_t piece = tnmi_store_take(&space->nodes);
+    tnmi_node *node = tnmi_space_node(space, piece);
+    node->offset = offset;
+    node->span = size << 2 | TNMI_SPACE_FREE;
+    tnmi_space_link(space, after, piece);
+    tnmi_space_settle(space, piece);
+}
+
+/* Use [start, start + need) of a node that is FREE but in no bin; the rest goes back to the bins.
+ * Takes up to two nodes, which must be there. */
+static void tnmi_space_carve(tnmi_space *space, uint32_t index, uint32_t start, uint32_t need,
+                             uint32_t owner) {
+    tnmi_node *node = tnmi_space_node(space, index);
+    uint32_t offset = node->offset, end = offset + tnmi_space_size(node);
+    node->offset = start;
+    node->span = need << 2 | TNMI_SPACE_USED;
+    node->a = owner;
+    node->b = 0;
+    space->used_granules += need;
+    if (start + need < end) tnmi_space_cut(space, index, start + need, end - start - need);
+    if (offset < start) tnmi_space_cut(space, node->prev, offset, start - offset);
+}
+
+/* Use part of a free node found by tnmi_space_find. */
+static void tnmi_space_take(tnmi_space *space, uint32_t index, const tnmi_room *room,
+                            uint32_t owner) {
+    uint32_t start = tnmi_space_fit_node(space, index, room);
+    tnmi_space_bin_drop(space, index);
+    tnmi_space_carve(space, index, start, room->need, owner);
+}
+
+/* Give back a used node: to everyone, or to a holder (TNMI_NONE = none). */
+static void tnmi_space_free(tnmi_space *space, uint32_t index, uint32_t holder) {
+    tnmi_node *node = tnmi_space_node(space, index);
+    uint32_t size = tnmi_space_size(node);
+    space->used_granules -= size;
+    node->b = 0;
+    if (holder == TNMI_NONE) {
+        node->span = size << 2 | TNMI_SPACE_FREE;
+        tnmi_space_settle(space, index);
+    } else {
+        node->span = size << 2 | TNMI_SPACE_HELD;
+        node->a = holder;
+        space->held_granules += size;
+    }
+}
+
+/* A free node is promised to a holder. */
+static void tnmi_space_hold(tnmi_space *space, uint32_t index, uint32_t holder) {
+    tnmi_node *node = tnmi_space_node(space, index);
+    tnmi_space_bin_drop(space, index);
+    node->span = (node->span & ~3u) | TNMI_SPACE_HELD;
+    node->a = holder;
+    space->held_granules += tnmi_space_size(node);
+}
+
+static void tnmi_space_unhold(tnmi_space *space, uint32_t index) {
+    tnmi_node *node = tnmi_space_node(space, index);
+    space->held_granules -= tnmi_space_size(node);
+    node->span = (node->span & ~3u) | TNMI_SPACE_FREE;
+    tnmi_space_settle(space, index);
+}
+
+/* The held nodes from `first` on, up to granule `end`, become one node that is FREE and in no bin;
+ * its index is `first`. */
+static void tnmi_space_join(tnmi_space *space, uint32_t first, uint32_t end) {
+    tnmi_node *node = tnmi_space_node(space, first);
+    uint32_t size = tnmi_space_size(node);
+    while (node->offset + size < end) {
+        uint32_t next = node->next;
+        size += tnmi_space_size(tnmi_space_node(space, next));
+        tnmi_space_unlink(space, next);
+    }
+    space->held_granules -= size;
+    node->span = size << 2 | TNMI_SPACE_FREE;
+}
+
+/* Forget a segment without used nodes. */
+static void tnmi_space_close(tnmi_space *space, uint32_t edge) {
+    uint32_t index = tnmi_space_node(space, edge)->next;
+    while (index != edge) {
+        tnmi_node *node = tnmi_space_node(space, index);
+        uint32_t next = node->next;
+        if (tnmi_space_kind(node) == TNMI_SPACE_FREE)
+            tnmi_space_bin_drop(space, index);
+        else
+            space->held_granules -= tnmi_space_size(node);
+        tnmi_space_unlink(space, index);
+        index = next;
+    }
+    tnmi_space_unlink(space, edge);
+}
+
+/* Granules of the largest free gap. O(gaps in the top bin). */
+static uint32_t tnmi_space_largest(const tnmi_space *space) {
+    uint32_t top = 0, bin, largest = 0;
+    for (bin = tnmi_space_bin_next(space, 0); bin < TNMI_SPACE_BINS;
+         bin = tnmi_space_bin_next(space, bin + 1))
+        top = bin;
+    for (uint32_t i = space->bin[top]; i != TNMI_NONE; i = tnmi_space_node(space, i)->a)
+        largest = tnmi_space_size(tnmi_space_node(space, i)) > largest
+                      ? tnmi_space_size(tnmi_space_node(space, i))
+                      : largest;
+    return largest;
+}
+
+/* Broken invariants of one segment: tiling, kinds, no two free neighbours. */
+static int tnmi_space_check_segment(const tnmi_space *space, uint32_t edge, uint64_t *free_sum,
+                                    uint64_t *used_sum, uint64_t *held_sum) {
+    int broken = 0;
+    uint32_t at = 0, before = TNMI_SPACE_EDGE;
+    const tnmi_node *sentinel = tnmi_space_node(space, edge);
+    for (uint32_t i = sentinel->next; i != edge; i = tnmi_space_node(space, i)->next) {
+        const tnmi_node *node = tnmi_space_node(space, i);
+        uint32_t kind = tnmi_space_kind(node), size = tnmi_space_size(node);
+        broken += node->offset != at;
+        broken += size == 0 || kind == TNMI_SPACE_EDGE;
+        broken += kind == TNMI_SPACE_FREE && before == TNMI_SPACE_FREE;
+        broken += tnmi_space_node(space, node->next)->prev != i;
+        if (kind == TNMI_SPACE_FREE) *free_sum += size;
+        if (kind == TNMI_SPACE_USED) *used_sum += size;
+        if (kind == TNMI_SPACE_HELD) *held_sum += size;
+        before = kind;
+        at += size;
+    }
+    return broken + (at != sentinel->offset);
+}
+
+/* Broken invariants of the bins: every node in the bin of its size, links and bits agree. */
+static int tnmi_space_check_bins(const tnmi_space *space, uint64_t *free_sum) {
+    int broken = 0;
+    for (uint32_t bin = 0; bin < TNMI_SPACE_BINS; bin++) {
+        int bit = (space->map[bin / 32] >> (bin % 32)) & 1u;
+        broken += bit != (space->bin[bin] != TNMI_NONE);
+        uint32_t before = TNMI_NONE;
+        for (uint32_t i = space->bin[bin]; i != TNMI_NONE; i = tnmi_space_node(space, i)->a) {
+            const tnmi_node *node = tnmi_space_node(space, i);
+            broken += tnmi_space_kind(node) != TNMI_SPACE_FREE || node->b != before;
+            broken += tnmi_space_bin_of(tnmi_space_size(node)) != bin;
+            *free_sum += tnmi_space_size(node);
+            before = i;
+        }
+    }
+    return broken;
+}
+
+/* [shelf] ------------------------------------------------------------------- *
+ * The built-in backends: host memory, and files (one spill file, any number of *
+ * adopted ones).                                                               *
+ * Calls: base, the C library, the system's file calls.                         *
+ * Invariants:                                                                  *
+ *   - a spill file is pages of 4 KiB. Its free ranges are sorted, never touch   *
+ *     each other or the end: each has a live segment behind it, so there are    *
+ *     at most as many as segments, and releasing needs no memory                *
+ *   - a token with the top bit is an offset in the spill file; k is adopted     *
+ *     file k; 0 is nothing                                                     *
+ *   - only the spill file is written; a write to an adopted file, a range that  *
+ *     is not there and a short file are BACKEND                                 *
+ *   - all state is in the block tnm_backend.user points at: one thread at a     *
+ *     time, as the engine promises                                             *
+ * A full disk is refused at alloc where the system can reserve (Linux, macOS,   *
+ * Windows); where it cannot, at the write. Nothing is fsynced: a buffered       *
+ * medium that fails after the write is not noticed, a direct one is.            *
+ * Direct and buffered pieces of one file mix: the system keeps both views the   *
+ * same, as one copy runs at a time. TNMI_SHELF_PREAD and its kin are test points *
+ * -------------------------------------------------------------------------- */
+typedef struct tnmi_shelf_host { /* the application's allocator; no functions: malloc and free */
+    void *(*alloc)(void *user, size_t size);
+    void (*release)(void *user, void *ptr, size_t size);
+    void *user;
+} tnmi_shelf_host;
+
+typedef struct tnmi_shelf_front { /* lies in front of an aligned block */
+    void *raw;
+    size_t size;
+} tnmi_shelf_front;
+
+static void *tnmi_shelf_take(const tnmi_shelf_host *heap, size_t size) {
+    return heap->alloc ? heap->alloc(heap->user, size) : malloc(size);
+}
+
+static void tnmi_shelf_give(const tnmi_shelf_host *heap, void *ptr, size_t size) {
+    if (!ptr) return;
+    if (heap->release)
+        heap->release(heap->user, ptr, size);
+    else
+        free(ptr);
+}
+
+static tnm_result tnmi_shelf_host_alloc(void *user, uint64_t size, uint64_t align, void *item,
+                                        uint64_t *mem, void **host) {
+    tnmi_shelf_front front;
+    uint64_t total;
+    (void)item;
+    *mem = 0;
+    *host = NULL;
+    align = tnmi_base_max(align, 16);
+    if (!tnmi_base_is_power(align)) return TNM_ERR_ARGUMENT;
+    if (!tnmi_base_add(size, align - 1, &total) || !tnmi_base_add(total, sizeof front, &total) ||
+        total > (uint64_t)PTRDIFF_MAX)
+        return TNM_ERR_MEMORY;
+    front.size = (size_t)total;
+    front.raw = tnmi_shelf_take((const tnmi_shelf_host *)user, front.size);
+    if (!front.raw) return TNM_ERR_MEMORY;
+    uintptr_t raw = (uintptr_t)front.raw, mask = (uintptr_t)align - 1;
+    uintptr_t skip = ((raw + sizeof front + mask) & ~mask) - raw;
+    unsigned char *at = (unsigned char *)front.raw + skip;
+    memcpy(at - sizeof front, &front, sizeof front);
+    *host = at;
+    *mem = (uint64_t)(uintptr_t)at;
+    return TNM_OK;
+}
+
+static void tnmi_shelf_host_release(void *user, uint64_t mem, uint64_t size) {
+    unsigned char *at = (unsigned char *)(uintptr_t)mem;
+    tnmi_shelf_front front;
+    if (!at) return;
+    memcpy(&front, at - sizeof front, sizeof front);
+    tnmi_base_ordinary(at, size);
+    tnmi_shelf_give((const tnmi_shelf_host *)user, front.raw, front.size);
+}
+
+static tnm_result tnmi_shelf_host_copy(void *user, const tnm_span *dst, const tnm_span *src,
+                                       uint64_t size, uint64_t *ticket) {
+    (void)user;
+    (void)ticket;
+    if (!dst->host || !src->host) return TNM_ERR_UNSUPPORTED;
+    if (size > (uint64_t)PTRDIFF_MAX) return TNM_ERR_BACKEND;
+    memcpy(dst->host, src->host, (size_t)size);
+    return TNM_OK;
+}
+
+/* `heap` must outlive the backend. */
+static void tnmi_shelf_host_backend(tnmi_shelf_host *heap, tnm_backend *out) {
+    memset(out, 0, sizeof *out);
+    out->alloc = tnmi_shelf_host_alloc;
+    out->release = tnmi_shelf_host_release;
+    out->copy = tnmi_shelf_host_copy;
+    out->user = heap;
+}
+
+#    ifndef TENSORMEM_NO_FILE
+#        ifdef __cplusplus
+} /* the system's headers stand outside of extern "C" */
+#        endif
+#        ifdef _WIN32
+#            ifndef WIN32_LEAN_AND_MEAN
+#                define WIN32_LEAN_AND_MEAN
+#            endif
+#            ifndef NOMINMAX
+#                define NOMINMAX
+#            endif
+#            include <windows.h>
+#        else
+#            include <errno.h>
+#            include <fcntl.h>
+#            include <sys/stat.h>
+#            include <sys/types.h>
+#            include <unistd.h>
+#        endif
+#        ifdef __cplusplus
+extern "C" {
+#        endif
+
+#        define TNMI_SHELF_SPILL ((uint64_t)1 << 63)
+
+enum {
+    TNMI_SHELF_PAGE = 4096,        /* of a spill file, and what direct transfers are multiples of */
+    TNMI_SHELF_BOUNCE = 64 * 1024, /* between two files */
+    TNMI_SHELF_CALL = 1 << 30,     /* most bytes in one system call */
+    TNMI_SHELF_TRIES = 8,          /* names tried inside a folder */
+    TNMI_SHELF_FAILED = -1,        /* of a system read or write */
+    TNMI_SHELF_MISFIT = -2         /* the same, but only because it was direct */
+};
+
+#        ifdef _WIN32
+typedef HANDLE tnmi_shelf_fd;
+#        else
+typedef int tnmi_shelf_fd;
+#        endif
+
+typedef struct tnmi_shelf_file {
+    tnmi_shelf_fd fd;
+#        ifdef _WIN32
+    tnmi_shelf_fd direct; /* a second handle of the same file, past the cache */
+#        else
+    int mode; /* 1: the descriptor is switched to direct */
+#        endif
+    int open, direct_ok;
+    uint64_t size; /* adopted: when opened; spill: behind the last segment */
+} tnmi_shelf_file;
+
+typedef struct tnmi_shelf_range {
+    uint64_t at, size;
+} tnmi_shelf_range;
+
+typedef struct tnmi_shelf_state {
+    tnmi_shelf_host heap;
+    size_t bytes; /* of this block, bounce buffer included */
+    unsigned char *bounce;
+    uint32_t granularity;
+    tnmi_shelf_file spill;
+    tnmi_shelf_range *free;
+    uint32_t free_count, free_capacity, live; /* live segments */
+    tnmi_shelf_file *adopted;
+    uint32_t adopted_count, adopted_capacity;
+} tnmi_shelf_state;
+
+/* "tensormem-" and 128 bits */
+static void tnmi_shelf_name(char out[48], uint64_t high, uint64_t low) {
+    static const char hex[] = "0123456789abcdef";
+    memcpy(out, "tensormem-", 10);
+    for (int i = 0; i < 16; i++) {
+        out[10 + i] = hex[high >> (60 - 4 * i) & 15];
+        out[26 + i] = hex[low >> (60 - 4 * i) & 15];
+    }
+    out[42] = 0;
+}
+
+#        ifdef _WIN32
+/* ---- Windows: paths are in the code page of the process (UTF-8 if its manifest says so) ---- */
+static void tnmi_shelf_os_close(tnmi_shelf_file *file) { /* the last handle removes a spill file */
+    if (file->direct_ok) CloseHandle(file->direct);
+    if (file->open) CloseHandle(file->fd);
+    memset(file, 0, sizeof *file);
+}
+
+static HANDLE tnmi_shelf_os_create(const char *path, int direct) {
+    DWORD share = direct ? FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE : 0;
+    DWORD flags = FILE_FLAG_DELETE_ON_CLOSE | FILE_FLAG_OPEN_REPARSE_POINT; /* follows no link */
+    return CreateFileA(path, GENERIC_READ | GENERIC_WRITE | DELETE, share, NULL, CREATE_NEW, flags,
+                       NULL);
+}
+
+static HANDLE tnmi_shelf_os_inside(const char *folder, int direct) {
+    char path[1024], name[48];
+    size_t length = strlen(folder);
+    HANDLE fd = INVALID_HANDLE_VALUE;
+    LARGE_INTEGER now;
+    if (length > sizeof path - sizeof name - 1) return fd;
+    memcpy(path, folder, length);
+    path[length] = '\\';
+    for (int i = 0; i < TNMI_SHELF_TRIES && fd == INVALID_HANDLE_VALUE; i++) {
+        QueryPerformanceCounter(&now);
+        uint64_t who = (uint64_t)GetCurrentProcessId() << 32 | GetCurrentThreadId();
+        uint64_t when = tnmi_base_mix((uint64_t)now.QuadPart, (uint64_t)(uintptr_t)&now);
+        tnmi_shelf_name(name, tnmi_base_mix(when, who), tnmi_base_mix(who, when));
+        memcpy(path + length + 1, name, sizeof name);
+        fd = tnmi_shelf_os_create(path, direct);
+    }
+    return fd;
+}
+
+static void tnmi_shelf_os_direct(tnmi_shelf_file *file, DWORD access) {
+#            if defined(_WIN32_WINNT) && _WIN32_WINNT >= 0x0600
+    DWORD share = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE;
+    file->direct = ReOpenFile(file->fd, access, share, FILE_FLAG_NO_BUFFERING);
+    file->direct_ok = file->direct != INVALID_HANDLE_VALUE;
+#            else
+    (void)file;
+    (void)access;
+#            endif
+}
+
+static int tnmi_shelf_os_new(const char *path, int direct, tnmi_shelf_file *file) {
+    DWORD kind = GetFileAttributesA(path);
+    DWORD either = FILE_ATTRIBUTE_DIRECTORY | FILE_ATTRIBUTE_REPARSE_POINT; /* no link to one */
+    int folder = kind != INVALID_FILE_ATTRIBUTES && (kind & either) == FILE_ATTRIBUTE_DIRECTORY;
+    file->fd = folder ? tnmi_shelf_os_inside(path, direct) : tnmi_shelf_os_create(path, direct);
+    file->open = file->fd != INVALID_HANDLE_VALUE;
+    if (file->open && direct) tnmi_shelf_os_direct(file, GENERIC_READ | GENERIC_WRITE);
+    return file->open;
+}
+
+static int tnmi_shelf_os_open(const char *path, int direct, tnmi_shelf_file *file) {
+    LARGE_INTEGER size;
+    file->fd =
+        CreateFileA(path, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE,
+                    NULL, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, NULL);
+    file->open = file->fd != INVALID_HANDLE_VALUE;
+    if (!file->open || GetFileType(file->fd) != FILE_TYPE_DISK || !GetFileSizeEx(file->fd, &size))
+        return 0;
+    file->size = (uint64_t)size.QuadPart;
+    if (direct) tnmi_shelf_os_direct(file, GENERIC_READ);
+    return 1;
+}
+
+static int64_t tnmi_shelf_os_io(tnmi_shelf_file *file, int writes, int direct, void *at,
+                                uint64_t size, uint64_t offset) {
+    HANDLE fd = direct ? file->direct : file->fd;
+    OVERLAPPED where;
+    DWORD done = 0;
+    memset(&where, 0, sizeof where);
+    where.Offset = (DWORD)(offset & 0xffffffffu);
+    where.OffsetHigh = (DWORD)(offset >> 32);
+    BOOL fine = writes ? WriteFile(fd, at, (DWORD)size, &done, &where)
+                       : ReadFile(fd, at, (DWORD)size, &done, &where);
+    if (fine) return (int64_t)done;
+    DWORD error = GetLastError();
+    if (error == ERROR_HANDLE_EOF) return 0;
+    return direct && error == ERROR_INVALID_PARAMETER ? TNMI_SHELF_MISFIT : TNMI_SHELF_FAILED;
+}
+
+static int tnmi_shelf_os_resize(tnmi_shelf_file *file, uint64_t size) {
+    LARGE_INTEGER to;
+    to.QuadPart = (LONGLONG)size;
+    return SetFilePointerEx(file->fd, to, NULL, FILE_BEGIN) && SetEndOfFile(file->fd);
+}
+
+/* Setting the end reserves; what lies before the end was reserved so and stays. */
+static int tnmi_shelf_os_reserve(tnmi_shelf_file *file, uint64_t at, uint64_t size) {
+    return at + size <= file->size || tnmi_shelf_os_resize(file, at + size);
+}
+
+#        else
+/* ---- POSIX ---- */
+#            if defined(__linux__) && defined(__GNUC__)
+/* Strict C hides most of these calls, 32-bit systems hide the 64-bit ones, unless a macro was set
+ * before the first header, which we cannot do. So we name the symbols ourselves: the same in every
+ * mode, with 64-bit offsets, and no clash with a declaration that is visible. */
+#                if defined(__GLIBC__) || defined(__ANDROID__)
+#                    define TNMI_SHELF_CALL64(name) __asm__(name "64")
+#                else
+#                    define TNMI_SHELF_CALL64(name) __asm__(name)
+#                endif
+extern ssize_t tnmi_shelf_pread(int, void *, size_t, int64_t) TNMI_SHELF_CALL64("pread");
+extern ssize_t tnmi_shelf_pwrite(int, const void *, size_t, int64_t) TNMI_SHELF_CALL64("pwrite");
+extern int tnmi_shelf_openat(int, const char *, int, ...) TNMI_SHELF_CALL64("openat");
+extern int tnmi_shelf_ftruncate(int, int64_t) TNMI_SHELF_CALL64("ftruncate");
+extern int tnmi_shelf_fallocate(int, int, int64_t, int64_t) TNMI_SHELF_CALL64("fallocate");
+extern int64_t tnmi_shelf_lseek(int, int64_t, int) TNMI_SHELF_CALL64("lseek");
+extern int tnmi_shelf_unlinkat(int, const char *, int) __asm__("unlinkat");
+#                define TNMI_SHELF_CWD       (-100) /* AT_FDCWD */
+#                define TNMI_SHELF_KEEP_SIZE 1      /* of <linux/falloc.h> */
+#                define TNMI_SHELF_PUNCH     2
+#                if defined(__GLIBC__) && __GLIBC__ * 100 + __GLIBC_MINOR__ >= 227
+extern ssize_t tnmi_shelf_copy_range(int, int64_t *, int, int64_t *, size_t,
+                                     unsigned) __asm__("copy_file_range");
+#                    ifndef TNMI_SHELF_COPY_RANGE
+#                        define TNMI_SHELF_COPY_RANGE tnmi_shelf_copy_range
+#                    endif
+#                endif
+#                ifndef TNMI_SHELF_FALLOCATE
+#                    define TNMI_SHELF_FALLOCATE tnmi_shelf_fallocate
+#                endif
+#            else
+typedef char tnmi_shelf_needs_64_bit_off_t[sizeof(off_t) == 8 ? 1 : -1];
+#                define tnmi_shelf_pread     pread
+#                define tnmi_shelf_pwrite    pwrite
+#                define tnmi_shelf_openat    openat
+#                define tnmi_shelf_ftruncate ftruncate
+#                define tnmi_shelf_lseek     lseek
+#                define tnmi_shelf_unlinkat  unlinkat
+#                define TNMI_SHELF_CWD       AT_FDCWD
+#            endif
+#            ifndef TNMI_SHELF_PREAD
+#                define TNMI_SHELF_PREAD tnmi_shelf_pread
+#            endif
+#            ifndef TNMI_SHELF_PWRITE
+#                define TNMI_SHELF_PWRITE tnmi_shelf_pwrite
+#            endif
+#            ifndef TNMI_SHELF_SWITCH
+#                define TNMI_SHELF_SWITCH(fd, flags) fcntl(fd, F_SETFL, flags)
+#            endif
+#            ifdef __O_CLOEXEC /* glibc hides O_CLOEXEC and its kin in strict C, but not these */
+#                define TNMI_SHELF_FLAG(name) __##name
+#            else
+#                define TNMI_SHELF_FLAG(name) name
+#            endif
+#            if defined(O_DIRECT) || defined(__O_DIRECT)
+#                define TNMI_SHELF_DIRECT TNMI_SHELF_FLAG(O_DIRECT)
+#            endif
+#            if !defined(TNMI_SHELF_UNNAMED) && (defined(O_TMPFILE) || defined(__O_TMPFILE))
+#                define TNMI_SHELF_UNNAMED TNMI_SHELF_FLAG(O_TMPFILE)
+#            endif
+
+static int tnmi_shelf_os_at(int folder, const char *path, int flags) {
+    int fd;
+    flags |= O_NOCTTY | TNMI_SHELF_FLAG(O_CLOEXEC);
+    do
+        fd = tnmi_shelf_openat(folder, path, flags, 0600);
+    while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
+static int tnmi_shelf_os_create(int folder, const char *name) {
+    int flags = O_RDWR | O_CREAT | O_EXCL | TNMI_SHELF_FLAG(O_NOFOLLOW);
+    int fd = tnmi_shelf_os_at(folder, name, flags);
+    if (fd < 0 || tnmi_shelf_unlinkat(folder, name, 0) == 0) return fd;
+    (void)close(fd);
+    errno = EIO;
+    return -1;
+}
+
+static int tnmi_shelf_os_noise(uint64_t noise[2]) {
+    int fd = tnmi_shelf_os_at(TNMI_SHELF_CWD, "/dev/urandom", O_RDONLY);
+    if (fd < 0) return 0;
+    ssize_t got = read(fd, noise, 16);
+    (void)close(fd);
+    return got == 16;
+}
+
+static int tnmi_shelf_os_inside(const char *path) {
+    char name[48];
+    uint64_t noise[2];
+    int fd = -1, flags = O_RDONLY | TNMI_SHELF_FLAG(O_DIRECTORY) | TNMI_SHELF_FLAG(O_NOFOLLOW);
+    int folder = tnmi_shelf_os_at(TNMI_SHELF_CWD, path, flags);
+    if (folder < 0) return -1;
+#            ifdef TNMI_SHELF_UNNAMED
+    fd = tnmi_shelf_os_at(folder, ".", O_RDWR | O_EXCL | TNMI_SHELF_UNNAMED);
+#            endif
+    for (int i = 0; fd < 0 && i < TNMI_SHELF_TRIES && tnmi_shelf_os_noise(noise); i++) {
+        tnmi_shelf_name(name, noise[0], noise[1]);
+        fd = tnmi_shelf_os_create(folder, name);
+    }
+    (void)close(folder);
+    return fd;
+}
+
+/* One descriptor changes between buffered and direct, so no path is opened twice. */
+static int tnmi_shelf_os_mode(tnmi_shelf_file *file, int direct) {
+    int failed = 1;
+    if (file->mode == direct) return 1;
+#            if defined(TNMI_SHELF_DIRECT)
+    failed = TNMI_SHELF_SWITCH(file->fd, direct ? TNMI_SHELF_DIRECT : 0);
+#            elif defined(F_NOCACHE)
+    failed = fcntl(file->fd, F_NOCACHE, direct);
+#            endif
+    if (failed == 0) file->mode = direct;
+    return failed == 0;
+}
+
+static void tnmi_shelf_os_close(tnmi_shelf_file *file) {
+    if (file->open) (void)close(file->fd);
+    memset(file, 0, sizeof *file);
+}
+
+static int tnmi_shelf_os_new(const char *path, int direct, tnmi_shelf_file *file) {
+    file->fd = tnmi_shelf_os_create(TNMI_SHELF_CWD, path);
+    if (file->fd < 0 && (errno == EEXIST || errno == EISDIR)) file->fd = tnmi_shelf_os_inside(path);
+    file->open = file->fd >= 0;
+    file->direct_ok = file->open && direct && tnmi_shelf_os_mode(file, 1);
+    return file->open;
+}
+
+/* A file too large for a 32-bit off_t is regular: nothing else overflows. */
+static int tnmi_shelf_os_measure(tnmi_shelf_file *file) {
+    struct stat about;
+    if (fstat(file->fd, &about) == 0) {
+        if (!S_ISREG(about.st_mode)) return 0;
+    } else if (errno != EOVERFLOW)
+        return 0;
+    int64_t end = tnmi_shelf_lseek(file->fd, 0, SEEK_END);
+    file->size = end > 0 ? (uint64_t)end : 0;
+    return end >= 0;
+}
+
+static int tnmi_shelf_os_open(const char *path, int direct, tnmi_shelf_file *file) {
+    int flags = O_RDONLY | O_NONBLOCK; /* a pipe would hang */
+    file->fd = tnmi_shelf_os_at(TNMI_SHELF_CWD, path, flags);
+    file->open = file->fd >= 0;
+    if (!file->open || !tnmi_shelf_os_measure(file)) return 0;
+    file->direct_ok = direct && tnmi_shelf_os_mode(file, 1);
+    return 1;
+}
+
+static int64_t tnmi_shelf_os_io(tnmi_shelf_file *file, int writes, int direct, void *at,
+                                uint64_t size, uint64_t offset) {
+    ssize_t done;
+    if (!tnmi_shelf_os_mode(file, direct)) return direct ? TNMI_SHELF_MISFIT : TNMI_SHELF_FAILED;
+    do
+        done = writes ? TNMI_SHELF_PWRITE(file->fd, at, (size_t)size, (int64_t)offset)
+                      : TNMI_SHELF_PREAD(file->fd, at, (size_t)size, (int64_t)offset);
+    while (done < 0 && errno == EINTR);
+    if (done >= 0) return done;
+    return direct && errno == EINVAL ? TNMI_SHELF_MISFIT : TNMI_SHELF_FAILED;
+}
+
+static int tnmi_shelf_os_resize(tnmi_shelf_file *file, uint64_t size) {
+    int failed;
+    do
+        failed = tnmi_shelf_ftruncate(file->fd, (int64_t)size);
+    while (failed && errno == EINTR);
+    return !failed;
+}
+
+#            if defined(TNMI_SHELF_FALLOCATE)
+/* Makes the bytes exist on the disk. An interrupted call may have undone its work, so a shorter one
+ * follows: a timer then cannot stop us for ever. */
+static int tnmi_shelf_os_reserve(tnmi_shelf_file *file, uint64_t at, uint64_t size) {
+    uint64_t end = at + size, step = size;
+    while (at < end) {
+        uint64_t now = tnmi_base_min(step, end - at);
+        if (TNMI_SHELF_FALLOCATE(file->fd, 0, (int64_t)at, (int64_t)now) == 0)
+            at += now;
+        else if (errno == EINTR)
+            step = tnmi_base_max(step / 2, (uint64_t)1 << 20);
+        else if (errno == EOPNOTSUPP || errno == ENOSYS)
+            return tnmi_shelf_os_resize(file, tnmi_base_max(end, file->size));
+        else
+            return 0;
+    }
+    return 1;
+}
+
+#            else
+static int tnmi_shelf_os_reserve(tnmi_shelf_file *file, uint64_t at, uint64_t size) {
+    uint64_t end = at + size;
+    if (end <= file->size) return 1;
+#                ifdef F_PREALLOCATE
+    fstore_t more;
+    memset(&more, 0, sizeof more);
+    more.fst_flags = F_ALLOCATEALL;
+    more.fst_posmode = F_PEOFPOSMODE;
+    more.fst_length = (off_t)(end - file->size);
+    if (fcntl(file->fd, F_PREALLOCATE, &more) != 0 && errno == ENOSPC) return 0;
+#                endif
+    return tnmi_shelf_os_resize(file, end);
+}
+#            endif
+#        endif /* POSIX */
+
+/* Gives the disk its room back; where it cannot, the file only stays larger. */
+static void tnmi_shelf_os_punch(tnmi_shelf_file *file, uint64_t at, uint64_t size) {
+#        ifdef TNMI_SHELF_FALLOCATE
+    int how = TNMI_SHELF_KEEP_SIZE | TNMI_SHELF_PUNCH;
+    (void)TNMI_SHELF_FALLOCATE(file->fd, how, (int64_t)at, (int64_t)size);
+#        endif
+    (void)file;
+    (void)at;
+    (void)size;
+}
+
+/* The bytes the system copied by itself; whatever stops it, the caller goes on from there. */
+static uint64_t tnmi_shelf_os_copy(tnmi_shelf_file *dst, uint64_t to, tnmi_shelf_file *src,
+                                   uint64_t from, uint64_t size) {
+    uint64_t done = 0;
+#        ifdef TNMI_SHELF_COPY_RANGE
+    int64_t out = (int64_t)to, in = (int64_t)from;
+    if (!tnmi_shelf_os_mode(dst, 0) || !tnmi_shelf_os_mode(src, 0)) return 0;
+    while (done < size) {
+        size_t step = (size_t)tnmi_base_min(size - done, TNMI_SHELF_CALL);
+        ssize_t now = TNMI_SHELF_COPY_RANGE(src->fd, &in, dst->fd, &out, step, 0);
+        if (now < 0 && errno == EINTR) continue;
+        if (now <= 0) break;
+        done += (uint64_t)now;
+    }
+#        endif
+    (void)dst;
+    (void)to;
+    (void)src;
+    (void)from;
+    (void)size;
+    return done;
+}
+
+/* ---- transfers ---- */
+
+/* The next piece: direct if both ends sit on pages and one is left, else buffered up to where
+ * direct could begin. */
+static uint64_t tnmi_shelf_piece(const tnmi_shelf_file *file, const void *at, uint64_t offset,
+                                 uint64_t size, int *direct) {
+    uint64_t mask = TNMI_SHELF_PAGE - 1, piece = size;
+    uint64_t apart = ((uint64_t)(uintptr_t)at ^ offset) & mask;
+    *direct = 0;
+    if (file->direct_ok && apart == 0 && (offset & mask) != 0)
+        piece = tnmi_base_min(size, TNMI_SHELF_PAGE - (offset & mask));
+    else if (file->direct_ok && apart == 0 && size >= TNMI_SHELF_PAGE) {
+        piece = size & ~mask;
+        *direct = 1;
+    }
+    return tnmi_base_min(piece, TNMI_SHELF_CALL);
+}
+
+static tnm_result tnmi_shelf_transfer(tnmi_shelf_file *file, int writes, void *host,
+                                      uint64_t offset, uint64_t size) {
+    unsigned char *at = (unsigned char *)host;
+    while (size > 0) {
+        int direct;
+        uint64_t piece = tnmi_shelf_piece(file, at, offset, size, &direct);
+        int64_t done = tnmi_shelf_os_io(file, writes, direct, at, piece, offset);
+        if (done == TNMI_SHELF_MISFIT && file->direct_ok) {
+#        ifdef _WIN32
+            CloseHandle(file->direct);
+#        endif
+            file->direct_ok = 0;
+            continue;
+        }
+        if (done <= 0) return TNM_ERR_BACKEND;
+        at += done;
+        offset += (uint64_t)done;
+        size -= (uint64_t)done;
+    }
+    return TNM_OK;
+}
+
+typedef struct tnmi_shelf_place { /* one end of a copy in a file */
+    tnmi_shelf_state *state;
+    tnmi_shelf_file *file;
+    uint64_t offset;
+    uint64_t data; /* bytes from there on that the file has; what is asked beyond is zero */
+    int writable;
+} tnmi_shelf_place;
+
+static int tnmi_shelf_locate(const tnm_span *span, uint64_t size, tnmi_shelf_place *out) {
+    tnmi_shelf_state *state = (tnmi_shelf_state *)span->backend->user;
+    uint64_t base = 0, end, limit;
+    out->state = state;
+    out->writable = (span->mem & TNMI_SHELF_SPILL) != 0;
+    if (out->writable) {
+        out->file = &state->spill;
+        base = span->mem & ~TNMI_SHELF_SPILL;
+    } else {
+        if (span->mem == 0 || span->mem > state->adopted_count) return 0;
+        out->file = &state->adopted[span->mem - 1];
+    }
+    if (!tnmi_base_add(base, span->offset, &out->offset) ||
+        !tnmi_base_add(out->offset, size, &end) ||
+        !tnmi_base_align(out->file->size, state->granularity, &limit) || end > limit)
+        return 0;
+    out->data = tnmi_base_min(size, tnmi_base_less(out->file->size, out->offset));
+    return 1;
+}
+
+static tnm_result tnmi_shelf_read(const tnmi_shelf_place *from, uint64_t skip, void *host,
+                                  uint64_t size) {
+    uint64_t data = tnmi_base_min(size, tnmi_base_less(from->data, skip));
+    tnm_result result = tnmi_shelf_transfer(from->file, 0, host, from->offset + skip, data);
+    if (result == TNM_OK && data < size)
+        memset((unsigned char *)host + data, 0, (size_t)(size - data));
+    return result;
+}
+
+static tnm_result tnmi_shelf_between(const tnmi_shelf_place *to, const tnmi_shelf_place *from,
+                                     uint64_t size) {
+    uint64_t done = tnmi_shelf_os_copy(to->file, to->offset, from->file, from->offset, from->data);
+    tnm_result result = TNM_OK;
+    while (done < size && result == TNM_OK) {
+        uint64_t piece = tnmi_base_min(size - done, TNMI_SHELF_BOUNCE);
+        result = tnmi_shelf_read(from, done, to->state->bounce, piece);
+        if (result == TNM_OK)
+            result = tnmi_shelf_transfer(to->file, 1, to->state->bounce, to->offset + done, piece);
+        done += piece;
+    }
+    return result;
+}
+
+/* ---- the callbacks ---- */
+
+/* A span with a CPU address is memory, whatever its backend. */
+static tnm_result tnmi_shelf_file_copy(void *user, const tnm_span *dst, const tnm_span *src,
+                                       uint64_t size, uint64_t *ticket) {
+    int to_file = !dst->host && dst->backend && dst->backend->copy == tnmi_shelf_file_copy;
+    int from_file = !src->host && src->backend && src->backend->copy == tnmi_shelf_file_copy;
+    tnmi_shelf_place to, from;
+    (void)user;
+    if ((!to_file && !dst->host) || (!from_file && !src->host)) return TNM_ERR_UNSUPPORTED;
+    if (!to_file && !from_file) return tnmi_shelf_host_copy(NULL, dst, src, size, ticket);
+    if (from_file && !tnmi_shelf_locate(src, size, &from)) return TNM_ERR_BACKEND;
+    if (to_file && (!tnmi_shelf_locate(dst, size, &to) || !to.writable)) return TNM_ERR_BACKEND;
+    if ((!to_file || !from_file) && size > (uint64_t)PTRDIFF_MAX) return TNM_ERR_BACKEND;
+    if (!to_file) return tnmi_shelf_read(&from, 0, dst->host, size);
+    if (!from_file) return tnmi_shelf_transfer(to.file, 1, src->host, to.offset, size);
+    return tnmi_shelf_between(&to, &from, size);
+}
+
+/* A larger array with the old content, or NULL; the old one is given back. */
+static void *tnmi_shelf_grow(const tnmi_shelf_host *heap, void *old, uint32_t *capacity,
+                             size_t stride) {
+    uint64_t count = *capacity ? 2 * (uint64_t)*capacity : 16, bytes;
+    if (count > UINT32_MAX || !tnmi_base_mul(count, stride, &bytes) || bytes > PTRDIFF_MAX)
+        return NULL;
+    void *now = tnmi_shelf_take(heap, (size_t)bytes);
+    if (!now) return NULL;
+    if (old) memcpy(now, old, *capacity * stride);
+    tnmi_shelf_give(heap, old, *capacity * stride);
+    *capacity = (uint32_t)count;
+    return now;
+}
+
+static int tnmi_shelf_room(tnmi_shelf_state *state) { /* for one more segment's release */
+    if (state->live < state->free_capacity) return 1;
+    void *now =
+        tnmi_shelf_grow(&state->heap, state->free, &state->free_capacity, sizeof *state->free);
+    if (now) state->free = (tnmi_shelf_range *)now;
+    return now != NULL;
+}
+
+static void tnmi_shelf_remove(tnmi_shelf_state *state, uint32_t k) {
+    state->free_count--;
+    memmove(&state->free[k], &state->free[k + 1], (state->free_count - k) * sizeof *state->free);
+}
+
+/* Adds a free range to its neighbours; 0 = it overlaps one, and nothing was done. */
+static int tnmi_shelf_insert(tnmi_shelf_state *state, uint64_t at, uint64_t size) {
+    tnmi_shelf_range *list = state->free;
+    uint32_t k = 0, count = state->free_count;
+    while (k < count && list[k].at < at)
+        k++;
+    uint64_t below = k > 0 ? list[k - 1].at + list[k - 1].size : 0;
+    uint64_t above = k < count ? list[k].at : UINT64_MAX;
+    if ((k > 0 && below > at) || at + size > above) return 0;
+    if (k > 0 && below == at) {
+        list[k - 1].size += size;
+        if (at + size != above) return 1;
+        list[k - 1].size += list[k].size;
+        tnmi_shelf_remove(state, k);
+    } else if (at + size == above) {
+        list[k].at = at;
+        list[k].size += size;
+    } else {
+        memmove(&list[k + 1], &list[k], (count - k) * sizeof *list);
+        list[k].at = at;
+        list[k].size = size;
+        state->free_count++;
+    }
+    return 1;
+}
+
+/* First fit: the free range and the place in it, or TNMI_NONE and a place at the end. */
+static uint32_t tnmi_shelf_fit(const tnmi_shelf_state *state, uint64_t size, uint64_t align,
+                               uint64_t *at) {
+    for (uint32_t k = 0; k < state->free_count; k++) {
+        tnmi_shelf_range range = state->free[k];
+        if (tnmi_base_align(range.at, align, at) && *at - range.at <= range.size &&
+            size <= range.size - (*at - range.at))
+            return k;
+    }
+    uint64_t end;
+    if (!tnmi_base_align(state->spill.size, align, at) || !tnmi_base_add(*at, size, &end) ||
+        end > (uint64_t)INT64_MAX)
+        *at = UINT64_MAX;
+    return TNMI_NONE;
+}
+
+static void tnmi_shelf_carve(tnmi_shelf_state *state, uint32_t k, uint64_t at, uint64_t size) {
+    if (k == TNMI_NONE) {
+        uint64_t end = state->spill.size;
+        state->spill.size = at + size;
+        if (at > end) (void)tnmi_shelf_insert(state, end, at - end);
+        return;
+    }
+    uint64_t start = state->free[k].at, end = start + state->free[k].size;
+    tnmi_shelf_remove(state, k);
+    if (at > start) (void)tnmi_shelf_insert(state, start, at - start);
+    if (end > at + size) (void)tnmi_shelf_insert(state, at + size, end - at - size);
+}
+
+static tnm_result tnmi_shelf_file_alloc(void *user, uint64_t size, uint64_t align, void *item,
+                                        uint64_t *mem, void **host) {
+    tnmi_shelf_state *state = (tnmi_shelf_state *)user;
+    uint64_t at;
+    (void)item;
+    *mem = 0;
+    *host = NULL;
+    align = tnmi_base_max(align, TNMI_SHELF_PAGE);
+    if (!state->spill.open) return TNM_ERR_UNSUPPORTED;
+    if (size == 0 || !tnmi_base_is_power(align)) return TNM_ERR_ARGUMENT;
+    if (!tnmi_base_align(size, TNMI_SHELF_PAGE, &size)) return TNM_ERR_BACKEND;
+    if (!tnmi_shelf_room(state)) return TNM_ERR_MEMORY;
+    uint32_t k = tnmi_shelf_fit(state, size, align, &at);
+    if (at == UINT64_MAX) return TNM_ERR_BACKEND;
+    if (!tnmi_shelf_os_reserve(&state->spill, at, size)) {
+        if (k == TNMI_NONE)
+            (void)tnmi_shelf_os_resize(&state->spill, state->spill.size);
+        else
+            tnmi_shelf_os_punch(&state->spill, at, size);
+        return TNM_ERR_BACKEND;
+    }
+    state->live++;
+    tnmi_shelf_carve(state, k, at, size);
+    *mem = TNMI_SHELF_SPILL | at;
+    return TNM_OK;
+}
+
+static void tnmi_shelf_file_release(void *user, uint64_t mem, uint64_t size) {
+    tnmi_shelf_state *state = (tnmi_shelf_state *)user;
+    uint64_t at = mem & ~TNMI_SHELF_SPILL, end;
+    int ours = (mem & TNMI_SHELF_SPILL) != 0 && size > 0 && state->live > 0 &&
+               tnmi_base_align(size, TNMI_SHELF_PAGE, &size) && tnmi_base_add(at, size, &end) &&
+               end <= state->spill.size && tnmi_shelf_insert(state, at, size);
+    TENSORMEM_ASSERT(ours);
+    if (!ours) return;
+    state->live--;
+    tnmi_shelf_range last = state->free[state->free_count - 1];
+    if (last.at + last.size == state->spill.size) {
+        state->free_count--;
+        state->spill.size = last.at;
+        (void)tnmi_shelf_os_resize(&state->spill, last.at);
+    } else
+        tnmi_shelf_os_punch(&state->spill, at, size);
+}
+
+/* ---- open, adopt, close ---- */
+static tnmi_shelf_state *tnmi_shelf_state_new(const tnm_file_desc *desc) {
+    size_t bytes = sizeof(tnmi_shelf_state) + TNMI_SHELF_BOUNCE + TNMI_SHELF_PAGE;
+    tnmi_shelf_host heap;
+    heap.alloc = desc->alloc;
+    heap.release = desc->release;
+    heap.user = desc->user;
+    tnmi_shelf_state *state = (tnmi_shelf_state *)tnmi_shelf_take(&heap, bytes);
+    if (!state) return NULL;
+    memset(state, 0, sizeof *state);
+    state->heap = heap;
+    state->bytes = bytes;
+    unsigned char *bounce = (unsigned char *)(state + 1);
+    state->bounce = bounce + (TNMI_SHELF_PAGE - (uintptr_t)bounce % TNMI_SHELF_PAGE);
+    state->granularity = 1;
+    return state;
+}
+
+static void tnmi_shelf_state_free(tnmi_shelf_state *state) {
+    tnmi_shelf_host heap = state->heap;
+    for (uint32_t k = 0; k < state->adopted_count; k++)
+        tnmi_shelf_os_close(&state->adopted[k]);
+    tnmi_shelf_os_close(&state->spill);
+    tnmi_shelf_give(&heap, state->adopted, state->adopted_capacity * sizeof *state->adopted);
+    tnmi_shelf_give(&heap, state->free, state->free_capacity * sizeof *state->free);
+    tnmi_shelf_give(&heap, state, state->bytes);
+}
+
+/* ARGUMENT: half an allocator, an empty path, a reserved member in use. BACKEND: the spill file
+ * cannot be made: something of that name exists, or the system refuses. */
+static tnm_result tnmi_shelf_file_open(const tnm_file_desc *desc, tnm_backend *out) {
+    if (!out) return TNM_ERR_ARGUMENT;
+    memset(out, 0, sizeof *out);
+    if (!desc || !desc->alloc != !desc->release || desc->threads != 0 ||
+        (desc->path && !desc->path[0]))
+        return TNM_ERR_ARGUMENT;
+    tnmi_shelf_state *state = tnmi_shelf_state_new(desc);
+    if (!state) return TNM_ERR_MEMORY;
+    if (desc->path && !tnmi_shelf_os_new(desc->path, desc->direct != 0, &state->spill)) {
+        tnmi_shelf_state_free(state);
+        return TNM_ERR_BACKEND;
+    }
+    if (desc->direct && (!desc->path || state->spill.direct_ok))
+        state->granularity = TNMI_SHELF_PAGE;
+    out->alloc = tnmi_shelf_file_alloc;
+    out->release = tnmi_shelf_file_release;
+    out->copy = tnmi_shelf_file_copy;
+    out->user = state;
+    out->granularity = state->granularity;
+    return TNM_OK;
+}
+
+/* Links are followed: the path is the caller's own. BACKEND: missing, unreadable or not regular. */
+static tnm_result tnmi_shelf_file_adopt(const tnm_backend *backend, const char *path, uint64_t *mem,
+                                        uint64_t *size) {
+    if (mem) *mem = 0;
+    if (size) *size = 0;
+    if (!backend || backend->copy != tnmi_shelf_file_copy || !path || !path[0] || !mem || !size)
+        return TNM_ERR_ARGUMENT;
+    tnmi_shelf_state *state = (tnmi_shelf_state *)backend->user;
+    if (state->adopted_count == state->adopted_capacity) {
+        void *now = tnmi_shelf_grow(&state->heap, state->adopted, &state->adopted_capacity,
+                                    sizeof *state->adopted);
+        if (!now) return TNM_ERR_MEMORY;
+        state->adopted = (tnmi_shelf_file *)now;
+    }
+    tnmi_shelf_file *file = &state->adopted[state->adopted_count];
+    memset(file, 0, sizeof *file);
+    if (!tnmi_shelf_os_open(path, state->granularity > 1, file)) {
+        tnmi_shelf_os_close(file);
+        return TNM_ERR_BACKEND;
+    }
+    *mem = ++state->adopted_count;
+    *size = file->size;
+    return TNM_OK;
+}
+
+static void tnmi_shelf_file_close(tnm_backend *backend) {
+    if (!backend || backend->copy != tnmi_shelf_file_copy) return;
+    tnmi_shelf_state_free((tnmi_shelf_state *)backend->user);
+    memset(backend, 0, sizeof *backend);
+}
+#    endif /* TENSORMEM_NO_FILE */
+
+/* [tier] -------------------------------------------------------------------- *
+ * Budgets, segments, the byte ledger, back-off of a tier that refuses.         *
+ * Calls: base tell store space.                                                *
+ * Invariants: reserved == sizes of all segments asked for and not yet back +   *
+ * staging; reserved grows before alloc is asked and falls after release came   *
+ * back; it never grows past the budget.                                        *
+ * -------------------------------------------------------------------------- */
+typedef enum tnmi_segment_state {
+    TNMI_SEGMENT_NONE,
+    TNMI_SEGMENT_WANTED,     /* in the ledger, to be asked for */
+    TNMI_SEGMENT_ALLOCATING, /* being asked for */
+    TNMI_SEGMENT_LIVE,
+    TNMI_SEGMENT_DRAINING, /* gives no room any more; released when empty */
+    TNMI_SEGMENT_RELEASING /* empty, to be given back */
+} tnmi_segment_state;
+
+typedef struct tnmi_segment {
+    uint64_t mem, size, least; /* least: what it was asked for */
+    uint64_t asked;            /* DRAINING: the tick at which its bytes were last asked for */
+    void *host;
+    void *item;    /* TNM_DEDICATED: desc.user of its tensor */
+    uint32_t edge; /* sentinel in the tier's space; TNMI_NONE for a dedicated one */
+    uint32_t used; /* replicas placed here */
+    uint32_t tier;
+    uint32_t next, prev; /* in the tier's list, oldest first */
+    uint32_t todo;       /* in the list of segments to ask for or give back */
+    uint32_t state;
+    uint32_t dedicated; /* 1: holds one tensor, whose node is in no segment's ring */
+    uint32_t owner;     /* dedicated: its replica, TNMI_NONE = none yet */
+} tnmi_segment;
+
+typedef struct tnmi_backoff { /* 1, 2, 4 .. 256, counted by the caller's ticks */
+    uint32_t level;
+    uint64_t until;
+} tnmi_backoff;
+
+typedef struct tnmi_tier {
+    tnm_tier_desc desc;
+    int spill;           /* -1 = a bottom */
+    int own_backend;     /* the application's, not the context's allocator */
+    int hidden, visible; /* its backend gave memory without, with a CPU address */
+    uint64_t budget, reserved, peak;
+    uint64_t set_aside;              /* of the budget, for staging that a route will surely need */
+    uint64_t granule, unit;          /* placement; a replica's offset counts units */
+    uint64_t refused;                /* the smallest segment size alloc refused; 0 = none */
+    tnmi_backoff sick;               /* writes to this tier fail */
+    tnmi_backoff scant;              /* alloc refuses below the budget */
+    uint32_t segments, last_segment; /* list */
+    uint32_t segment_count, draining;
+    uint32_t coming;      /* segments asked for and not answered */
+    uint32_t in_flight;   /* copies this backend has to answer */
+    uint64_t guess_bytes; /* of guesses among them */
+    tnmi_space space;
+    uint64_t used_bytes, in_flight_bytes;
+    uint64_t hits, misses, late, bytes_in, bytes_out, evictions, evictions_clean;
+    uint64_t prefetches, prefetches_wasted, prefetches_refused;
+    uint64_t compactions, failures, starved, lru_inexact;
+    uint64_t kept_bytes, stream_bytes;
+    uint64_t moved_mark; /* what had changed when compaction found nothing to move */
+    int compact;         /* somebody waits for compaction */
+    int no_shift;        /* the backend has no copy within its tier */
+} tnmi_tier;
+
+/* All tiers; the segments of all of them are in one table, so that an index names one. */
+typedef struct tnmi_tiers {
+    tnmi_tier *tier;
+    uint32_t count;
+    tnmi_table segments;
+    uint32_t todo_head, todo_tail;
+} tnmi_tiers;
+
+static uint64_t tnmi_tier_room(const tnmi_tier *tier) {
+    return tnmi_base_less(tier->budget, tier->reserved);
+}
+
+static void tnmi_tier_charge(tnmi_tier *tier, uint64_t bytes) {
+    tier->reserved += bytes;
+    tier->peak = tnmi_base_max(tier->peak, tier->reserved);
+}
+
+static void tnmi_tier_refund(tnmi_tier *tier, uint64_t bytes) {
+    tier->reserved -= bytes;
+}
+
+static void tnmi_tier_back_off(tnmi_backoff *off, uint64_t tick) {
+    if (off->level < 9) off->level++;
+    off->until = tick + ((uint64_t)1 << (off->level - 1));
+}
+
+static int tnmi_tier_is_off(const tnmi_backoff *off, uint64_t tick) {
+    return off->level > 0 && tick < off->until;
+}
+
+static void tnmi_tier_forgive(tnmi_backoff *off) {
+    off->level = 0;
+    off->until = 0;
+}
+
+/* Placed bytes: shift in the first granule, tail and red zone included. 0 = overflow. */
+static uint64_t tnmi_tier_placed(const tnmi_tier *tier, uint64_t bytes, uint64_t shift) {
+    uint64_t sum;
+    if (!tnmi_base_add(bytes, shift, &sum)) return 0;
+    if (!tnmi_base_add(sum, tier->desc.tail_bytes, &sum)) return 0;
+    if (!tnmi_base_add(sum, TENSORMEM_REDZONE_BYTES, &sum)) return 0;
+    if (!tnmi_base_align(sum, tier->granule, &sum)) return 0;
+    return sum / tier->granule > TNMI_SPACE_MAX ? 0 : sum;
+}
+
+/* Could this tier ever hold so much in one piece, with everything else gone? */
+static int tnmi_tier_can_ever(const tnmi_tier *tier, uint64_t placed) {
+    return placed != 0 && placed <= tnmi_base_less(tier->budget, tier->set_aside);
+}
+
+/* The size of the next segment, at least `need`; 0 = the ledger does not allow it. */
+static uint64_t tnmi_tier_segment_size(const tnmi_tier *tier, uint64_t need, uint64_t tick) {
+    uint64_t room = tnmi_base_less(tnmi_tier_room(tier), tier->set_aside), size;
+    uint64_t most = tier->granule * TNMI_SPACE_MAX;
+    if (need > room || tnmi_tier_is_off(&tier->scant, tick)) return 0;
+    if (tier->desc.segment_bytes == TNM_DEDICATED) return need;
+    if (tier->desc.segment_bytes)
+        size = tnmi_base_min(tier->desc.segment_bytes, room);
+    else if (tier->budget != UINT64_MAX)
+        size = room;
+    else
+        size = tnmi_base_min(tnmi_base_max(tier->reserved, (uint64_t)16 << 20), (uint64_t)1 << 30);
+    if (tier->refused) size = tnmi_base_min(size, tier->refused / 2);
+    size = tnmi_base_min(size, most) & ~(tier->granule - 1);
+    return tnmi_base_max(size, need);
+}
+
+static tnmi_segment *tnmi_tier_segment(const tnmi_tiers *tiers, uint32_t index) {
+    return (tnmi_segment *)tnmi_store_at(&tiers->segments, index);
+}
+
+static void tnmi_tier_todo(tnmi_tiers *tiers, uint32_t index) {
+    tnmi_tier_segment(tiers, index)->todo = TNMI_NONE;
+    if (tiers->todo_head == TNMI_NONE)
+        tiers->todo_head = index;
+    else
+        tnmi_tier_segment(tiers, tiers->todo_tail)->todo = index;
+    tiers->todo_tail = index;
+}
+
+static uint32_t tnmi_tier_next_todo(tnmi_tiers *tiers) {
+    uint32_t index = tiers->todo_head;
+    if (index != TNMI_NONE) tiers->todo_head = tnmi_tier_segment(tiers, index)->todo;
+    return index;
+}
+
+/* A segment enters the ledger, the list and the todo list; TNMI_NONE = no entry left. */
+static uint32_t tnmi_tier_want(tnmi_tiers *tiers, uint32_t tier_index, uint64_t size) {
+    tnmi_tier *tier = &tiers->tier[tier_index];
+    uint32_t index = tnmi_store_take(&tiers->segments);
+    if (index == TNMI_NONE) return TNMI_NONE;
+    tnmi_segment *segment = tnmi_tier_segment(tiers, index);
+    memset(segment, 0, sizeof *segment);
+    segment->size = size;
+    segment->tier = tier_index;
+    segment->edge = TNMI_NONE;
+    segment->next = TNMI_NONE;
+    segment->prev = tier->last_segment;
+    segment->owner = TNMI_NONE;
+    segment->state = TNMI_SEGMENT_WANTED;
+    if (tier->last_segment == TNMI_NONE)
+        tier->segments = index;
+    else
+        tnmi_tier_segment(tiers, tier->last_segment)->next = index;
+    tier->last_segment = index;
+    tier->segment_count++;
+    tier->coming++;
+    tnmi_tier_charge(tier, size);
+    tnmi_tier_todo(tiers, index);
+    return index;
+}
+
+/* A segment leaves the ledger and the list. */
+static void tnmi_tier_forget(tnmi_tiers *tiers, uint32_t index) {
+    tnmi_segment *segment = tnmi_tier_segment(tiers, index);
+    tnmi_tier *tier = &tiers->tier[segment->tier];
+    if (segment->prev == TNMI_NONE)
+        tier->segments = segment->next;
+    else
+        tnmi_tier_segment(tiers, segment->prev)->next = segment->next;
+    if (segment->next == TNMI_NONE)
+        tier->last_segment = segment->prev;
+    else
+        tnmi_tier_segment(tiers, segment->next)->prev = segment->prev;
+    tnmi_tier_refund(tier, segment->size);
+    segment->state = TNMI_SEGMENT_NONE;
+    tier->segment_count--;
+    tnmi_store_give(&tiers->segments, index);
+}
+
+/* From now on the segment gives no room: its gaps are held for the drain. */
+static void tnmi_tier_drain(tnmi_tier *tier, tnmi_segment *segment) {
+    segment->state = TNMI_SEGMENT_DRAINING;
+    tier->draining++;
+    if (segment->edge == TNMI_NONE) return;
+    uint32_t index = tnmi_space_node(&tier->space, segment->edge)->next;
+    while (index != segment->edge) {
+        const tnmi_node *node = tnmi_space_node(&tier->space, index);
+        if (tnmi_space_kind(node) == TNMI_SPACE_FREE)
+            tnmi_space_hold(&tier->space, index, TNMI_SPACE_DRAIN);
+        index = node->next;
+    }
+}
+
+/* Its bytes are wanted no more: it gives room again. */
+static void tnmi_tier_revive(tnmi_tier *tier, tnmi_segment *segment) {
+    segment->state = TNMI_SEGMENT_LIVE;
+    tier->draining--;
+    uint32_t index =
+        segment->edge == TNMI_NONE ? TNMI_NONE : tnmi_space_node(&tier->space, segment->edge)->next;
+    while (index != TNMI_NONE && index != segment->edge) {
+        const tnmi_node *node = tnmi_space_node(&tier->space, index);
+        if (tnmi_space_kind(node) == TNMI_SPACE_HELD && node->a == TNMI_SPACE_DRAIN)
+            tnmi_space_unhold(&tier->space, index);
+        index = tnmi_space_node(&tier->space, index)->next; /* a merge keeps this node */
+    }
+}
+
+/* An empty segment is on its way out. */
+static void tnmi_tier_retire(tnmi_tiers *tiers, uint32_t index) {
+    tnmi_segment *segment = tnmi_tier_segment(tiers, index);
+    tnmi_tier *tier = &tiers->tier[segment->tier];
+    if (segment->state == TNMI_SEGMENT_DRAINING) tier->draining--;
+    if (segment->edge != TNMI_NONE) tnmi_space_close(&tier->space, segment->edge);
+    segment->edge = TNMI_NONE;
+    segment->state = TNMI_SEGMENT_RELEASING;
+    tnmi_tier_todo(tiers, index);
+}
+
+/* The holder of what is freed in this segment. */
+static uint32_t tnmi_tier_holder(const tnmi_segment *segment) {
+    return segment->state == TNMI_SEGMENT_LIVE ? TNMI_NONE : TNMI_SPACE_DRAIN;
+}
+
+/* [move] -------------------------------------------------------------------- *
+ * Transfers and the copies they are cut into: queues by class, chunks,         *
+ * staging, tickets. Knows bytes and tiers, not tensors: `content` and          *
+ * `replica` are cookies.                                                       *
+ * Calls: base tell store tier.                                                 *
+ * Invariants: used slots + free slots == all slots; a transfer's `out` counts  *
+ * its slots; a copy starts only with every slot and staging chunk it will      *
+ * need; second hops go before first ones.                                      *
+ * -------------------------------------------------------------------------- */
+typedef enum tnmi_op_kind {
+    TNMI_OP_FILL,  /* bytes of another replica */
+    TNMI_OP_BUILD, /* DISCARD: nothing to fetch, zeros if SCRUB */
+    TNMI_OP_WIPE,  /* zeros over a SCRUB replica that leaves */
+    TNMI_OP_SHIFT, /* compaction: the same tier, another place */
+    TNMI_OP_READ,  /* to the caller's plain memory */
+    TNMI_OP_WRITE  /* from the caller's plain memory; NULL = zeros */
+} tnmi_op_kind;
+
+typedef enum tnmi_op_state {
+    TNMI_OP_ROOM,     /* has a window, waits until its victims may leave */
+    TNMI_OP_PLACED,   /* has its place, nothing issued */
+    TNMI_OP_FILLING,  /* chunks are out or were */
+    TNMI_OP_DRAINING, /* failed or cancelled, chunks are still out */
+    TNMI_OP_DONE      /* READ and WRITE: the waiting call collects `error` */
+} tnmi_op_state;
+
+typedef struct tnmi_op {
+    uint64_t bytes, next, done; /* of the content: all, handed out, arrived */
+    uint64_t step;              /* deadline: smaller is sooner, within a class */
+    uint64_t plain_offset;      /* READ, WRITE: where in the content the range starts */
+    unsigned char *plain;
+    uint32_t content, replica; /* cookies: what is filled */
+    uint32_t tier;             /* of the destination (READ: of the source) */
+    uint32_t from;             /* tier of the source, TNMI_NONE until chosen */
+    uint32_t window;           /* first node of the window, TNMI_NONE = none */
+    uint32_t window_end;       /* granule where it ends */
+    uint32_t place;            /* SHIFT: the new node */
+    uint32_t place_segment, place_offset;
+    uint32_t shift;            /* bytes in front of the tensor in its first granule(s) */
+    uint32_t need;             /* granules */
+    uint32_t claims;           /* requests that joined */
+    uint32_t request;          /* the request whose plan made it, until placed */
+    uint32_t out;              /* slots in use */
+    uint32_t next_op, prev_op; /* in the queue of its class, or of those that wait for room */
+    uint32_t plan;             /* next in the plan that is being made */
+    tnmi_op_kind kind;
+    tnmi_op_state state;
+    tnm_class class_;
+    tnm_result error;
+    int queued; /* which queue it is in, -1 = none */
+    int route;  /* 0 = ask the destination, 1 = the source, 2 = two hops through staging */
+    int via;    /* an optional stop on the way of another fill */
+    int fresh;  /* a prefetch nobody has used */
+    int loose;  /* its place need not keep the remainder of adopted bytes */
+    int cancelled;
+} tnmi_op;
+
+typedef enum tnmi_copy_state {
+    TNMI_COPY_FREE,
+    TNMI_COPY_READY,  /* to be handed to a backend */
+    TNMI_COPY_ASKING, /* copy() runs */
+    TNMI_COPY_OUT,    /* a ticket is out */
+    TNMI_COPY_POLLING
+} tnmi_copy_state;
+
+enum { TNMI_HOP_DIRECT, TNMI_HOP_IN, TNMI_HOP_OUT }; /* IN: to staging; OUT: from staging */
+
+typedef struct tnmi_copy {
+    uint64_t at, size;  /* range of the content */
+    uint64_t lead, pad; /* bytes of rounding around it, in staging only */
+    uint64_t ticket, number;
+    uint64_t polled;    /* the round it was last polled in */
+    uint32_t op, stage; /* staging chunk, TNMI_NONE = none */
+    uint32_t asked;     /* which backend is asked: 0 destination's, 1 source's */
+    uint32_t tier;      /* whose backend answers the ticket */
+    uint32_t link;      /* whose queue it counts against */
+    uint32_t next;      /* in the list of live ones */
+    tnmi_copy_state state;
+    int hop, begun; /* begun: its event was told */
+    tnm_class class_;
+} tnmi_copy;
+
+enum { TNMI_MOVE_CLASSES = 4, TNMI_MOVE_ROOM = 4, TNMI_MOVE_QUEUES = 5 };
+
+typedef struct tnmi_move {
+    tnmi_table ops;
+    tnmi_copy *copy;                       /* fixed at create */
+    uint32_t copies, free_copy, live_copy; /* live: oldest first */
+    uint32_t last_live, used;
+    struct {
+        uint32_t head, tail;
+    } queue[TNMI_MOVE_QUEUES]; /* by class; [TNMI_MOVE_ROOM] those that wait for room */
+    uint64_t chunk, numbers;
+    /* staging */
+    uint64_t stage_most;              /* what the application allows */
+    uint64_t stage_links;             /* entries of stage_next */
+    uint64_t stage_bytes, stage_size; /* all, and of one chunk */
+    uint64_t stage_mem;
+    unsigned char *stage_host;
+    uint32_t stage_tier, stage_count, stage_free; /* chunks; free ones are linked */
+    uint32_t *stage_next;
+    int stage_state; /* 0 not taken, 1 wanted, 2 being asked for, 3 there, 4 refused, 5 to be given
+                      * back, 6 being given back, 7 no tier has a CPU address */
+} tnmi_move;
+
+static tnmi_op *tnmi_move_op(const tnmi_move *move, uint32_t index) {
+    return (tnmi_op *)tnmi_store_at(&move->ops, index);
+}
+
+static void tnmi_move_init(tnmi_move *move, uint32_t max_ops, int fixed) {
+    memset(move, 0, sizeof *move);
+    tnmi_store_init(&move->ops, "max_replicas", sizeof(tnmi_op), offsetof(tnmi_op, content),
+                    max_ops, fixed);
+    for (int i = 0; i < TNMI_MOVE_QUEUES; i++)
+        move->queue[i].head = move->queue[i].tail = TNMI_NONE;
+    move->free_copy = move->live_copy = move->last_live = TNMI_NONE;
+    move->stage_free = TNMI_NONE;
+}
+
+static void tnmi_move_slots(tnmi_move *move, tnmi_copy *copy, uint32_t count) {
+    move->copy = copy;
+    move->copies = count;
+    for (uint32_t i = count; i-- > 0;) {
+        memset(&copy[i], 0, sizeof copy[i]);
+        copy[i].next = move->free_copy;
+        move->free_copy = i;
+    }
+}
+
+/* ---- queues ---- */
+static void tnmi_move_unqueue(tnmi_move *move, uint32_t index) {
+    tnmi_op *op = tnmi_move_op(move, index);
+    if (op->queued < 0) return;
+    uint32_t *head = &move->queue[op->queued].head, *tail = &move->queue[op->queued].tail;
+    if (op->prev_op == TNMI_NONE)
+        *head = op->next_op;
+    else
+        tnmi_move_op(move, op->prev_op)->next_op = op->next_op;
+    if (op->next_op == TNMI_NONE)
+        *tail = op->prev_op;
+    else
+        tnmi_move_op(move, op->next_op)->prev_op = op->prev_op;
+    op->queued = -1;
+}
+
+/* Into the queue, before the first one with a later deadline. Nearly always at the tail. */
+static void tnmi_move_enqueue(tnmi_move *move, uint32_t index, int queue) {
+    tnmi_op *op = tnmi_move_op(move, index);
+    tnmi_move_unqueue(move, index);
+    uint32_t after = move->queue[queue].tail;
+    while (after != TNMI_NONE && tnmi_move_op(move, after)->step > op->step)
+        after = tnmi_move_op(move, after)->prev_op;
+    op->prev_op = after;
+    op->next_op = after == TNMI_NONE ? move->queue[queue].head : tnmi_move_op(move, after)->next_op;
+    if (op->prev_op == TNMI_NONE)
+        move->queue[queue].head = index;
+    else
+        tnmi_move_op(move, op->prev_op)->next_op = index;
+    if (op->next_op == TNMI_NONE)
+        move->queue[queue].tail = index;
+    else
+        tnmi_move_op(move, op->next_op)->prev_op = index;
+    op->queued = queue;
+}
+
+/* A later request may raise the class and bring the deadline forward, never the reverse. */
+static void tnmi_move_raise(tnmi_move *move, uint32_t index, tnm_class class_, uint64_t step) {
+    tnmi_op *op = tnmi_move_op(move, index);
+    if (class_ < op->class_ || (class_ == op->class_ && step >= op->step)) return;
+    op->class_ = class_;
+    op->step = step;
+    if (op->queued >= 0)
+        tnmi_move_enqueue(move, index, op->queued == TNMI_MOVE_ROOM ? TNMI_MOVE_ROOM : (int)class_);
+}
+
+static uint32_t tnmi_move_new(tnmi_move *move, tnmi_op_kind kind, tnm_class class_, uint64_t step) {
+    uint32_t index = tnmi_store_take(&move->ops);
+    if (index == TNMI_NONE) return TNMI_NONE;
+    tnmi_op *op = tnmi_move_op(move, index);
+    memset(op, 0, sizeof *op);
+    op->kind = kind;
+    op->class_ = class_;
+    op->step = step;
+    op->from = op->window = op->request = op->plan = op->place = TNMI_NONE;
+    op->replica = op->content = TNMI_NONE;
+    op->queued = -1;
+    return index;
+}
+
+static void tnmi_move_delete(tnmi_move *move, uint32_t index) {
+    tnmi_move_unqueue(move, index);
+    tnmi_store_give(&move->ops, index);
+}
+
+/* ---- slots and staging ---- */
+static uint32_t tnmi_move_slot(tnmi_move *move, uint32_t op) {
+    uint32_t index = move->free_copy;
+    if (index == TNMI_NONE) return TNMI_NONE;
+    tnmi_copy *copy = &move->copy[index];
+    move->free_copy = copy->next;
+    memset(copy, 0, sizeof *copy);
+    copy->op = op;
+    copy->stage = TNMI_NONE;
+    copy->next = TNMI_NONE;
+    copy->number = ++move->numbers;
+    if (move->last_live == TNMI_NONE)
+        move->live_copy = index;
+    else
+        move->copy[move->last_live].next = index;
+    move->last_live = index;
+    move->used++;
+    tnmi_move_op(move, op)->out++;
+    return index;
+}
+
+static void tnmi_move_stage_give(tnmi_move *move, uint32_t stage) {
+    if (stage == TNMI_NONE) return;
+    move->stage_next[stage] = move->stage_free;
+    move->stage_free = stage;
+    move->stage_count++;
+}
+
+static uint32_t tnmi_move_stage_take(tnmi_move *move) {
+    uint32_t stage = move->stage_free;
+    if (stage == TNMI_NONE) return TNMI_NONE;
+    move->stage_free = move->stage_next[stage];
+    move->stage_count--;
+    return stage;
+}
+
+static void tnmi_move_slot_give(tnmi_move *move, uint32_t index) {
+    uint32_t before = TNMI_NONE;
+    for (uint32_t i = move->live_copy; i != index; i = move->copy[i].next)
+        before = i;
+    tnmi_copy *copy = &move->copy[index];
+    if (before == TNMI_NONE)
+        move->live_copy = copy->next;
+    else
+        move->copy[before].next = copy->next;
+    if (move->last_live == index) move->last_live = before;
+    tnmi_move_stage_give(move, copy->stage);
+    tnmi_move_op(move, copy->op)->out--;
+    copy->state = TNMI_COPY_FREE;
+    copy->next = move->free_copy;
+    move->free_copy = index;
+    move->used--;
+}
+
+/* The staging memory has come: cut it into chunks. */
+static void tnmi_move_staging(tnmi_move *move, uint64_t mem, void *host) {
+    uint32_t count = (uint32_t)(move->stage_bytes / move->stage_size);
+    move->stage_mem = mem;
+    move->stage_host = (unsigned char *)host;
+    move->stage_free = TNMI_NONE;
+    move->stage_count = 0;
+    for (uint32_t i = count; i-- > 0;)
+        tnmi_move_stage_give(move, i);
+    move->stage_state = 3;
+}
+
+/* How many staging chunks must stay free when a chunk of this class is started: guesses leave three
+ * for demand, upward ones leave the last to the way down. */
+static uint32_t tnmi_move_stage_reserve(tnm_class class_, int downward) {
+    if (downward) return 0;
+    return class_ == TNM_CLASS_DEMAND ? 1 : 3;
+}
+
+/* The next chunk of a transfer: at most `most` bytes, cut so that a read of adopted memory starts
+ * and ends on the granularity of its backend wherever it can. `source` is the adopted offset of the
+ * content's first byte. The odd head and tail go through staging. */
+static uint64_t tnmi_move_cut(const tnmi_op *op, uint64_t most, uint64_t source, uint64_t grain,
+                              int *bounce) {
+    uint64_t left = op->bytes - op->next, odd = (source + op->next) % grain;
+    uint64_t size = tnmi_base_min(left, tnmi_base_max(most, 1));
+    *bounce = 0;
+    if (grain <= 1) return size;
+    if (odd != 0 || left < grain) {
+        *bounce = 1;
+        return tnmi_base_min(left, grain - odd);
+    }
+    size -= size % grain;
+    return size ? size : tnmi_base_min(left, grain);
+}
+
+/* [tensor] ------------------------------------------------------------------ *
+ * Names, contents, replicas, the pin word, recency.                            *
+ * Calls: base tell store.                                                      *
+ * Invariants: at most one replica of a content per tier; READY ones are        *
+ * current; an index in rep[] changes only under the lock; a word changes only  *
+ * by read-modify-write; pins keep a READY replica's place fields constant.     *
+ *                                                                              *
+ * The word:  [ pins 16 | hits 16 | writers 8 | recycle 16 | flags 8 ]          *
+ * A hit compare-and-swaps a READY word to one more pin (acquire), and THEN     *
+ * reads rep[tier] and the name's generation again; on mismatch it unpins and   *
+ * goes the slow way. Why that is enough:                                       *
+ * (1) place fields are written only while the word is not READY; READY is      *
+ *     published by a release the pin's acquire reads; no claim succeeds while  *
+ *     the pin lives.                                                           *
+ * (2) unpin is a release; a claim is an acquire that reads it or a later       *
+ *     value of the same chain of read-modify-writes: all use of the bytes      *
+ *     happens before their reuse.                                              *
+ * (3) a record recycled before the pin was published READY after the old       *
+ *     owner's rep[tier] or generation changed, so the second look sees the     *
+ *     change; rep[tier] naming this record again means it is the right one.    *
+ * Pins sit on top, so neither over- nor underflow reaches another field.       *
+ * -------------------------------------------------------------------------- */
+#    define TNMI_PIN     ((uint64_t)1 << 48)
+#    define TNMI_HIT     ((uint64_t)1 << 32)
+#    define TNMI_WRITER  ((uint64_t)1 << 24)
+#    define TNMI_RECYCLE ((uint64_t)1 << 8)
+
+enum { /* the word's low 8 bits */
+       TNMI_ABSENT = 0,
+       TNMI_BUSY = 1,
+       TNMI_READY = 2,
+       TNMI_STATE = 3,
+       TNMI_ALONE = 4,   /* no other replica of the content exists */
+       TNMI_SOURCE = 8,  /* a copy reads it */
+       TNMI_FRESH = 16,  /* prefetched, unused; the first pin clears it */
+       TNMI_CLAIM = 32,  /* a request waits with it: pins go the slow way */
+       TNMI_NOTIFY = 64, /* the last unpin goes the slow way */
+       TNMI_LOST = 128   /* its memory is gone; pins must still be undone */
+};
+
+enum { TNMI_INDEX_BITS = 26, TNMI_TAG_BITS = 8, TNMI_INLINE_TIERS = 4 };
+#    define TNMI_GENERATION_MAX (((uint32_t)1 << 30) - 1)
+
+enum {                         /* flags of a name; the content's live in its first name's slot */
+       TNMI_DTYPE_SHIFT = 0,   /* 5 bits */
+       TNMI_RANK_SHIFT = 5,    /* 3 */
+       TNMI_BIG_SHIFT = 8,     /* 3: the dimension that follows from the bytes */
+       TNMI_ADVICE_SHIFT = 11, /* 5 */
+       TNMI_KEPT_SHIFT = 19,   /* 7: tier + 1 the schedule keeps it on */
+       TNMI_TOLD_SHIFT = 26    /* 4: lane + 1 whose single uses foretold its last pin */
+};
+#    define TNMI_VIEW    ((uint32_t)1 << 16)
+#    define TNMI_NAMED   ((uint32_t)1 << 17)
+#    define TNMI_BROKEN  ((uint32_t)1 << 18) /* the sole copy was lost */
+#    define TNMI_WRITTEN ((uint32_t)1 << 30) /* has held something once: clean-ahead waits a step */
+
+typedef struct tnmi_tensor {
+    uint32_t generation; /* of the name; odd values are as good as even ones */
+    uint32_t refs;       /* names that need this slot: its own, its views */
+    uint64_t bytes;
+    const char *label;
+    void *user;
+    uint32_t flags;
+    uint32_t shape[TNM_MAX_DIMS - 1]; /* all but the big dimension */
+    uint32_t use;                     /* first use in [hint]; free: next free */
+    uint32_t mark;                    /* member + 1 of the set in the making */
+    uint32_t failed;                  /* -result | tier << 8 | 1 << 16 = not reported yet */
+    uint32_t rep[TNMI_INLINE_TIERS];  /* replica per tier; a view: parent, offset low, high */
+} tnmi_tensor;
+
+typedef struct tnmi_replica {
+    uint64_t word;
+    uint64_t stamp;   /* last pin; adopted: the byte offset */
+    uint32_t content; /* free: next free */
+    uint32_t node;    /* TNMI_NONE: adopted, or without a place yet */
+    uint32_t offset;  /* units within the segment; BUSY: its transfer */
+    uint32_t segment; /* adopted: the region */
+} tnmi_replica;
+
+typedef struct tnmi_region { /* adopted memory; one serves many ranges of the same file */
+    uint64_t mem;
+    uintptr_t base; /* host address of offset 0; 0 = the CPU cannot see it */
+    void (*released)(void *user, uint64_t mem, uint64_t offset);
+    void *user;
+    uint32_t tier, refs;
+    uint32_t writable, by_host; /* by_host: the offset told to backends is 0, base unused */
+} tnmi_region;
+
+typedef struct tnmi_residents { /* the replicas of one tier and the order in which they leave */
+    tnmi_table replicas;
+    tnmi_heap order;
+    uint32_t ready;
+} tnmi_residents;
+
+typedef struct tnmi_tensors {
+    tnmi_table names;
+    tnmi_table regions;
+    tnmi_residents *on; /* per tier */
+    uint32_t tiers;
+    uint32_t tag;
+    uint32_t last_region;
+} tnmi_tensors;
+
+static tnmi_tensor *tnmi_tensor_at(const tnmi_tensors *tensors, uint32_t index) {
+    return (tnmi_tensor *)tnmi_store_at(&tensors->names, index);
+}
+
+static uint32_t *tnmi_tensor_rep(const tnmi_tensors *tensors, uint32_t index, uint32_t tier) {
+    char *slot = (char *)tnmi_store_at(&tensors->names, index);
+    return (uint32_t *)(void *)(slot + offsetof(tnmi_tensor, rep)) + tier;
+}
+
+static tnmi_replica *tnmi_tensor_replica(const tnmi_tensors *tensors, uint32_t tier,
+                                         uint32_t index) {
+    return (tnmi_replica *)tnmi_store_at(&tensors->on[tier].replicas, index);
+}
+
+/* The content's replica on a tier, or NULL. Under the lock. */
+static tnmi_replica *tnmi_tensor_on(const tnmi_tensors *tensors, uint32_t content, uint32_t tier) {
+    uint32_t index = *tnmi_tensor_rep(tensors, content, tier);
+    return index == TNMI_NONE ? NULL : tnmi_tensor_replica(tensors, tier, index);
+}
+
+static tnmi_region *tnmi_tensor_region(const tnmi_tensors *tensors, uint32_t index) {
+    return (tnmi_region *)tnmi_store_at(&tensors->regions, index);
+}
+
+/* ---- the word ---- */
+static uint32_t tnmi_tensor_pins(uint64_t word) {
+    return (uint32_t)(word >> 48);
+}
+
+static uint32_t tnmi_tensor_writers(uint64_t word) {
+    return (uint32_t)(word >> 24) & 0xffu;
+}
+
+static uint32_t tnmi_tensor_recycle(uint64_t word) {
+    return (uint32_t)(word >> 8) & 0xffffu;
+}
+
+static int tnmi_tensor_is(uint64_t word, uint32_t state) {
+    return (word & TNMI_STATE) == state;
+}
+
+static int tnmi_tensor_is_ready(const tnmi_replica *replica) {
+    return replica && (tnmi_base_load64(&replica->word) & (TNMI_STATE | TNMI_LOST)) == TNMI_READY;
+}
+
+/* Adopted memory keeps its record while the content lives if it is writable: ABSENT then means
+ * that its bytes are not current. */
+static int tnmi_tensor_is_home(const tnmi_replica *replica) {
+    return replica && tnmi_tensor_is(tnmi_base_load64(&replica->word), TNMI_ABSENT);
+}
+
+/* Set and clear bits; both by one read-modify-write. Returns the word before. */
+static uint64_t tnmi_tensor_mark(tnmi_replica *replica, uint64_t set, uint64_t clear) {
+    uint64_t word = tnmi_base_peek64(&replica->word);
+    while (!tnmi_base_swap64(&replica->word, &word, (word | set) & ~clear))
+        continue;
+    return word;
+}
+
+/* READY without pins becomes BUSY, or nothing happens. */
+static int tnmi_tensor_claim(tnmi_replica *replica) {
+    uint64_t word = tnmi_base_peek64(&replica->word);
+    do {
+        if (!tnmi_tensor_is(word, TNMI_READY) || tnmi_tensor_pins(word) != 0) return 0;
+    } while (!tnmi_base_swap64(&replica->word, &word, (word & ~(uint64_t)TNMI_STATE) | TNMI_BUSY));
+    return 1;
+}
+
+static void tnmi_tensor_unclaim(tnmi_replica *replica) {
+    tnmi_tensor_mark(replica, TNMI_READY, TNMI_BUSY);
+}
+
+/* May this word be pinned without the lock? */
+static int tnmi_tensor_can_hit(uint64_t word, tnm_access access) {
+    uint64_t need = TNMI_READY, deny = TNMI_BUSY | TNMI_LOST | TNMI_CLAIM;
+    if (access != TNM_READ) {
+        need |= TNMI_ALONE;
+        deny |= TNMI_SOURCE;
+        if (tnmi_tensor_writers(word) == 0xffu) return 0;
+    }
+    if ((word & (need | deny)) != need) return 0;
+    return tnmi_tensor_pins(word) != 0xffffu && ((word >> 32) & 0xffffu) != 0xffffu;
+}
+
+static uint64_t tnmi_tensor_pin_of(tnm_access access) {
+    return access == TNM_READ ? TNMI_PIN : TNMI_PIN + TNMI_WRITER;
+}
+
+/* The lock-free hit's compare-and-swap. */
+static int tnmi_tensor_hit(tnmi_replica *replica, tnm_access access) {
+    uint64_t word = tnmi_base_peek64(&replica->word), pin = tnmi_tensor_pin_of(access) + TNMI_HIT;
+    do {
+        if (!tnmi_tensor_can_hit(word, access)) return 0;
+    } while (!tnmi_base_swap64(&replica->word, &word, (word & ~(uint64_t)TNMI_FRESH) + pin));
+    return 1;
+}
+
+/* Let one pin go. Returns the word before; nothing happened if that had no pins. */
+static uint64_t tnmi_tensor_unpin(tnmi_replica *replica, tnm_access access) {
+    uint64_t pin = tnmi_tensor_pin_of(access), before = tnmi_base_sub64(&replica->word, pin);
+    if (tnmi_tensor_pins(before) == 0) tnmi_base_sub64(&replica->word, 0 - pin);
+    return before;
+}
+
+/* ---- handles ---- */
+static uint64_t tnmi_tensor_id(const tnmi_tensors *tensors, uint32_t index) {
+    uint64_t generation = tnmi_tensor_at(tensors, index)->generation;
+    return generation << (TNMI_INDEX_BITS + TNMI_TAG_BITS) |
+           (uint64_t)tensors->tag << TNMI_INDEX_BITS | index;
+}
+
+/* The slot a handle names, lock-free; TNMI_NONE: never ours (ARGUMENT) or gone (STALE). */
+static uint32_t tnmi_tensor_find(const tnmi_tensors *tensors, uint64_t id, tnm_result *why) {
+    uint32_t index = (uint32_t)(id & (((uint64_t)1 << TNMI_INDEX_BITS) - 1));
+    uint32_t tag = (uint32_t)(id >> TNMI_INDEX_BITS) & 0xffu;
+    uint32_t generation = (uint32_t)(id >> (TNMI_INDEX_BITS + TNMI_TAG_BITS));
+    *why = TNM_ERR_ARGUMENT;
+    if (generation == 0 || tag != tensors->tag) return TNMI_NONE;
+    if (index >= tnmi_base_load32(&tensors->names.fresh)) return TNMI_NONE;
+    uint32_t now = tnmi_base_load32(&tnmi_tensor_at(tensors, index)->generation);
+    if (generation > now) return TNMI_NONE;
+    *why = TNM_ERR_STALE;
+    return generation == now ? index : TNMI_NONE;
+}
+
+/* The content a name stands for, and where in it the name begins. */
+static uint32_t tnmi_tensor_content(const tnmi_tensors *tensors, uint32_t name, uint64_t *offset) {
+    *offset = 0;
+    if (!(tnmi_base_load32(&tnmi_tensor_at(tensors, name)->flags) & TNMI_VIEW)) return name;
+    uint32_t low = tnmi_base_load32(tnmi_tensor_rep(tensors, name, 1));
+    uint32_t high = tnmi_base_load32(tnmi_tensor_rep(tensors, name, 2));
+    *offset = (uint64_t)high << 32 | low;
+    return tnmi_base_load32(tnmi_tensor_rep(tensors, name, 0));
+}
+
+/* A new slot with one name; TNMI_NONE = none left. */
+static uint32_t tnmi_tensor_new(tnmi_tensors *tensors) {
+    uint32_t index = tnmi_store_take(&tensors->names);
+    if (index == TNMI_NONE) return TNMI_NONE;
+    tnmi_tensor *tensor = tnmi_tensor_at(tensors, index);
+    if (tensor->generation == 0) tnmi_base_store32(&tensor->generation, 1);
+    tensor->refs = 1;
+    tensor->use = TNMI_NONE;
+    tensor->mark = 0;
+    tensor->failed = 0;
+    uint32_t count = (uint32_t)tnmi_base_max(tensors->tiers, TNMI_INLINE_TIERS);
+    for (uint32_t i = 0; i < count; i++)
+        tnmi_base_store32(tnmi_tensor_rep(tensors, index, i), TNMI_NONE);
+    return index;
+}
+
+static void tnmi_tensor_set_flags(tnmi_tensor *tensor, uint32_t set, uint32_t clear) {
+    tnmi_base_store32(&tensor->flags, (tensor->flags & ~clear) | set);
+}
+
+/* The handle dies now. */
+static void tnmi_tensor_unname(tnmi_tensor *tensor) {
+    tnmi_tensor_set_flags(tensor, 0, TNMI_NAMED);
+    tnmi_base_store32(&tensor->generation, tensor->generation + 1);
+}
+
+/* The slot goes; one whose generations are used up is never used again. */
+static void tnmi_tensor_delete(tnmi_tensors *tensors, uint32_t index) {
+    tnmi_tensor *tensor = tnmi_tensor_at(tensors, index);
+    if (tensor->generation >= TNMI_GENERATION_MAX) {
+        tnmi_tensor_set_flags(tensor, 0, ~(uint32_t)0);
+        tnmi_store_retire(&tensors->names);
+    } else {
+        tnmi_tensor_set_flags(tensor, 0, ~(uint32_t)0);
+        tnmi_store_give(&tensors->names, index);
+    }
+}
+
+static uint32_t tnmi_tensor_field(const tnmi_tensor *tensor, uint32_t shift, uint32_t bits) {
+    return (tensor->flags >> shift) & ((1u << bits) - 1);
+}
+
+static void tnmi_tensor_set_field(tnmi_tensor *tensor, uint32_t shift, uint32_t bits,
+                                  uint32_t value) {
+    uint32_t mask = ((1u << bits) - 1) << shift;
+    tnmi_tensor_set_flags(tensor, value << shift, mask);
+}
+
+static uint32_t tnmi_tensor_advice(const tnmi_tensor *tensor) {
+    return tnmi_tensor_field(tensor, TNMI_ADVICE_SHIFT, 5);
+}
+
+static const char *tnmi_tensor_label(const tnmi_tensors *tensors, uint32_t content) {
+    const tnmi_tensor *tensor = tnmi_tensor_at(tensors, content);
+    return tensor->flags & TNMI_NAMED ? tensor->label : NULL;
+}
+
+/* ---- shapes ---- */
+static int tnmi_tensor_block(tnm_dtype dtype, uint64_t *elements, uint64_t *bytes) {
+    static const unsigned char size[] = { 1, 1, 1, 2, 4, 8, 2, 2, 4, 8, 1, 1, 18, 34 };
+    if ((int)dtype < 0 || (size_t)dtype >= sizeof size) return 0;
+    *elements = dtype == TNM_Q4_0 || dtype == TNM_Q8_0 ? 32 : 1;
+    *bytes = size[dtype];
+    return 1;
+}
+
+/* Bytes of a shape; rank 0 = none given. Returns the rule that is broken, or NULL. */
+static const char *tnmi_tensor_shape(const tnm_tensor_desc *desc, int *rank, uint64_t *bytes) {
+    uint64_t elements, size, count = 1;
+    *rank = 0;
+    *bytes = 0;
+    if (!tnmi_tensor_block(desc->dtype, &elements, &size)) return "dtype is none of tnm_dtype";
+    while (*rank < TNM_MAX_DIMS && desc->shape[*rank] != 0) {
+        if (desc->shape[*rank] < 0) return "shape has a negative dimension";
+        if (!tnmi_base_mul(count, (uint64_t)desc->shape[*rank], &count)) return "shape overflows";
+        (*rank)++;
+    }
+    for (int i = *rank; i < TNM_MAX_DIMS; i++)
+        if (desc->shape[i] != 0) return "shape goes on behind its first 0";
+    if (*rank == 0) return desc->dtype == TNM_BYTES ? NULL : "a dtype needs a shape";
+    if ((uint64_t)desc->shape[*rank - 1] % elements != 0)
+        return "the innermost dimension is not a multiple of the dtype's block";
+    if (!tnmi_base_mul(count / elements, size, bytes) || *bytes > INT64_MAX)
+        return "shape overflows";
+    return NULL;
+}
+
+/* Remember the shape: all dimensions but the largest, which follows from the bytes. At most one
+ * dimension can be 2^32 or more without overflow, so the others fit. */
+static void tnmi_tensor_keep_shape(tnmi_tensor *tensor, const tnm_tensor_desc *desc, int rank) {
+    int big = 0, at = 0;
+    for (int i = 1; i < rank; i++)
+        if (desc->shape[i] > desc->shape[big]) big = i;
+    memset(tensor->shape, 0, sizeof tensor->shape);
+    for (int i = 0; i < rank; i++)
+        if (i != big) tensor->shape[at++] = (uint32_t)desc->shape[i];
+    tnmi_tensor_set_field(tensor, TNMI_RANK_SHIFT, 3, (uint32_t)rank);
+    tnmi_tensor_set_field(tensor, TNMI_BIG_SHIFT, 3, (uint32_t)big);
+}
+
+static void tnmi_tensor_tell_shape(const tnmi_tensor *tensor, int64_t *shape) {
+    uint64_t elements = 1, size = 1, rest = 1;
+    int rank = (int)tnmi_tensor_field(tensor, TNMI_RANK_SHIFT, 3), at = 0;
+    int big = (int)tnmi_tensor_field(tensor, TNMI_BIG_SHIFT, 3);
+    tnmi_tensor_block((tnm_dtype)tnmi_tensor_field(tensor, TNMI_DTYPE_SHIFT, 5), &elements, &size);
+    memset(shape, 0, TNM_MAX_DIMS * sizeof shape[0]);
+    for (int i = 0; i < rank; i++) {
+        if (i == big) continue;
+        shape[i] = tensor->shape[at++];
+        rest *= (uint64_t)shape[i];
+    }
+    if (rank > 0) shape[big] = (int64_t)(tensor->bytes / size * elements / rest);
+}
+
+/* ---- replicas ---- */
+/* A new BUSY replica without a place; TNMI_NONE = no record left. */
+static uint32_t tnmi_tensor_place(tnmi_tensors *tensors, uint32_t content, uint32_t tier,
+                                  uint32_t op) {
+    tnmi_residents *on = &tensors->on[tier];
+    uint32_t fresh = on->replicas.fresh, index = tnmi_store_take(&on->replicas);
+    if (index == TNMI_NONE) return TNMI_NONE;
+    if (index == fresh) tnmi_store_heap_admit(&on->order, index);
+    tnmi_replica *replica = tnmi_tensor_replica(tensors, tier, index);
+    replica->content = content;
+    replica->node = TNMI_NONE;
+    replica->offset = op;
+    replica->segment = TNMI_NONE;
+    tnmi_base_poke64(&replica->stamp, 0);
+    tnmi_tensor_mark(replica, TNMI_BUSY, 0);
+    tnmi_base_store32(tnmi_tensor_rep(tensors, content, tier), index);
+    return index;
+}
+
+/* The content loses this replica; its place went before, its hits were folded. The record is the
+ * caller's to give back. A later unpin of an old pinned struct is refused by the recycle count. */
+static void tnmi_tensor_detach(tnmi_tensors *tensors, uint32_t tier, uint32_t index) {
+    tnmi_residents *on = &tensors->on[tier];
+    tnmi_replica *replica = tnmi_tensor_replica(tensors, tier, index);
+    tnmi_base_store32(tnmi_tensor_rep(tensors, replica->content, tier), TNMI_NONE);
+    if (tnmi_store_heap_has(&on->order, index)) tnmi_store_heap_drop(&on->order, index);
+    uint64_t word = tnmi_base_peek64(&replica->word), next;
+    do {
+        next = (uint64_t)((tnmi_tensor_recycle(word) + 1) & 0xffffu) * TNMI_RECYCLE;
+    } while (!tnmi_base_swap64(&replica->word, &word, next));
+}
+
+/* Replicas of the content that hold or will hold bytes; `except` is left out. */
+static int tnmi_tensor_others(const tnmi_tensors *tensors, uint32_t content, uint32_t except) {
+    int count = 0;
+    for (uint32_t t = 0; t < tensors->tiers; t++) {
+        const tnmi_replica *replica = tnmi_tensor_on(tensors, content, t);
+        count += t != except && replica && !tnmi_tensor_is_home(replica);
+    }
+    return count;
+}
+
+static int tnmi_tensor_is_empty(const tnmi_tensors *tensors, uint32_t content) {
+    for (uint32_t t = 0; t < tensors->tiers; t++)
+        if (tnmi_tensor_is_ready(tnmi_tensor_on(tensors, content, t))) return 0;
+    return 1;
+}
+
+/* Adopted memory that is not ours to write. */
+static int tnmi_tensor_is_lent(const tnmi_tensors *tensors, const tnmi_replica *replica) {
+    return replica && replica->node == TNMI_NONE && replica->segment != TNMI_NONE &&
+           !tnmi_tensor_region(tensors, replica->segment)->writable;
+}
+
+/* ALONE says whether a WRITE hit needs to drop anything: kept true whenever replicas come or go. */
+static void tnmi_tensor_set_alone(tnmi_tensors *tensors, uint32_t content) {
+    for (uint32_t t = 0; t < tensors->tiers; t++) {
+        tnmi_replica *replica = tnmi_tensor_on(tensors, content, t);
+        if (!replica || tnmi_tensor_is_home(replica)) continue;
+        if (tnmi_tensor_others(tensors, content, t) || tnmi_tensor_is_lent(tensors, replica))
+            tnmi_tensor_mark(replica, 0, TNMI_ALONE);
+        else
+            tnmi_tensor_mark(replica, TNMI_ALONE, 0);
+    }
+}
+
+/* The adopted region of a range: the last one if it is the same, else a new one. */
+static uint32_t tnmi_tensor_adopt(tnmi_tensors *tensors, const tnm_adopt_desc *desc) {
+    tnmi_region wanted;
+    memset(&wanted, 0, sizeof wanted);
+    wanted.mem = desc->mem;
+    wanted.by_host = desc->host && desc->offset == 0;
+    if (desc->host && !wanted.by_host)
+        wanted.base = (uintptr_t)desc->host - (uintptr_t)desc->offset;
+    wanted.released = desc->released;
+    wanted.user = desc->user;
+    wanted.tier = (uint32_t)desc->tier;
+    wanted.writable = desc->writable != 0;
+    if (tensors->last_region != TNMI_NONE) {
+        tnmi_region *last = tnmi_tensor_region(tensors, tensors->last_region);
+        if (last->refs && last->mem == wanted.mem && last->base == wanted.base &&
+            last->released == wanted.released && last->user == wanted.user &&
+            last->tier == wanted.tier && last->writable == wanted.writable &&
+            last->by_host == wanted.by_host) {
+            last->refs++;
+            return tensors->last_region;
+        }
+    }
+    uint32_t index = tnmi_store_take(&tensors->regions);
+    if (index == TNMI_NONE) return TNMI_NONE;
+    wanted.refs = 1;
+    *tnmi_tensor_region(tensors, index) = wanted;
+    return tensors->last_region = index;
+}
+
+static void tnmi_tensor_unadopt(tnmi_tensors *tensors, uint32_t index) {
+    tnmi_region *region = tnmi_tensor_region(tensors, index);
+    if (--region->refs > 0) return;
+    if (tensors->last_region == index) tensors->last_region = TNMI_NONE;
+    tnmi_store_give(&tensors->regions, index);
+}
+
+/* [hint] -------------------------------------------------------------------- *
+ * Foresight: lanes, cycles, single uses, and the next use that follows.        *
+ * Calls: base tell store tensor.                                               *
+ * Invariants: every use is in the list of its lane (by step) and of its        *
+ * content; single uses before the lane's step are gone; a distance is in       *
+ * ticks of the context's clock, so that lanes and ages compare.                *
+ * -------------------------------------------------------------------------- */
+enum { TNMI_USE_SINGLE = 1, TNMI_USE_SURE = 2, TNMI_USE_REFUSED = 4 /* counted */ };
+#    define TNMI_NEVER UINT64_MAX
+
+typedef struct tnmi_use {
+    uint64_t step;
+    uint32_t content, same; /* next use of the same content; free: next free */
+    uint32_t next;          /* in the lane's list */
+    uint8_t tier, lane, flags, access;
+} tnmi_use;
+
+typedef struct tnmi_lane {
+    uint64_t step;
+    uint64_t began;         /* clock when this step began */
+    uint64_t pace;          /* ticks a step, times 16 */
+    uint32_t cycle, cursor; /* cursor: the first use of this step or later, TNMI_NONE = wrapped */
+    uint32_t single, last_single;
+    uint32_t cycle_count, period;
+    int stepped, warned;
+} tnmi_lane;
+
+typedef struct tnmi_hints {
+    tnmi_table uses;
+    tnmi_lane lane[TNM_MAX_LANES];
+    uint64_t version; /* of what is known; grows with each change */
+} tnmi_hints;
+
+static tnmi_use *tnmi_hint_use(const tnmi_hints *hints, uint32_t index) {
+    return (tnmi_use *)tnmi_store_at(&hints->uses, index);
+}
+
+static void tnmi_hint_init(tnmi_hints *hints, uint32_t max_uses, int fixed) {
+    memset(hints, 0, sizeof *hints);
+    tnmi_store_init(&hints->uses, "max_uses", sizeof(tnmi_use), offsetof(tnmi_use, same), max_uses,
+                    fixed);
+    for (int i = 0; i < TNM_MAX_LANES; i++) {
+        tnmi_lane *lane = &hints->lane[i];
+        lane->cycle = lane->cursor = lane->single = lane->last_single = TNMI_NONE;
+        lane->pace = 16;
+    }
+}
+
+/* ---- lists ---- */
+static uint32_t tnmi_hint_new(tnmi_hints *hints, tnmi_tensor *content, const tnmi_use *fields) {
+    uint32_t index = tnmi_store_take(&hints->uses);
+    if (index == TNMI_NONE) return TNMI_NONE;
+    tnmi_use *use = tnmi_hint_use(hints, index);
+    *use = *fields;
+    use->next = TNMI_NONE;
+    use->same = content->use;
+    content->use = index;
+    hints->version++;
+    return index;
+}
+
+/* Out of its content's list and the table; the lane's list is the caller's. */
+static void tnmi_hint_delete(tnmi_hints *hints, const tnmi_tensors *tensors, uint32_t index) {
+    tnmi_use *use = tnmi_hint_use(hints, index);
+    uint32_t *at = &tnmi_tensor_at(tensors, use->content)->use;
+    while (*at != index)
+        at = &tnmi_hint_use(hints, *at)->same;
+    *at = use->same;
+    hints->version++;
+    tnmi_store_give(&hints->uses, index);
+}
+
+static void tnmi_hint_unlink_single(tnmi_hints *hints, uint32_t index) {
+    tnmi_lane *lane = &hints->lane[tnmi_hint_use(hints, index)->lane];
+    uint32_t before = TNMI_NONE;
+    for (uint32_t i = lane->single; i != index; i = tnmi_hint_use(hints, i)->next)
+        before = i;
+    uint32_t next = tnmi_hint_use(hints, index)->next;
+    if (before == TNMI_NONE)
+        lane->single = next;
+    else
+        tnmi_hint_use(hints, before)->next = next;
+    if (lane->last_single == index) lane->last_single = before;
+}
+
+/* Take back the single use of a content on a tier (TNMI_NONE: on any). Returns how many. */
+static int tnmi_hint_forget_singles(tnmi_hints *hints, const tnmi_tensors *tensors,
+                                    uint32_t content, uint32_t tier) {
+    int count = 0;
+    uint32_t index = tnmi_tensor_at(tensors, content)->use;
+    while (index != TNMI_NONE) {
+        const tnmi_use *use = tnmi_hint_use(hints, index);
+        uint32_t same = use->same;
+        if ((use->flags & TNMI_USE_SINGLE) && (tier == TNMI_NONE || use->tier == tier)) {
+            tnmi_hint_unlink_single(hints, index);
+            tnmi_hint_delete(hints, tensors, index);
+            count++;
+        }
+        index = same;
+    }
+    return count;
+}
+
+/* A single use, sorted by step behind its equals; nearly always at the tail. */
+static int tnmi_hint_add_single(tnmi_hints *hints, const tnmi_tensors *tensors,
+                                const tnmi_use *fields) {
+    tnmi_tensor *content = tnmi_tensor_at(tensors, fields->content);
+    tnmi_lane *lane = &hints->lane[fields->lane];
+    uint32_t index = tnmi_hint_new(hints, content, fields), *at = &lane->single;
+    if (index == TNMI_NONE) return 0;
+    if (fields->flags & TNMI_USE_SURE)
+        tnmi_tensor_set_field(content, TNMI_TOLD_SHIFT, 4, fields->lane + 1u);
+    if (lane->last_single != TNMI_NONE &&
+        tnmi_hint_use(hints, lane->last_single)->step <= fields->step)
+        at = &tnmi_hint_use(hints, lane->last_single)->next;
+    while (*at != TNMI_NONE && tnmi_hint_use(hints, *at)->step <= fields->step)
+        at = &tnmi_hint_use(hints, *at)->next;
+    tnmi_hint_use(hints, index)->next = *at;
+    *at = index;
+    if (tnmi_hint_use(hints, index)->next == TNMI_NONE) lane->last_single = index;
+    return 1;
+}
+
+static void tnmi_hint_forget_cycle(tnmi_hints *hints, const tnmi_tensors *tensors,
+                                   uint32_t lane_index) {
+    tnmi_lane *lane = &hints->lane[lane_index];
+    while (lane->cycle != TNMI_NONE) {
+        uint32_t next = tnmi_hint_use(hints, lane->cycle)->next;
+        tnmi_hint_delete(hints, tensors, lane->cycle);
+        lane->cycle = next;
+    }
+    lane->cursor = TNMI_NONE;
+    lane->cycle_count = lane->period = 0;
+}
+
+/* All uses of a content go, when it goes. */
+static void tnmi_hint_forget(tnmi_hints *hints, const tnmi_tensors *tensors, uint32_t content) {
+    tnmi_tensor *tensor = tnmi_tensor_at(tensors, content);
+    tnmi_hint_forget_singles(hints, tensors, content, TNMI_NONE);
+    while (tensor->use != TNMI_NONE) {
+        uint32_t index = tensor->use;
+        tnmi_lane *lane = &hints->lane[tnmi_hint_use(hints, index)->lane];
+        uint32_t *at = &lane->cycle, next = tnmi_hint_use(hints, index)->next;
+        while (*at != index)
+            at = &tnmi_hint_use(hints, *at)->next;
+        *at = next;
+        if (lane->cursor == index) lane->cursor = next;
+        lane->cycle_count--;
+        tnmi_hint_delete(hints, tensors, index);
+    }
+}
+
+static uint32_t *tnmi_hint_next_at(void *of, uint32_t index) {
+    return &tnmi_hint_use((tnmi_hints *)of, index)->next;
+}
+
+static int tnmi_hint_before(void *of, uint32_t a, uint32_t b) {
+    return tnmi_hint_use((tnmi_hints *)of, a)->step < tnmi_hint_use((tnmi_hints *)of, b)->step;
+}
+
+/* The cursor at the first use of the lane's step or later in this period. */
+static void tnmi_hint_seek(tnmi_hints *hints, tnmi_lane *lane, int restart) {
+    if (lane->period == 0) return;
+    uint64_t now = lane->step % lane->period;
+    if (restart) lane->cursor = lane->cycle;
+    while (lane->cursor != TNMI_NONE && tnmi_hint_use(hints, lane->cursor)->step < now)
+        lane->cursor = tnmi_hint_use(hints, lane->cursor)->next;
+}
+
+static void tnmi_hint_sort_cycle(tnmi_hints *hints, uint32_t lane_index) {
+    tnmi_lane *lane = &hints->lane[lane_index];
+    tnmi_order order;
+    order.of = hints;
+    order.next = tnmi_hint_next_at;
+    order.before = tnmi_hint_before;
+    lane->cycle = tnmi_store_sort(&order, lane->cycle);
+    tnmi_hint_seek(hints, lane, 1);
+}
+
+/* ---- time ---- */
+static uint64_t tnmi_hint_ticks(const tnmi_lane *lane, uint64_t steps) {
+    return tnmi_base_scale(steps, lane->pace, 16);
+}
+
+/* The lane's step begins at this clock. Expired single uses are the caller's to delete. */
+static void tnmi_hint_step(tnmi_hints *hints, uint32_t lane_index, uint64_t step, uint64_t clock) {
+    tnmi_lane *lane = &hints->lane[lane_index];
+    if (lane->stepped && step > lane->step) {
+        uint64_t pace = tnmi_base_scale(clock - lane->began, 16, step - lane->step);
+        pace = tnmi_base_max(pace, 16);
+        lane->pace = lane->pace == 16 ? pace : (lane->pace * 3 + pace) / 4;
+    }
+    int wrapped =
+        lane->period && (step < lane->step || step / lane->period != lane->step / lane->period);
+    lane->stepped = 1;
+    lane->step = step;
+    lane->began = clock;
+    tnmi_hint_seek(hints, lane, wrapped);
+    hints->version++;
+}
+
+/* Steps until a use happens next; `used` = it has already happened at the lane's present step. */
+static uint64_t tnmi_hint_steps(const tnmi_lane *lane, const tnmi_use *use, int used) {
+    if (use->flags & TNMI_USE_SINGLE) {
+        if (use->step > lane->step) return use->step - lane->step;
+        return used ? TNMI_NEVER : 0;
+    }
+    uint64_t now = lane->step % lane->period;
+    uint64_t steps = use->step >= now ? use->step - now : use->step + lane->period - now;
+    return steps == 0 && used ? lane->period : steps;
+}
+
+/* Does a use on tier `use` need bytes of tier `tier`? below[use] has a bit for each tier of its
+ * spill path, itself included. */
+static int tnmi_hint_serves(const uint64_t *below, uint32_t use, uint32_t tier) {
+    return (int)((below[use] >> tier) & 1u);
+}
+
+/* Ticks until the content is needed on (or through) a tier; TNMI_NEVER = nobody said. `stamp` is
+ * when it was last pinned there. O(uses of this content). */
+static uint64_t tnmi_hint_distance(const tnmi_hints *hints, const tnmi_tensor *content,
+                                   const uint64_t *below, uint32_t tier, uint64_t stamp) {
+    uint64_t best = TNMI_NEVER;
+    for (uint32_t i = content->use; i != TNMI_NONE && best > 0;) {
+        const tnmi_use *use = tnmi_hint_use(hints, i);
+        const tnmi_lane *lane = &hints->lane[use->lane];
+        i = use->same;
+        if (!tnmi_hint_serves(below, use->tier, tier)) continue;
+        uint64_t steps = tnmi_hint_steps(lane, use, lane->stepped && stamp >= lane->began);
+        if (steps != TNMI_NEVER) best = tnmi_base_min(best, tnmi_hint_ticks(lane, steps));
+    }
+    return best;
+}
+
+/* How far single uses of a lane look ahead, in ticks. */
+static uint64_t tnmi_hint_horizon(const tnmi_hints *hints, uint32_t lane_index) {
+    const tnmi_lane *lane = &hints->lane[lane_index];
+    if (lane->last_single == TNMI_NONE) return 0;
+    uint64_t last = tnmi_hint_use(hints, lane->last_single)->step;
+    return tnmi_hint_ticks(lane, tnmi_base_less(last, lane->step));
+}
+
+/* [policy] ------------------------------------------------------------------ *
+ * Pure choices on const data: who leaves, which run of victims, what a         *
+ * schedule keeps.                                                              *
+ * Calls: base space tensor hint.                                               *
+ * One key for all: clock - (expected distance / relative cost). The smallest   *
+ * leaves first. With nothing known and equal costs that is the stamp of the    *
+ * last pin: LRU. A key never falls by itself, so a heap of recorded keys may   *
+ * be corrected lazily at its top. Distance over cost: Young, "On-line file     *
+ * caching" (1998) for the cost, Belady (1966) for the distance.                *
+ * -------------------------------------------------------------------------- */
+typedef struct tnmi_view { /* what the policy may see of one tier */
+    const tnmi_tensors *tensors;
+    const tnmi_hints *hints;
+    const tnmi_space *space;
+    const uint64_t *below;   /* per tier: its spill path, itself included, as bits */
+    const uint32_t *cost_in; /* per tier, per byte */
+    const uint32_t *cost_out;
+    uint32_t tier;
+    int spill;      /* -1 = a bottom: what is dirty cannot leave */
+    int spill_sick; /* what is dirty cannot leave now */
+    uint64_t clock;
+} tnmi_view;
+
+#    define TNMI_KEY_KEEP  (UINT64_MAX - 1)
+#    define TNMI_KEY_FIRST 1
+
+/* A current replica that stays when the one on `tier` goes: down its spill path, or adopted. */
+static uint32_t tnmi_policy_survivor(const tnmi_view *view, uint32_t content, uint32_t tier) {
+    uint32_t best = TNMI_NONE;
+    for (uint32_t t = 0; t < view->tensors->tiers; t++) {
+        const tnmi_replica *other = tnmi_tensor_on(view->tensors, content, t);
+        if (t == tier || !tnmi_tensor_is_ready(other)) continue;
+        if (!((view->below[tier] >> t) & 1u) && other->node != TNMI_NONE) continue;
+        if (best == TNMI_NONE || view->cost_in[t] < view->cost_in[best]) best = t;
+    }
+    return best;
+}
+
+static int tnmi_policy_is_dirty(const tnmi_view *view, uint32_t content, uint32_t tier) {
+    return tnmi_policy_survivor(view, content, tier) == TNMI_NONE;
+}
+
+/* Is the content current on a tier that spills into this one? */
+static int tnmi_policy_is_above(const tnmi_view *view, uint32_t content, uint32_t tier) {
+    for (uint32_t t = 0; t < tier; t++)
+        if (((view->below[t] >> tier) & 1u) &&
+            tnmi_tensor_is_ready(tnmi_tensor_on(view->tensors, content, t)))
+            return 1;
+    return 0;
+}
+
+/* Cost per byte of losing the replica, in 16ths of the cheapest way back. */
+static uint64_t tnmi_policy_cost(const tnmi_view *view, const tnmi_tensor *content,
+                                 uint32_t survivor) {
+    uint32_t down = view->spill < 0 ? view->tier : (uint32_t)view->spill;
+    uint64_t least = view->cost_in[down], cost = least;
+    if (survivor != TNMI_NONE)
+        cost = view->cost_in[survivor];
+    else if (!(tnmi_tensor_advice(content) & TNM_DROPPABLE))
+        cost += view->cost_out[down];
+    return tnmi_base_max(tnmi_base_scale(cost, 16, least), 16);
+}
+
+/* Expected ticks until the replica is pinned again; a known distance counts for less the more it
+ * costs to lose the replica. An unknown one is the age as it is, so that ignorance is exact LRU. */
+static uint64_t tnmi_policy_distance(const tnmi_view *view, const tnmi_tensor *content,
+                                     uint64_t stamp, uint32_t survivor) {
+    uint64_t known = tnmi_hint_distance(view->hints, content, view->below, view->tier, stamp);
+    if (known != TNMI_NEVER)
+        return tnmi_base_scale(known, 16, tnmi_policy_cost(view, content, survivor));
+    uint64_t age = tnmi_base_less(view->clock, stamp);
+    uint32_t told = tnmi_tensor_field(content, TNMI_TOLD_SHIFT, 4);
+    /* a content whose uses were announced and has none now is not used before the horizon */
+    if (told) age = tnmi_base_max(age, tnmi_hint_horizon(view->hints, told - 1) + 1);
+    return age;
+}
+
+static int tnmi_policy_is_kept(const tnmi_view *view, const tnmi_tensor *content) {
+    return tnmi_tensor_field(content, TNMI_KEPT_SHIFT, 7) == view->tier + 1 ||
+           (tnmi_tensor_advice(content) & 3u) == TNM_KEEP;
+}
+
+static uint64_t tnmi_policy_key(const tnmi_view *view, const tnmi_replica *replica) {
+    const tnmi_tensor *content = tnmi_tensor_at(view->tensors, replica->content);
+    uint64_t word = tnmi_base_peek64(&replica->word), stamp = tnmi_base_peek64(&replica->stamp);
+    if (tnmi_tensor_pins(word) || (word & TNMI_CLAIM)) return view->clock;
+    uint32_t advice = tnmi_tensor_advice(content) & 3u;
+    if (advice == TNM_WONT_NEED) return TNMI_KEY_FIRST;
+    if (advice == TNM_ONCE && !(word & TNMI_FRESH)) return TNMI_KEY_FIRST;
+    if (tnmi_policy_is_kept(view, content)) return TNMI_KEY_KEEP;
+    uint32_t survivor = tnmi_policy_survivor(view, replica->content, view->tier);
+    if (survivor != TNMI_NONE && tnmi_policy_is_above(view, replica->content, view->tier))
+        return TNMI_KEY_FIRST + 1;
+    uint64_t distance = tnmi_policy_distance(view, content, stamp, survivor);
+    return tnmi_base_max(tnmi_base_less(view->clock, distance), TNMI_KEY_FIRST + 2);
+}
+
+typedef enum tnmi_leave {
+    TNMI_LEAVE_NOW,   /* nothing stands in the way */
+    TNMI_LEAVE_DIRTY, /* once it is written down */
+    TNMI_LEAVE_LATER, /* a copy, a claim, another window: ends by itself */
+    TNMI_LEAVE_SICK,  /* dirty, and the tier below refuses writes */
+    TNMI_LEAVE_STUCK, /* dirty in a bottom tier: may only move */
+    TNMI_LEAVE_PINNED
+} tnmi_leave;
+
+/* Is this the only place from which a load of a faster tier can read? */
+static int tnmi_policy_is_source(const tnmi_view *view, uint32_t content, uint32_t tier) {
+    int busy = 0;
+    for (uint32_t t = 0; t < view->tensors->tiers; t++) {
+        const tnmi_replica *other = tnmi_tensor_on(view->tensors, content, t);
+        if (t == tier || !other) continue;
+        if (tnmi_tensor_is_ready(other)) return 0;
+        if (!((view->below[tier] >> t) & 1u))
+            busy += tnmi_tensor_is(tnmi_base_peek64(&other->word), TNMI_BUSY);
+    }
+    return busy > 0;
+}
+
+static tnmi_leave tnmi_policy_may_leave(const tnmi_view *view, const tnmi_replica *replica) {
+    uint64_t word = tnmi_base_load64(&replica->word);
+    const tnmi_tensor *content = tnmi_tensor_at(view->tensors, replica->content);
+    if (tnmi_tensor_pins(word)) return TNMI_LEAVE_PINNED;
+    if (!tnmi_tensor_is(word, TNMI_READY) || (word & (TNMI_SOURCE | TNMI_CLAIM)))
+        return TNMI_LEAVE_LATER;
+    if (replica->node != TNMI_NONE && tnmi_space_node(view->space, replica->node)->b != 0)
+        return TNMI_LEAVE_LATER;
+    if (tnmi_policy_is_source(view, replica->content, view->tier)) return TNMI_LEAVE_LATER;
+    if (!tnmi_policy_is_dirty(view, replica->content, view->tier)) return TNMI_LEAVE_NOW;
+    if (tnmi_tensor_advice(content) & TNM_DROPPABLE) return TNMI_LEAVE_NOW;
+    if (view->spill < 0) return TNMI_LEAVE_STUCK;
+    return view->spill_sick ? TNMI_LEAVE_SICK : TNMI_LEAVE_DIRTY;
+}
+
+/* A request for a window. Guesses evict nothing needed before `before`, nothing kept and nothing
+ * fresh; `clean` windows need no write-back. */
+typedef struct tnmi_wish {
+    tnmi_room room;
+    uint64_t before; /* victims' keys must be smaller */
+    int guess, clean, low;
+} tnmi_wish;
+
+typedef struct tnmi_window {
+    uint32_t first, start, end; /* first node; granules of the run */
+    uint64_t kept, cost;
+} tnmi_window;
+
+static int tnmi_policy_may_take(const tnmi_view *view, const tnmi_wish *wish,
+                                const tnmi_replica *replica, uint64_t *key) {
+    tnmi_leave leave = tnmi_policy_may_leave(view, replica);
+    if (leave > TNMI_LEAVE_DIRTY || (leave == TNMI_LEAVE_DIRTY && wish->clean)) return 0;
+    *key = tnmi_policy_key(view, replica);
+    if (*key >= wish->before) return 0;
+    return !(wish->guess &&
+             (*key == TNMI_KEY_KEEP || (tnmi_base_peek64(&replica->word) & TNMI_FRESH)));
+}
+
+/* What a node adds to a run; 0 = it is a wall. Cost is granules x 2^33 / (distance + 1): at most
+ * 2^62 for a whole segment. */
+static int tnmi_policy_weigh(const tnmi_view *view, const tnmi_wish *wish, uint32_t index,
+                             uint64_t *kept, uint64_t *cost) {
+    const tnmi_node *node = tnmi_space_node(view->space, index);
+    uint32_t kind = tnmi_space_kind(node);
+    uint64_t key;
+    *kept = *cost = 0;
+    if (kind == TNMI_SPACE_FREE) return 1;
+    if (kind != TNMI_SPACE_USED || node->a == TNMI_NONE) return 0; /* held, or being wiped */
+    const tnmi_replica *replica = tnmi_tensor_replica(view->tensors, view->tier, node->a);
+    if (!tnmi_policy_may_take(view, wish, replica, &key)) return 0;
+    if (key == TNMI_KEY_KEEP)
+        *kept = tnmi_space_size(node);
+    else
+        *cost =
+            (((uint64_t)1 << 33) / (tnmi_base_less(view->clock, key) + 1)) * tnmi_space_size(node);
+    return 1;
+}
+
+static int tnmi_policy_better(const tnmi_window *a, const tnmi_window *b) {
+    if (b->first == TNMI_NONE) return 1;
+    return a->kept != b->kept ? a->kept < b->kept : a->cost < b->cost;
+}
+
+static int tnmi_policy_fits(const tnmi_wish *wish, uint32_t start, uint32_t end) {
+    const tnmi_room *room = &wish->room;
+    return tnmi_space_fit(start, end - start, room->need, room->align, room->phase, 0) != TNMI_NONE;
+}
+
+/* The cheapest run of a segment that makes the room, by two pointers: `run` is what lies between
+ * them. Starts at `node`, looks at no more than `most` nodes, improves *best. */
+static void tnmi_policy_scan(const tnmi_view *view, const tnmi_wish *wish, uint32_t node,
+                             uint32_t most, tnmi_window *best) {
+    tnmi_window run;
+    uint64_t kept, cost;
+    run.first = TNMI_NONE;
+    for (uint32_t seen = 0; seen < most; seen++) {
+        const tnmi_node *at = tnmi_space_node(view->space, node);
+        if (tnmi_space_kind(at) == TNMI_SPACE_EDGE) return;
+        if (!tnmi_policy_weigh(view, wish, node, &kept, &cost)) {
+            run.first = TNMI_NONE;
+            node = at->next;
+            continue;
+        }
+        if (run.first == TNMI_NONE) {
+            run.first = node;
+            run.start = at->offset;
+            run.kept = run.cost = 0;
+        }
+        run.kept += kept;
+        run.cost += cost;
+        run.end = at->offset + tnmi_space_size(at);
+        while (run.first != node) {
+            const tnmi_node *first = tnmi_space_node(view->space, run.first);
+            uint32_t start = first->offset + tnmi_space_size(first);
+            if (!tnmi_policy_fits(wish, start, run.end)) break;
+            tnmi_policy_weigh(view, wish, run.first, &kept, &cost);
+            run.kept = tnmi_base_less(run.kept, kept);
+            run.cost = tnmi_base_less(run.cost, cost);
+            run.first = first->next;
+            run.start = start;
+        }
+        if (tnmi_policy_fits(wish, run.start, run.end) && tnmi_policy_better(&run, best)) {
+            *best = run;
+            if (wish->low && run.kept == 0) return;
+        }
+        node = at->next;
+    }
+}
+
+/* If this victim with its free neighbours makes the room, that is the window. */
+static int tnmi_policy_alone(const tnmi_view *view, const tnmi_wish *wish, uint32_t index,
+                             tnmi_window *out) {
+    const tnmi_node *node = tnmi_space_node(view->space, index);
+    const tnmi_node *left = tnmi_space_node(view->space, node->prev);
+    const tnmi_node *right = tnmi_space_node(view->space, node->next);
+    out->first = index;
+    out->start = node->offset;
+    out->end = node->offset + tnmi_space_size(node);
+    out->kept = out->cost = 0;
+    if (tnmi_policy_fits(wish, out->start, out->end)) return 1;
+    if (tnmi_space_kind(right) == TNMI_SPACE_FREE) out->end += tnmi_space_size(right);
+    if (tnmi_space_kind(left) == TNMI_SPACE_FREE) {
+        out->start = left->offset;
+        out->first = node->prev;
+    }
+    return tnmi_policy_fits(wish, out->start, out->end);
+}
+
+/* [engine] ------------------------------------------------------------------ *
+ * The only writer across rooms, as a step function: under the lock it returns  *
+ * one ask, or that there is nothing to do; the door performs it and brings the *
+ * answer.                                                                      *
+ * Calls: all above but shelf.                                                  *
+ * Invariants: what an ask depends on is marked before the lock opens; pins     *
+ * never wait for pins; a request is admitted whole in one locked step or holds *
+ * nothing; no replica leaves unless a survivor is current in the same step.    *
+ * -------------------------------------------------------------------------- */
+typedef enum tnmi_ask_kind {
+    TNMI_ASK_DONE,    /* nothing to do now */
+    TNMI_ASK_HOST,    /* bytes from the context's allocator for `table` */
+    TNMI_ASK_ALLOC,   /* a segment, or staging */
+    TNMI_ASK_RELEASE, /* its end */
+    TNMI_ASK_COPY,
+    TNMI_ASK_SUBMIT,
+    TNMI_ASK_POLL,
+    TNMI_ASK_WAIT,
+    TNMI_ASK_PASSED,
+    TNMI_ASK_RELEASED, /* tnm_adopt_desc.released */
+    TNMI_ASK_ZERO,     /* fill `host` with zeros */
+    TNMI_ASK_IDLE
+} tnmi_ask_kind;
+
+typedef struct tnmi_ask {
+    tnmi_ask_kind kind;
+    uint32_t tier, index; /* index: segment (TNMI_NONE: staging), copy, queue */
+    uint64_t size, align, mem, ticket, value;
+    void *host, *item;
+    tnmi_table *table;
+    const tnm_backend *backend;
+    tnm_span dst, src;
+    tnmi_region region;
+    /* the answer */
+    tnm_result result;
+    void *got;
+} tnmi_ask;
+
+typedef struct tnmi_member { /* of a request: one content on one tier */
+    uint64_t bytes;
+    uint32_t content, tier, next;
+    uint8_t access, found, claimed, spare;
+} tnmi_member;
+
+typedef struct tnmi_request {
+    uint64_t hash;        /* of the set a try_ call asked for */
+    uint64_t lapse;       /* tick at which its claims end; TNMI_NEVER = not before it is complete */
+    uint64_t round, seen; /* of the last attempt */
+    uint32_t members;     /* largest first */
+    uint32_t next, prev;  /* all requests, oldest first */
+    uint32_t chain;       /* in its hash bucket */
+    uint32_t short_on;    /* the tier it waits for, TNMI_NONE = none */
+    tnm_class class_;
+    tnm_result result; /* PENDING until it failed */
+    int calling;       /* a call waits for it; else a try_ call asked */
+    int admitted;
+} tnmi_request;
+
+typedef struct tnmi_fence { /* pins that fall when a queue has passed a value */
+    uint64_t value;
+    uint32_t replica, tier, count, next;
+    uint32_t queue, write;
+} tnmi_fence;
+
+enum { TNMI_BUCKETS = 64, TNMI_QUEUES = 256, TNMI_LAPSE_TICKS = 64, TNMI_OLDEST = 128 };
+enum { TNMI_WALK_NODES = 4096, TNMI_REKEYS = 1024, TNMI_LOOK_USES = 256, TNMI_SHIFTS = 8 };
+#    define TNMI_CLAIMED ((uint32_t)1 << 31) /* in a used node's mark: the rest counts claims */
+
+typedef struct tnmi_shortage { /* the last refusal, as [watch] tells it */
+    tnm_result result;
+    uint32_t tier;
+    uint64_t need;
+} tnmi_shortage;
+
+typedef struct tnmi_engine {
+    tnmi_tell tell;
+    tnmi_tiers tiers;
+    tnmi_tensors tensors;
+    tnmi_move move;
+    tnmi_hints hints;
+    tnmi_table members, requests, fences;
+    tnmi_table *grow; /* a table that must grow before the plan can be made */
+    uint32_t oldest_request, newest_request, bucket[TNMI_BUCKETS];
+    uint32_t fence_head[TNMI_QUEUES], fence_tail[TNMI_QUEUES], fence_count;
+    uint32_t gone[TNM_MAX_TIERS]; /* adopted replicas whose `released` has to be called */
+    uint32_t cost_in[TNM_MAX_TIERS], cost_out[TNM_MAX_TIERS];
+    uint64_t below[TNM_MAX_TIERS];
+    uint64_t busy_round[TNM_MAX_TIERS]; /* the round in which this backend's queue was full */
+    uint64_t plan_round, plan_seen, look_round, look_seen;
+    uint64_t clock, tick, round, changed; /* changed counts whatever may let a plan succeed */
+    uint64_t allowance;                   /* bytes this pump may still start */
+    uint64_t guess_bytes;
+    uint64_t grain; /* the largest granularity of any backend */
+    uint64_t rekeys[TNM_MAX_TIERS];
+    uint64_t submit; /* tiers that took copies since their last submit, as bits */
+    uint32_t passed_at, shifts;
+    int stage_likely;    /* two tiers have backends that may not know each other */
+    uint32_t stage_wish; /* tier + 1 the application named for staging, 0 = none */
+    int collect_only;    /* a pump of 0 bytes hands nothing out */
+    int demand_only;     /* a waiting call: synchronous bytes only for demands */
+    int threaded;
+    int refused_host; /* the allocator said no during this call */
+    int has_passed;   /* the application has a fence callback */
+    int closing;
+    int rehearsing; /* plans are made and undone: nothing is asked for or taken back */
+    tnmi_shortage last;
+} tnmi_engine;
+
+/* ---- small words ---- */
+static tnmi_tensor *tnmi_engine_content(const tnmi_engine *e, uint32_t content) {
+    return tnmi_tensor_at(&e->tensors, content);
+}
+
+static tnmi_replica *tnmi_engine_on(const tnmi_engine *e, uint32_t content, uint32_t tier) {
+    return tnmi_tensor_on(&e->tensors, content, tier);
+}
+
+static tnmi_tier *tnmi_engine_tier(const tnmi_engine *e, uint32_t tier) {
+    return &e->tiers.tier[tier];
+}
+
+static tnmi_op *tnmi_engine_op(const tnmi_engine *e, uint32_t op) {
+    return tnmi_move_op(&e->move, op);
+}
+
+/* The transfer that fills a BUSY replica. */
+static tnmi_op *tnmi_engine_filling(const tnmi_engine *e, const tnmi_replica *replica) {
+    return tnmi_engine_op(e, replica->offset);
+}
+
+static uint32_t tnmi_engine_index(const tnmi_engine *e, uint32_t content, uint32_t tier) {
+    return *tnmi_tensor_rep(&e->tensors, content, tier);
+}
+
+static int tnmi_engine_is_busy(const tnmi_replica *replica) {
+    return replica && tnmi_tensor_is(tnmi_base_load64(&replica->word), TNMI_BUSY);
+}
+
+static tnmi_view tnmi_engine_view(const tnmi_engine *e, uint32_t tier) {
+    tnmi_view view;
+    const tnmi_tier *t = tnmi_engine_tier(e, tier);
+    view.tensors = &e->tensors;
+    view.hints = &e->hints;
+    view.space = &t->space;
+    view.below = e->below;
+    view.cost_in = e->cost_in;
+    view.cost_out = e->cost_out;
+    view.tier = tier;
+    view.spill = t->spill;
+    view.spill_sick =
+        t->spill >= 0 && tnmi_tier_is_off(&tnmi_engine_tier(e, (uint32_t)t->spill)->sick, e->tick);
+    view.clock = tnmi_base_peek64(&e->clock);
+    return view;
+}
+
+static tnm_event *tnmi_engine_event(tnmi_engine *e, tnm_event_kind kind, uint32_t tier,
+                                    uint32_t content) {
+    tnm_event *event = tnmi_tell_event(&e->tell, kind);
+    if (!event) return NULL;
+    event->tier = (int)tier;
+    if (content != TNMI_NONE) {
+        event->tensor = tnmi_tensor_id(&e->tensors, content);
+        event->label = tnmi_tensor_label(&e->tensors, content);
+        event->bytes = tnmi_engine_content(e, content)->bytes;
+    }
+    return event;
+}
+
+static void tnmi_engine_log(tnmi_engine *e, tnm_log_level level, tnm_result result,
+                            const char *rule, uint32_t tier, uint32_t content) {
+    tnm_log *log = tnmi_tell_log(&e->tell, level, result, rule);
+    if (!log) return;
+    log->tier = (int)tier;
+    if (content == TNMI_NONE) return;
+    log->tensor = tnmi_tensor_id(&e->tensors, content);
+    log->label = tnmi_tensor_label(&e->tensors, content);
+}
+
+/* OK if `need` entries can be taken now; ABSENT if the table must grow first; else why not. */
+static tnm_result tnmi_engine_table(tnmi_engine *e, tnmi_table *table, uint32_t need) {
+    if (tnmi_store_spare(table) >= need) return TNM_OK;
+    if (!tnmi_store_allows(table, need)) return TNM_ERR_CAPACITY;
+    if (e->refused_host) return TNM_ERR_MEMORY;
+    e->grow = table;
+    return TNM_ABSENT;
+}
+
+/* The clock: exact for one thread, an epoch of slow-path calls for several. */
+static void tnmi_engine_advance(tnmi_engine *e) {
+    tnmi_base_poke64(&e->clock, tnmi_base_peek64(&e->clock) + 1);
+}
+
+/* ---- the order of leaving ---- */
+static void tnmi_engine_rekey(tnmi_engine *e, uint32_t tier, uint32_t index) {
+    tnmi_residents *on = &e->tensors.on[tier];
+    if (!tnmi_store_heap_has(&on->order, index)) return;
+    tnmi_view view = tnmi_engine_view(e, tier);
+    tnmi_store_heap_rekey(&on->order, index,
+                          tnmi_policy_key(&view, tnmi_tensor_replica(&e->tensors, tier, index)));
+}
+
+/* What is known of a content changed in a way that may bring its leaving forward. */
+static void tnmi_engine_rekey_all(tnmi_engine *e, uint32_t content) {
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        uint32_t index = tnmi_engine_index(e, content, t);
+        if (index != TNMI_NONE) tnmi_engine_rekey(e, t, index);
+    }
+}
+
+/* ---- places ---- */
+static void *tnmi_engine_host(const tnmi_engine *e, uint32_t tier, uint32_t segment,
+                              uint32_t offset) {
+    const tnmi_segment *s = tnmi_tier_segment(&e->tiers, segment);
+    if (!s->host) return NULL;
+    return (char *)s->host + (size_t)(offset * tnmi_engine_tier(e, tier)->unit);
+}
+
+static uint64_t tnmi_engine_granule_bytes(const tnmi_engine *e, uint32_t tier, uint32_t node) {
+    const tnmi_tier *t = tnmi_engine_tier(e, tier);
+    return (uint64_t)tnmi_space_size(tnmi_space_node(&t->space, node)) * t->granule;
+}
+
+/* An empty drained segment is retired, unless some window still stands in it. */
+static void tnmi_engine_try_retire(tnmi_engine *e, uint32_t segment) {
+    const tnmi_segment *s = tnmi_tier_segment(&e->tiers, segment);
+    if (s->used || s->state != TNMI_SEGMENT_DRAINING) return;
+    const tnmi_space *space = &tnmi_engine_tier(e, s->tier)->space;
+    if (s->edge != TNMI_NONE)
+        for (uint32_t i = tnmi_space_node(space, s->edge)->next; i != s->edge;
+             i = tnmi_space_node(space, i)->next)
+            if (tnmi_space_node(space, i)->a != TNMI_SPACE_DRAIN) return;
+    tnmi_tier_retire(&e->tiers, segment);
+}
+
+/* A used node gives its granules back: to the window it stands in, to a drain, or to everyone. A
+ * dedicated segment is retired with its tensor. */
+static void tnmi_engine_free_node(tnmi_engine *e, uint32_t tier, uint32_t node, uint32_t segment) {
+    tnmi_tier *t = tnmi_engine_tier(e, tier);
+    tnmi_segment *s = tnmi_tier_segment(&e->tiers, segment);
+    tnmi_node *n = tnmi_space_node(&t->space, node);
+    uint32_t mark = n->b & TNMI_CLAIMED ? 0 : n->b, holder = tnmi_tier_holder(s);
+    if (mark) holder = mark - 1;
+    t->used_bytes -= tnmi_engine_granule_bytes(e, tier, node);
+    if (s->host)
+        tnmi_base_noaccess((char *)s->host + (size_t)(n->offset * t->granule),
+                           tnmi_engine_granule_bytes(e, tier, node));
+    s->used--;
+    e->changed++;
+    if (s->dedicated) {
+        t->space.used_granules -= tnmi_space_size(n);
+        tnmi_store_give(&t->space.nodes, node);
+        tnmi_tier_retire(&e->tiers, segment);
+        return;
+    }
+    tnmi_space_free(&t->space, node, holder);
+    tnmi_engine_try_retire(e, segment);
+}
+
+/* The content's bytes are shown from here on: everything behind them stays unreadable. */
+static void tnmi_engine_open_place(tnmi_engine *e, uint32_t tier, uint32_t segment, uint32_t offset,
+                                   uint64_t bytes) {
+    void *host = tnmi_engine_host(e, tier, segment, offset);
+    tnmi_base_undefined(host, bytes + tnmi_engine_tier(e, tier)->desc.tail_bytes);
+}
+
+/* Does some other BUSY replica, or a shift, still read this one? */
+static int tnmi_engine_has_reader(const tnmi_engine *e, uint32_t content, uint32_t tier) {
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        const tnmi_replica *other = tnmi_engine_on(e, content, t);
+        if (t == tier || !tnmi_engine_is_busy(other)) continue;
+        if (tnmi_engine_filling(e, other)->from == tier) return 1;
+    }
+    return 0;
+}
+
+static void tnmi_engine_end_source(tnmi_engine *e, uint32_t content, uint32_t tier) {
+    tnmi_replica *source = tnmi_engine_on(e, content, tier);
+    if (source && !tnmi_engine_has_reader(e, content, tier)) {
+        tnmi_tensor_mark(source, 0, TNMI_SOURCE);
+        e->changed++;
+    }
+}
+
+/* ---- a content ends when nothing needs it ---- */
+static void tnmi_engine_hits(tnmi_engine *e, uint32_t tier, tnmi_replica *replica) {
+    uint64_t word = tnmi_base_peek64(&replica->word), hits;
+    do {
+        hits = (word >> 32) & 0xffffu;
+    } while (!tnmi_base_swap64(&replica->word, &word, word - hits * TNMI_HIT));
+    tnmi_engine_tier(e, tier)->hits += hits;
+}
+
+/* Take the record from its content; an adopted one waits until `released` was called. */
+static void tnmi_engine_detach(tnmi_engine *e, uint32_t tier, uint32_t index) {
+    tnmi_residents *on = &e->tensors.on[tier];
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+    int adopted = replica->node == TNMI_NONE && replica->segment != TNMI_NONE;
+    tnmi_engine_hits(e, tier, replica);
+    tnmi_tensor_detach(&e->tensors, tier, index);
+    if (!adopted) {
+        tnmi_store_give(&on->replicas, index);
+        return;
+    }
+    replica->content = e->gone[tier]; /* the list of those to be released */
+    e->gone[tier] = index;
+}
+
+/* Bytes of a SCRUB tensor are wiped where it lay before anyone else may have the place. The node
+ * stays used, without an owner, until then. 0 = no transfer left to do it with. */
+static int tnmi_engine_wipe(tnmi_engine *e, uint32_t tier, const tnmi_replica *replica,
+                            uint64_t bytes) {
+    uint32_t index = tnmi_move_new(&e->move, TNMI_OP_WIPE, TNM_CLASS_DEMAND, 0);
+    if (index == TNMI_NONE) return 0;
+    tnmi_op *op = tnmi_engine_op(e, index);
+    op->tier = tier;
+    op->bytes = bytes;
+    op->place = replica->node;
+    op->place_segment = replica->segment;
+    op->place_offset = replica->offset;
+    op->state = TNMI_OP_PLACED;
+    tnmi_space_node(&tnmi_engine_tier(e, tier)->space, replica->node)->a = TNMI_NONE;
+    tnmi_move_enqueue(&e->move, index, TNM_CLASS_DEMAND);
+    return 1;
+}
+
+/* A claimed (BUSY, unpinned) replica leaves its tier. Its place goes to whoever holds it. */
+static void tnmi_engine_leave(tnmi_engine *e, uint32_t tier, uint32_t index, int counted) {
+    tnmi_tier *t = tnmi_engine_tier(e, tier);
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+    uint32_t content = replica->content, node = replica->node, segment = replica->segment;
+    tnmi_tensor *tensor = tnmi_engine_content(e, content);
+    tnmi_view view = tnmi_engine_view(e, tier);
+    tnm_event *event = tnmi_engine_event(e, TNM_EVENT_LEAVE, tier, content);
+    if (event) event->detail = tnmi_policy_is_dirty(&view, content, tier) ? 2 : 1;
+    if (counted) t->evictions++;
+    if (tnmi_base_peek64(&replica->word) & TNMI_FRESH) t->prefetches_wasted++;
+    e->tensors.on[tier].ready--;
+    if (node == TNMI_NONE && tnmi_tensor_region(&e->tensors, segment)->writable &&
+        tensor->refs > 0) {
+        tnmi_tensor_mark(replica, TNMI_ABSENT, TNMI_STATE | TNMI_ALONE | TNMI_FRESH);
+    } else {
+        int scrub = (tnmi_tensor_advice(tensor) & TNM_SCRUB) && node != TNMI_NONE &&
+                    !(tnmi_base_peek64(&replica->word) & TNMI_LOST);
+        int wiped = scrub && tnmi_engine_wipe(e, tier, replica, tensor->bytes);
+        tnmi_engine_detach(e, tier, index);
+        if (node != TNMI_NONE && !wiped) tnmi_engine_free_node(e, tier, node, segment);
+    }
+    tnmi_tensor_set_alone(&e->tensors, content);
+    for (uint32_t u = 0; u < e->tiers.count; u++) /* a duplicate may be none any more */
+        if (u != tier && tnmi_engine_index(e, content, u) != TNMI_NONE)
+            tnmi_engine_rekey(e, u, tnmi_engine_index(e, content, u));
+    e->changed++;
+}
+
+/* Claim and drop, if nothing holds it and the bytes survive elsewhere. */
+static int tnmi_engine_try_leave(tnmi_engine *e, uint32_t tier, uint32_t index) {
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+    tnmi_view view = tnmi_engine_view(e, tier);
+    if (tnmi_policy_may_leave(&view, replica) != TNMI_LEAVE_NOW) return 0;
+    if (!tnmi_tensor_claim(replica)) return 0;
+    tnmi_engine_tier(e, tier)->evictions_clean +=
+        !tnmi_policy_is_dirty(&view, replica->content, tier);
+    tnmi_engine_leave(e, tier, index, 1);
+    return 1;
+}
+
+/* The segment a node lies in: its neighbour to the left knows, or the neighbour of that. */
+static uint32_t tnmi_engine_segment_of(const tnmi_engine *e, uint32_t tier, uint32_t node) {
+    const tnmi_space *space = &tnmi_engine_tier(e, tier)->space;
+    for (;;) {
+        node = tnmi_space_node(space, node)->prev;
+        const tnmi_node *left = tnmi_space_node(space, node);
+        if (tnmi_space_kind(left) == TNMI_SPACE_EDGE) return left->a;
+        if (tnmi_space_kind(left) != TNMI_SPACE_USED || left->a == TNMI_NONE) continue;
+        const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, left->a);
+        if (replica->segment != TNMI_NONE) return replica->segment;
+        return tnmi_engine_filling(e, replica)->place_segment;
+    }
+}
+
+/* ---- windows: a run of free nodes (held) and victims (marked) ---- */
+static void tnmi_engine_open_window(tnmi_engine *e, uint32_t op_index, const tnmi_window *window) {
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    tnmi_space *space = &tnmi_engine_tier(e, op->tier)->space;
+    op->window = window->first;
+    op->window_end = window->end;
+    uint32_t at = window->start, node = window->first;
+    while (at < window->end) {
+        tnmi_node *n = tnmi_space_node(space, node);
+        at = n->offset + tnmi_space_size(n);
+        if (tnmi_space_kind(n) == TNMI_SPACE_USED)
+            n->b = op_index + 1;
+        else
+            tnmi_space_hold(space, node, op_index);
+        node = n->next;
+    }
+}
+
+static void tnmi_engine_close_window(tnmi_engine *e, uint32_t op_index) {
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    tnmi_tier *t = tnmi_engine_tier(e, op->tier);
+    if (op->window == TNMI_NONE) return;
+    uint32_t node = op->window, at, segment = tnmi_engine_segment_of(e, op->tier, node);
+    do { /* a free right neighbour lies behind the window, so `next` lives while it is needed */
+        tnmi_node *n = tnmi_space_node(&t->space, node);
+        uint32_t next = n->next;
+        at = n->offset + tnmi_space_size(n);
+        if (tnmi_space_kind(n) == TNMI_SPACE_USED && n->b == op_index + 1) n->b = 0;
+        if (tnmi_space_kind(n) == TNMI_SPACE_HELD && n->a == op_index) {
+            n->a = tnmi_tier_holder(tnmi_tier_segment(&e->tiers, segment));
+            if (n->a == TNMI_NONE) tnmi_space_unhold(&t->space, node);
+        }
+        node = next;
+    } while (at < op->window_end);
+    op->window = TNMI_NONE;
+    e->changed++;
+    tnmi_engine_try_retire(e, segment);
+}
+
+/* ---- claims: a request waits with what it found ---- */
+static void tnmi_engine_claim(tnmi_engine *e, uint32_t tier, tnmi_replica *replica) {
+    if (tnmi_engine_is_busy(replica)) {
+        tnmi_engine_filling(e, replica)->claims++;
+        return;
+    }
+    if (replica->node == TNMI_NONE) return; /* adopted memory does not leave for room */
+    tnmi_node *node = tnmi_space_node(&tnmi_engine_tier(e, tier)->space, replica->node);
+    if (node->b && !(node->b & TNMI_CLAIMED)) tnmi_engine_close_window(e, node->b - 1);
+    node->b = (node->b & TNMI_CLAIMED ? node->b : TNMI_CLAIMED) + 1;
+    tnmi_tensor_mark(replica, TNMI_CLAIM, 0);
+}
+
+static void tnmi_engine_unclaim_ready(tnmi_engine *e, uint32_t tier, tnmi_replica *replica) {
+    if (replica->node == TNMI_NONE) return;
+    tnmi_node *node = tnmi_space_node(&tnmi_engine_tier(e, tier)->space, replica->node);
+    if (!(node->b & TNMI_CLAIMED)) return;
+    if (--node->b != TNMI_CLAIMED) return;
+    node->b = 0;
+    tnmi_tensor_mark(replica, 0, TNMI_CLAIM);
+    tnmi_engine_rekey(e, tier, tnmi_engine_index(e, replica->content, tier));
+    e->changed++;
+}
+
+/* ---- the end of a transfer ---- */
+/* A BUSY replica that will not be filled: its place and its record go. */
+static void tnmi_engine_abandon(tnmi_engine *e, uint32_t op_index) {
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    uint32_t tier = op->tier, content = op->content, from = op->from;
+    tnmi_engine_close_window(e, op_index);
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, op->replica);
+    uint32_t node = replica->node, segment = op->place_segment, index = op->replica;
+    int home = node == TNMI_NONE && replica->segment != TNMI_NONE;
+    tnmi_move_delete(&e->move, op_index);
+    if (home) {
+        tnmi_tensor_mark(replica, TNMI_ABSENT, 0xff);
+    } else {
+        replica->node = TNMI_NONE;
+        tnmi_engine_detach(e, tier, index);
+        if (node != TNMI_NONE) tnmi_engine_free_node(e, tier, node, segment);
+    }
+    tnmi_tensor_set_alone(&e->tensors, content);
+    if (from != TNMI_NONE) tnmi_engine_end_source(e, content, from);
+    e->changed++;
+}
+
+/* Requests that joined a transfer learn its code. */
+static void tnmi_engine_tell_requests(tnmi_engine *e, uint32_t content, uint32_t tier,
+                                      tnm_result code) {
+    for (uint32_t r = e->oldest_request; r != TNMI_NONE;) {
+        tnmi_request *request = (tnmi_request *)tnmi_store_at(&e->requests, r);
+        r = request->next;
+        if (!request->admitted || request->result != TNM_PENDING) continue;
+        for (uint32_t m = request->members; m != TNMI_NONE;) {
+            tnmi_member *member = (tnmi_member *)tnmi_store_at(&e->members, m);
+            m = member->next;
+            if (member->content != content || member->tier != tier) continue;
+            request->result = code;
+            member->claimed = 0; /* the transfer took it along */
+        }
+    }
+}
+
+/* Nobody is told again: a log item, an event, a count, last_error. */
+static void tnmi_engine_note_failure(tnmi_engine *e, uint32_t content, uint32_t tier,
+                                     tnm_result code) {
+    tnmi_engine_tier(e, tier)->failures++;
+    if (content == TNMI_NONE) return;
+    tnmi_engine_content(e, content)->failed = (uint32_t)-code | tier << 8 | 1u << 16;
+    tnm_event *event = tnmi_engine_event(e, TNM_EVENT_FAIL, tier, content);
+    if (event) event->result = code;
+    tnmi_engine_log(e, TNM_LOG_WARNING, code, "a transfer to this tier failed; nothing was lost",
+                    tier, content);
+}
+
+/* A content without names ends when the last pin, copy and fence let go: what is not held leaves
+ * now, what is held tells us when it is let go. */
+static void tnmi_engine_reap(tnmi_engine *e, uint32_t content) {
+    int left = 0;
+    if (tnmi_engine_content(e, content)->refs > 0) return;
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        tnmi_replica *replica = tnmi_engine_on(e, content, t);
+        if (!replica || tnmi_tensor_is_home(replica)) continue;
+        uint64_t word = tnmi_tensor_mark(replica, TNMI_NOTIFY, 0);
+        if (!(word & TNMI_SOURCE) && tnmi_tensor_claim(replica))
+            tnmi_engine_leave(e, t, tnmi_engine_index(e, content, t), 0);
+        else
+            left++;
+    }
+    if (left) return;
+    for (uint32_t t = 0; t < e->tiers.count; t++)
+        if (tnmi_engine_index(e, content, t) != TNMI_NONE)
+            tnmi_engine_detach(e, t, tnmi_engine_index(e, content, t));
+    tnmi_tensor_delete(&e->tensors, content);
+}
+
+/* A filled replica is published: current, with the claims of those who wait for it. */
+static void tnmi_engine_publish(tnmi_engine *e, uint32_t op_index, uint64_t flags) {
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    tnmi_tier *t = tnmi_engine_tier(e, op->tier);
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, op->tier, op->replica);
+    uint32_t tier = op->tier, index = op->replica, content = op->content, from = op->from;
+    if (replica->node != TNMI_NONE) {
+        replica->segment = op->place_segment;
+        replica->offset = op->place_offset;
+        tnmi_base_poke64(&replica->stamp, tnmi_base_peek64(&e->clock));
+        if (op->claims) {
+            tnmi_space_node(&t->space, replica->node)->b = TNMI_CLAIMED + op->claims;
+            flags |= TNMI_CLAIM;
+        }
+    }
+    tnmi_move_delete(&e->move, op_index);
+    tnmi_tensor_set_alone(&e->tensors, content); /* before anyone can write to either */
+    tnmi_tensor_set_flags(tnmi_engine_content(e, content), TNMI_WRITTEN, TNMI_BROKEN);
+    tnmi_tensor_mark(replica, TNMI_READY | flags, TNMI_BUSY);
+    e->tensors.on[tier].ready++;
+    if (replica->node != TNMI_NONE) {
+        tnmi_view view = tnmi_engine_view(e, tier);
+        tnmi_store_heap_push(&e->tensors.on[tier].order, index, tnmi_policy_key(&view, replica));
+    }
+    tnmi_engine_event(e, TNM_EVENT_READY, tier, content);
+    if (from != TNMI_NONE) tnmi_engine_end_source(e, content, from);
+    tnmi_engine_rekey_all(e, content);
+    e->changed++;
+    tnmi_engine_reap(e, content);
+}
+
+/* The last chunk of a failed or cancelled transfer has come home. */
+static void tnmi_engine_drained(tnmi_engine *e, uint32_t op_index) {
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    tnm_result code = op->error;
+    uint32_t content = op->content, tier = op->tier;
+    if (code != TNM_OK) {
+        if (op->from != TNMI_NONE && op->from < tier)
+            tnmi_tier_back_off(&tnmi_engine_tier(e, tier)->sick, e->tick);
+        tnmi_engine_note_failure(e, content, tier, code);
+        if (op->claims) tnmi_engine_tell_requests(e, content, tier, code);
+    } else {
+        tnmi_engine_event(e, TNM_EVENT_CANCEL, tier, content);
+    }
+    tnmi_engine_abandon(e, op_index);
+    tnmi_engine_reap(e, content);
+}
+
+/* A transfer ends without success. What is out must come home before its place is reused. */
+static void tnmi_engine_fail(tnmi_engine *e, uint32_t op_index, tnm_result code) {
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    if (op->error == TNM_OK) op->error = code;
+    tnmi_move_unqueue(&e->move, op_index);
+    op->state = TNMI_OP_DRAINING;
+    e->changed++;
+}
+
+/* Take a transfer back. One that somebody waits for is left alone. */
+static void tnmi_engine_cancel_op(tnmi_engine *e, uint32_t op_index) {
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    if (op->claims || op->state == TNMI_OP_DRAINING) return;
+    op->cancelled = 1;
+    tnmi_engine_fail(e, op_index, TNM_OK);
+    if (op->out == 0) tnmi_engine_drained(e, op_index);
+}
+
+/* ---- placement ---- */
+/* Where adopted bytes come from with a granularity, the place keeps their remainder. */
+static void tnmi_engine_shape_room(tnmi_engine *e, uint32_t content, uint32_t tier, tnmi_op *op,
+                                   tnmi_room *room) {
+    const tnmi_tier *t = tnmi_engine_tier(e, tier);
+    room->align = 1;
+    room->phase = 0;
+    room->high = 0;
+    op->shift = 0;
+    for (uint32_t u = 0; u < e->tiers.count; u++) {
+        const tnmi_replica *from = tnmi_engine_on(e, content, u);
+        uint64_t grain = tnmi_engine_tier(e, u)->desc.backend.granularity, odd;
+        if (!from || from->node != TNMI_NONE || from->segment == TNMI_NONE || grain <= t->unit)
+            continue;
+        odd = tnmi_base_peek64(&from->stamp) % grain;
+        if (op->loose || odd % t->unit || grain % t->granule) continue;
+        op->shift = (uint32_t)(odd % t->granule);
+        room->align = (uint32_t)(grain / t->granule);
+        room->phase = (uint32_t)(odd / t->granule);
+    }
+    uint64_t placed = tnmi_tier_placed(t, tnmi_engine_content(e, content)->bytes, op->shift);
+    op->need = room->need = (uint32_t)(placed / t->granule);
+}
+
+/* The place is the transfer's: the node is used, the segment counts it. */
+static void tnmi_engine_settle(tnmi_engine *e, uint32_t op_index, uint32_t node) {
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    tnmi_tier *t = tnmi_engine_tier(e, op->tier);
+    const tnmi_node *n = tnmi_space_node(&t->space, node);
+    op->place_segment = tnmi_engine_segment_of(e, op->tier, node);
+    op->place_offset = (uint32_t)(n->offset * (t->granule / t->unit) + op->shift / t->unit);
+    op->state = TNMI_OP_PLACED;
+    t->used_bytes += tnmi_engine_granule_bytes(e, op->tier, node);
+    tnmi_tier_segment(&e->tiers, op->place_segment)->used++;
+    if (op->kind == TNMI_OP_SHIFT)
+        op->place = node;
+    else
+        tnmi_tensor_replica(&e->tensors, op->tier, op->replica)->node = node;
+    tnmi_engine_open_place(e, op->tier, op->place_segment, op->place_offset, op->bytes);
+}
+
+/* An empty dedicated segment that was made for this content; others of that kind are retired. */
+static uint32_t tnmi_engine_own_segment(tnmi_engine *e, uint32_t tier, void *item, uint64_t size) {
+    tnmi_tier *t = tnmi_engine_tier(e, tier);
+    uint32_t index = t->last_segment;
+    for (int i = 0; i < TNMI_OLDEST && index != TNMI_NONE; i++) {
+        const tnmi_segment *s = tnmi_tier_segment(&e->tiers, index);
+        if (s->state == TNMI_SEGMENT_LIVE && s->used == 0 && s->item == item && s->size == size)
+            return index;
+        index = s->prev;
+    }
+    return TNMI_NONE;
+}
+
+static tnm_result tnmi_engine_place_dedicated(tnmi_engine *e, uint32_t op_index, uint32_t segment) {
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    tnmi_tier *t = tnmi_engine_tier(e, op->tier);
+    uint32_t index = tnmi_store_take(&t->space.nodes);
+    tnmi_node *node = tnmi_space_node(&t->space, index);
+    memset(node, 0, sizeof *node);
+    node->span = op->need << 2 | TNMI_SPACE_USED;
+    node->prev = node->next = index;
+    node->a = op->replica;
+    t->space.used_granules += op->need;
+    tnmi_tier_segment(&e->tiers, segment)->owner = op->replica;
+    op->place_segment = segment;
+    op->place_offset = op->shift / (uint32_t)t->unit;
+    op->state = TNMI_OP_PLACED;
+    t->used_bytes += tnmi_engine_granule_bytes(e, op->tier, index);
+    tnmi_tier_segment(&e->tiers, segment)->used++;
+    tnmi_tensor_replica(&e->tensors, op->tier, op->replica)->node = index;
+    tnmi_engine_open_place(e, op->tier, segment, op->place_offset, op->bytes);
+    return TNM_OK;
+}
+
+/* Is a tensor pinned, or (claims 1) does a request wait with it? */
+static int tnmi_engine_is_used(const tnmi_engine *e, uint32_t tier, uint32_t index, int claims) {
+    const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+    uint64_t word = tnmi_base_peek64(&replica->word);
+    if (tnmi_tensor_pins(word) || (claims && (word & TNMI_CLAIM))) return 1;
+    return claims && tnmi_tensor_is(word, TNMI_BUSY) && tnmi_engine_filling(e, replica)->claims;
+}
+
+/* Does one stand in this segment? */
+static int tnmi_engine_segment_used(const tnmi_engine *e, uint32_t tier, const tnmi_segment *s,
+                                    int claims) {
+    const tnmi_space *space = &tnmi_engine_tier(e, tier)->space;
+    if (s->dedicated)
+        return s->used && s->owner != TNMI_NONE && tnmi_engine_is_used(e, tier, s->owner, claims);
+    if (s->edge == TNMI_NONE) return 0;
+    for (uint32_t i = tnmi_space_node(space, s->edge)->next; i != s->edge;
+         i = tnmi_space_node(space, i)->next) {
+        const tnmi_node *node = tnmi_space_node(space, i);
+        if (tnmi_space_kind(node) != TNMI_SPACE_USED || node->a == TNMI_NONE) continue;
+        if (tnmi_engine_is_used(e, tier, node->a, claims)) return 1;
+    }
+    return 0;
+}
+
+/* Bytes that come back to the ledger by themselves: segments being drained or released. A drain
+ * that a pin stopped does not count. */
+static uint64_t tnmi_engine_returning(const tnmi_engine *e, uint32_t tier) {
+    uint64_t sum = 0;
+    for (uint32_t i = tnmi_engine_tier(e, tier)->segments; i != TNMI_NONE;) {
+        const tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
+        i = s->next;
+        if (s->state == TNMI_SEGMENT_RELEASING) sum += s->size;
+        if (s->state == TNMI_SEGMENT_DRAINING && !tnmi_engine_segment_used(e, tier, s, 1))
+            sum += s->size;
+    }
+    return sum;
+}
+
+/* The live segment that is cheapest to empty: the fewest tensors. Pinned ones only if `pinned`. */
+static uint32_t tnmi_engine_cheapest(const tnmi_engine *e, uint32_t tier, int pinned) {
+    uint32_t best = TNMI_NONE;
+    for (uint32_t i = tnmi_engine_tier(e, tier)->segments; i != TNMI_NONE;) {
+        const tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
+        uint32_t index = i;
+        i = s->next;
+        if (s->state != TNMI_SEGMENT_LIVE) continue;
+        if (best != TNMI_NONE && s->used >= tnmi_tier_segment(&e->tiers, best)->used) continue;
+        if (!pinned && tnmi_engine_segment_used(e, tier, s, 1)) continue;
+        best = index;
+    }
+    return best;
+}
+
+/* The segment gives no more room: windows in it are given up, their transfers look elsewhere. */
+static void tnmi_engine_drain_segment(tnmi_engine *e, uint32_t tier, uint32_t index) {
+    tnmi_segment *s = tnmi_tier_segment(&e->tiers, index);
+    for (uint32_t i = e->move.queue[TNMI_MOVE_ROOM].head; i != TNMI_NONE;
+         i = tnmi_engine_op(e, i)->next_op) {
+        const tnmi_op *op = tnmi_engine_op(e, i);
+        if (op->tier == tier && op->window != TNMI_NONE &&
+            tnmi_engine_segment_of(e, tier, op->window) == index)
+            tnmi_engine_close_window(e, i);
+    }
+    s->asked = e->tick;
+    tnmi_tier_drain(tnmi_engine_tier(e, tier), s);
+    tnmi_engine_try_retire(e, index);
+    e->changed++;
+}
+
+/* Whole segments go until `need` more bytes would fit the ledger. 0 = they cannot. */
+static int tnmi_engine_make_ledger(tnmi_engine *e, uint32_t tier, uint64_t need, int pinned) {
+    tnmi_tier *t = tnmi_engine_tier(e, tier);
+    for (uint32_t i = t->segments; i != TNMI_NONE; i = tnmi_tier_segment(&e->tiers, i)->next)
+        tnmi_tier_segment(&e->tiers, i)->asked = e->tick; /* drains go on */
+    for (;;) {
+        uint64_t have = tnmi_engine_returning(e, tier), want;
+        if (!tnmi_base_add(t->reserved, need, &want)) return 0;
+        if (want <= t->budget || want - t->budget <= have) return 1;
+        uint32_t index = tnmi_engine_cheapest(e, tier, pinned);
+        if (index == TNMI_NONE) return 0;
+        tnmi_engine_drain_segment(e, tier, index);
+    }
+}
+
+/* Ask for a segment that holds `need` bytes, if the ledger allows one. */
+static tnm_result tnmi_engine_want_segment(tnmi_engine *e, uint32_t tier, uint64_t need,
+                                           void *item) {
+    tnmi_tier *t = tnmi_engine_tier(e, tier);
+    int dedicated = t->desc.segment_bytes == TNM_DEDICATED;
+    uint64_t size = tnmi_tier_segment_size(t, need, e->tick);
+    if (size == 0) return TNM_ERR_BUDGET;
+    if ((t->coming && !dedicated) || e->rehearsing) return TNM_PENDING;
+    tnm_result r = tnmi_engine_table(e, &e->tiers.segments, 1);
+    if (r != TNM_OK) return r;
+    uint32_t index = tnmi_tier_want(&e->tiers, tier, size);
+    tnmi_tier_segment(&e->tiers, index)->item = item;
+    tnmi_tier_segment(&e->tiers, index)->least = need;
+    tnmi_tier_segment(&e->tiers, index)->dedicated = (uint32_t)dedicated;
+    return TNM_PENDING;
+}
+
+/* ---- plans: every place a request needs, all or nothing ---- */
+typedef struct tnmi_plan {
+    uint32_t head, tail; /* transfers made for it, through tnmi_op.plan */
+    uint32_t request;    /* whose it is, TNMI_NONE = background */
+    uint32_t short_on;
+    uint64_t need;
+    uint64_t step, before; /* deadline; a guess evicts nothing whose key is `before` or more */
+    tnm_class class_;
+    int guess;
+} tnmi_plan;
+
+static tnmi_plan tnmi_engine_plan(uint32_t request, tnm_class class_, uint64_t step) {
+    tnmi_plan plan;
+    plan.head = plan.tail = TNMI_NONE;
+    plan.request = request;
+    plan.short_on = TNMI_NONE;
+    plan.need = 0;
+    plan.step = step;
+    plan.before = UINT64_MAX;
+    plan.class_ = class_;
+    plan.guess = 0;
+    return plan;
+}
+
+/* A transfer that will make the content current on a tier; its place is found later. */
+static tnm_result tnmi_engine_new_op(tnmi_engine *e, tnmi_plan *plan, uint32_t content,
+                                     uint32_t tier, tnmi_op_kind kind, uint32_t *out) {
+    tnmi_residents *on = &e->tensors.on[tier];
+    tnmi_replica *home = tnmi_engine_on(e, content, tier);
+    tnm_result r = tnmi_engine_table(e, &e->move.ops, 1);
+    if (r == TNM_OK && !home) r = tnmi_engine_table(e, &on->replicas, 1);
+    if (r == TNM_OK && on->order.slots.capacity < on->replicas.capacity)
+        r = tnmi_engine_table(e, &on->order.slots, on->order.slots.capacity + 1);
+    if (r != TNM_OK) return r;
+    uint32_t index = tnmi_move_new(&e->move, kind, plan->class_, plan->step);
+    tnmi_op *op = tnmi_engine_op(e, index);
+    op->content = content;
+    op->tier = tier;
+    op->bytes = tnmi_engine_content(e, content)->bytes;
+    op->request = plan->request;
+    op->state = TNMI_OP_ROOM;
+    if (home) { /* writable adopted memory: it has its place */
+        op->replica = tnmi_engine_index(e, content, tier);
+        op->state = TNMI_OP_PLACED;
+        home->offset = index;
+        tnmi_tensor_mark(home, TNMI_BUSY, 0);
+    } else {
+        op->replica = tnmi_tensor_place(&e->tensors, content, tier, index);
+    }
+    tnmi_tensor_set_alone(&e->tensors, content);
+    if (plan->head == TNMI_NONE)
+        plan->head = index;
+    else
+        tnmi_engine_op(e, plan->tail)->plan = index;
+    plan->tail = index;
+    *out = index;
+    return TNM_OK;
+}
+
+/* ---- which window? ---- */
+typedef struct tnmi_oldest { /* the head of the order of leaving, popped and put back */
+    uint32_t index[TNMI_OLDEST];
+    uint64_t key[TNMI_OLDEST];
+    uint32_t count;
+    int more; /* the search used up its steps */
+} tnmi_oldest;
+
+/* Correct recorded keys at the top of the heap until it can be believed; then pop it. 0 = end. */
+static int tnmi_engine_pop_oldest(tnmi_engine *e, const tnmi_view *view, tnmi_oldest *oldest,
+                                  uint32_t *steps) {
+    tnmi_heap *order = &e->tensors.on[view->tier].order;
+    while (order->count > 0 && oldest->count < TNMI_OLDEST) {
+        uint32_t index = tnmi_store_slot(order, 0)->owner;
+        uint64_t recorded = tnmi_store_slot(order, 0)->key;
+        uint64_t key = tnmi_policy_key(view, tnmi_tensor_replica(view->tensors, view->tier, index));
+        if (key > recorded && e->rekeys[view->tier] <= order->count) {
+            if ((*steps)++ >= TNMI_REKEYS) {
+                oldest->more = 1;
+                return 0;
+            }
+            e->rekeys[view->tier]++;
+            tnmi_store_heap_rekey(order, index, key);
+            continue;
+        }
+        if (key > recorded) tnmi_engine_tier(e, view->tier)->lru_inexact++;
+        tnmi_store_heap_drop(order, index);
+        oldest->index[oldest->count] = index;
+        oldest->key[oldest->count++] = key;
+        return 1;
+    }
+    return 0;
+}
+
+static void tnmi_engine_put_back(tnmi_engine *e, uint32_t tier, const tnmi_oldest *oldest) {
+    for (uint32_t i = 0; i < oldest->count; i++)
+        tnmi_store_heap_push(&e->tensors.on[tier].order, oldest->index[i], oldest->key[i]);
+}
+
+/* The run around an old victim: some nodes to the left, and on from there. */
+static void tnmi_engine_scan_near(const tnmi_view *view, const tnmi_wish *wish, uint32_t index,
+                                  tnmi_window *best) {
+    const tnmi_replica *replica = tnmi_tensor_replica(view->tensors, view->tier, index);
+    uint32_t node = replica->node, seen = 0, size = 0, kind;
+    do {
+        const tnmi_node *left = tnmi_space_node(view->space, node);
+        size += tnmi_space_size(left);
+        kind = tnmi_space_kind(tnmi_space_node(view->space, left->prev));
+        if (kind == TNMI_SPACE_EDGE || kind == TNMI_SPACE_HELD || size >= wish->room.need) break;
+        node = left->prev;
+    } while (++seen < 64);
+    tnmi_policy_scan(view, wish, node, 256, best);
+}
+
+static void tnmi_engine_scan_all(const tnmi_engine *e, const tnmi_view *view, const tnmi_wish *wish,
+                                 tnmi_window *best) {
+    for (uint32_t i = tnmi_engine_tier(e, view->tier)->segments; i != TNMI_NONE;) {
+        const tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
+        if (s->state == TNMI_SEGMENT_LIVE && s->edge != TNMI_NONE)
+            tnmi_policy_scan(view, wish, tnmi_space_node(view->space, s->edge)->next, UINT32_MAX,
+                             best);
+        if (wish->low && best->first != TNMI_NONE && best->kept == 0) return;
+        i = s->next;
+    }
+}
+
+/* The oldest evictable victim if it makes the room with its free neighbours, else the cheapest run:
+ * of all, or in a large tier of those around the oldest. OK, PENDING (go on searching), BUDGET. */
+static tnm_result tnmi_engine_find_window(tnmi_engine *e, uint32_t tier, const tnmi_wish *wish,
+                                          tnmi_window *out) {
+    tnmi_view view = tnmi_engine_view(e, tier);
+    tnmi_oldest oldest;
+    uint32_t steps = 0, tried = 0;
+    int large = view.space->nodes.live > TNMI_WALK_NODES, found = 0;
+    oldest.count = 0;
+    oldest.more = 0;
+    out->first = TNMI_NONE;
+    while (!found && !wish->low && tnmi_engine_pop_oldest(e, &view, &oldest, &steps)) {
+        uint32_t index = oldest.index[oldest.count - 1];
+        uint64_t key;
+        const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+        if (oldest.key[oldest.count - 1] >= wish->before) break;
+        if (!tnmi_policy_may_take(&view, wish, replica, &key) || key == TNMI_KEY_KEEP) continue;
+        found = tried++ == 0 && tnmi_policy_alone(&view, wish, replica->node, out);
+        if (!found && !large) break;
+    }
+    tnmi_engine_put_back(e, tier, &oldest);
+    if (oldest.more) {
+        e->changed++;
+        return TNM_PENDING;
+    }
+    e->rekeys[tier] = 0;
+    if (found) return TNM_OK;
+    out->first = TNMI_NONE;
+    for (uint32_t i = 0; large && i < oldest.count; i++)
+        tnmi_engine_scan_near(&view, wish, oldest.index[i], out);
+    if (out->first == TNMI_NONE && !(large && wish->guess))
+        tnmi_engine_scan_all(e, &view, wish, out);
+    return out->first == TNMI_NONE ? TNM_ERR_BUDGET : TNM_OK;
+}
+
+/* ---- why is there no room? ---- */
+static uint32_t tnmi_engine_fenced(const tnmi_engine *e, uint32_t tier, uint32_t replica,
+                                   int writes) {
+    uint32_t count = 0;
+    for (uint32_t q = 0; e->fence_count > 0 && q < TNMI_QUEUES; q++)
+        for (uint32_t f = e->fence_head[q]; f != TNMI_NONE;) {
+            const tnmi_fence *fence = (const tnmi_fence *)tnmi_store_at(&e->fences, f);
+            f = fence->next;
+            if (fence->tier == tier && fence->replica == replica && (!writes || fence->write))
+                count += fence->count;
+        }
+    return count;
+}
+
+/* Pins that only their holders can end. */
+static uint32_t tnmi_engine_live_pins(const tnmi_engine *e, uint32_t tier, uint32_t index,
+                                      int writes) {
+    uint64_t word = tnmi_base_load64(&tnmi_tensor_replica(&e->tensors, tier, index)->word);
+    uint32_t pins = writes ? tnmi_tensor_writers(word) : tnmi_tensor_pins(word);
+    if (pins == 0) return 0;
+    return pins - tnmi_engine_fenced(e, tier, index, writes);
+}
+
+typedef struct tnmi_walls { /* of a tier, as a refusal sees them */
+    uint64_t gap, movable;  /* largest run between walls; free granules in all */
+    uint64_t pinned, fenced, claimed, in_flight; /* bytes */
+    int passing;                                 /* something in the way ends by itself */
+    int sick;  /* dirty bytes are stuck because the tier below fails */
+    int stuck; /* dirty bytes are in the bottom: compaction may help */
+} tnmi_walls;
+
+/* Was this transfer planned for the request that asks? What it took is no way out for it. */
+static int tnmi_engine_is_own(const tnmi_engine *e, uint32_t op, uint32_t request) {
+    return request != TNMI_NONE && tnmi_engine_op(e, op)->request == request;
+}
+
+static int tnmi_engine_is_own_node(const tnmi_engine *e, uint32_t tier, const tnmi_node *node,
+                                   uint32_t request) {
+    if (tnmi_space_kind(node) == TNMI_SPACE_HELD)
+        return node->a != TNMI_SPACE_DRAIN && tnmi_engine_is_own(e, node->a, request);
+    if (node->a == TNMI_NONE) return 0;
+    if (node->b && !(node->b & TNMI_CLAIMED) && tnmi_engine_is_own(e, node->b - 1, request))
+        return 1;
+    const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, node->a);
+    if (request != TNMI_NONE && tnmi_engine_content(e, replica->content)->mark) return 1;
+    return tnmi_engine_is_busy(replica) && tnmi_engine_is_own(e, replica->offset, request);
+}
+
+/* Is this node a wall for ever, as far as the engine alone can tell? Adds it to the sums. */
+static int tnmi_engine_is_wall(const tnmi_engine *e, const tnmi_view *view, const tnmi_node *node,
+                               uint64_t bytes, tnmi_walls *walls) {
+    if (node->a == TNMI_NONE) {
+        walls->passing = 1; /* being wiped */
+        return 0;
+    }
+    const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, view->tier, node->a);
+    uint64_t word = tnmi_base_load64(&replica->word);
+    if (tnmi_tensor_pins(word)) {
+        if (tnmi_engine_live_pins(e, view->tier, node->a, 0)) {
+            walls->pinned += bytes;
+            return 1;
+        }
+        walls->fenced += bytes;
+        walls->passing = 1;
+        return 0;
+    }
+    if (word & TNMI_CLAIM) walls->claimed += bytes;
+    if (tnmi_tensor_is(word, TNMI_BUSY)) walls->in_flight += bytes;
+    tnmi_leave leave = tnmi_policy_may_leave(view, replica);
+    if (leave == TNMI_LEAVE_SICK) walls->sick = 1;
+    if (leave == TNMI_LEAVE_STUCK) walls->stuck = 1;
+    if (leave == TNMI_LEAVE_LATER) walls->passing = 1;
+    return leave == TNMI_LEAVE_STUCK || leave == TNMI_LEAVE_SICK;
+}
+
+static void tnmi_engine_walls_dedicated(const tnmi_engine *e, const tnmi_view *view,
+                                        const tnmi_segment *s, tnmi_walls *walls) {
+    if (s->owner == TNMI_NONE) return;
+    const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, view->tier, s->owner);
+    if (replica->node == TNMI_NONE) return;
+    const tnmi_node *node = tnmi_space_node(view->space, replica->node);
+    if (!tnmi_engine_is_wall(e, view, node, s->size, walls)) walls->gap += s->size;
+}
+
+static void tnmi_engine_walls(const tnmi_engine *e, uint32_t tier, uint32_t request,
+                              tnmi_walls *walls) {
+    const tnmi_tier *t = tnmi_engine_tier(e, tier);
+    tnmi_view view = tnmi_engine_view(e, tier);
+    memset(walls, 0, sizeof *walls);
+    for (uint32_t i = t->segments; i != TNMI_NONE;) {
+        const tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
+        i = s->next;
+        int counts = s->state == TNMI_SEGMENT_LIVE;
+        if (!counts && !tnmi_engine_segment_used(e, tier, s, 0)) {
+            walls->passing = 1; /* its bytes come back to the ledger */
+            walls->gap = tnmi_base_max(walls->gap, t->budget);
+        }
+        if (s->dedicated) tnmi_engine_walls_dedicated(e, &view, s, walls);
+        if (s->edge == TNMI_NONE) continue;
+        uint64_t run = 0;
+        for (uint32_t n = tnmi_space_node(&t->space, s->edge)->next; n != s->edge;) {
+            const tnmi_node *node = tnmi_space_node(&t->space, n);
+            uint64_t bytes = tnmi_space_size(node) * t->granule;
+            uint32_t kind = tnmi_space_kind(node);
+            n = node->next;
+            int own = kind != TNMI_SPACE_FREE && tnmi_engine_is_own_node(e, tier, node, request);
+            if (kind == TNMI_SPACE_HELD && !own && node->a != TNMI_SPACE_DRAIN) walls->passing = 1;
+            if (kind == TNMI_SPACE_FREE) walls->movable += bytes;
+            if (own ||
+                (kind == TNMI_SPACE_USED && tnmi_engine_is_wall(e, &view, node, bytes, walls)))
+                run = 0;
+            else
+                run += bytes;
+            if (counts) walls->gap = tnmi_base_max(walls->gap, run);
+        }
+    }
+}
+
+/* No place was found. PENDING if what is in the way ends by itself, else the error. */
+static tnm_result tnmi_engine_classify(tnmi_engine *e, tnmi_plan *plan, uint32_t tier,
+                                       uint64_t need) {
+    tnmi_walls walls;
+    tnmi_tier *t = tnmi_engine_tier(e, tier);
+    plan->short_on = tier;
+    plan->need = need;
+    if (plan->guess) return TNM_ERR_BUDGET;
+    tnmi_engine_walls(e, tier, plan->request, &walls);
+    int roomy =
+        need <= walls.gap + (t->desc.segment_bytes == TNM_DEDICATED ? tnmi_tier_room(t) : 0) ||
+        t->coming;
+    if (roomy && walls.passing) return TNM_PENDING;
+    if (walls.stuck && need <= walls.movable && t->moved_mark != e->changed &&
+        t->desc.segment_bytes != TNM_DEDICATED) {
+        t->compact = 1;
+        return TNM_PENDING; /* compaction has not said no yet */
+    }
+    if (tnmi_tier_is_off(&t->scant, e->tick) && !walls.pinned) return TNM_ERR_BACKEND;
+    return walls.sick ? TNM_ERR_BACKEND : TNM_ERR_BUDGET;
+}
+
+/* A dedicated tier has no windows: whole tensors go, oldest first. */
+static tnm_result tnmi_engine_drain_oldest(tnmi_engine *e, tnmi_plan *plan, uint32_t tier,
+                                           uint64_t need) {
+    tnmi_view view = tnmi_engine_view(e, tier);
+    tnmi_oldest oldest;
+    tnmi_tier *t = tnmi_engine_tier(e, tier);
+    uint32_t steps = 0, i;
+    unsigned char stays[TNMI_OLDEST];
+    uint64_t have = tnmi_engine_returning(e, tier) + tnmi_tier_room(t), key;
+    tnmi_wish wish;
+    if (tnmi_tier_room(t) >= need) return tnmi_engine_classify(e, plan, tier, need);
+    if (e->rehearsing) return TNM_PENDING;
+    memset(&wish, 0, sizeof wish);
+    wish.before = plan->before;
+    wish.guess = plan->guess;
+    oldest.count = 0;
+    oldest.more = 0;
+    while (have < need && tnmi_engine_pop_oldest(e, &view, &oldest, &steps)) {
+        const tnmi_replica *replica =
+            tnmi_tensor_replica(&e->tensors, tier, oldest.index[oldest.count - 1]);
+        const tnmi_segment *s = tnmi_tier_segment(&e->tiers, replica->segment);
+        stays[oldest.count - 1] =
+            s->state != TNMI_SEGMENT_LIVE || !tnmi_policy_may_take(&view, &wish, replica, &key);
+        if (!stays[oldest.count - 1]) have += s->size;
+    }
+    tnmi_engine_put_back(e, tier, &oldest);
+    if (oldest.more) e->changed++;
+    if (have < need) return oldest.more ? TNM_PENDING : tnmi_engine_classify(e, plan, tier, need);
+    for (i = 0; i < oldest.count; i++) {
+        const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, oldest.index[i]);
+        if (!stays[i]) tnmi_engine_drain_segment(e, tier, replica->segment);
+    }
+    return TNM_PENDING;
+}
+
+static tnm_result tnmi_engine_find_dedicated(tnmi_engine *e, tnmi_plan *plan, uint32_t op_index) {
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    tnmi_tier *t = tnmi_engine_tier(e, op->tier);
+    void *item = tnmi_engine_content(e, op->content)->user;
+    uint64_t need = (uint64_t)op->need * t->granule;
+    uint32_t own = tnmi_engine_own_segment(e, op->tier, item, need);
+    if (own != TNMI_NONE) return tnmi_engine_place_dedicated(e, op_index, own);
+    tnm_result r = tnmi_engine_want_segment(e, op->tier, need, item);
+    if (r != TNM_ERR_BUDGET) return r;
+    return tnmi_engine_drain_oldest(e, plan, op->tier, need);
+}
+
+/* A place for a transfer: a free gap, a new segment, a window of victims. OK: placed, or waiting
+ * for its window. PENDING: nothing yet. BUDGET and others: not. */
+static tnm_result tnmi_engine_find_place(tnmi_engine *e, tnmi_plan *plan, uint32_t op_index,
+                                         int clean) {
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    tnmi_tier *t = tnmi_engine_tier(e, op->tier);
+    tnmi_wish wish;
+    tnmi_window window;
+    const tnmi_tensor *content = tnmi_engine_content(e, op->content);
+    uint32_t kept = tnmi_tensor_field(content, TNMI_KEPT_SHIFT, 7);
+    memset(&wish, 0, sizeof wish);
+    tnmi_engine_shape_room(e, op->content, op->tier, op, &wish.room);
+    uint64_t need = (uint64_t)op->need * t->granule;
+    if (!tnmi_tier_can_ever(t, need)) {
+        plan->short_on = op->tier;
+        plan->need = need;
+        return TNM_ERR_BUDGET;
+    }
+    tnm_result r = tnmi_engine_table(e, &t->space.nodes, 4);
+    if (r != TNM_OK) return r;
+    if (t->desc.segment_bytes == TNM_DEDICATED)
+        return tnmi_engine_find_dedicated(e, plan, op_index);
+    wish.room.high = kept == 0 && t->kept_bytes > 0;
+    uint32_t node = tnmi_space_find(&t->space, &wish.room);
+    if (node != TNMI_NONE) {
+        tnmi_space_take(&t->space, node, &wish.room, op->replica);
+        tnmi_engine_settle(e, op_index, node);
+        return TNM_OK;
+    }
+    r = tnmi_engine_want_segment(e, op->tier, need, NULL);
+    if (r != TNM_ERR_BUDGET) return r;
+    wish.before = plan->before;
+    wish.guess = plan->guess || clean;
+    wish.clean = clean;
+    wish.low = kept == op->tier + 1 && t->space.nodes.live <= TNMI_WALK_NODES;
+    r = tnmi_engine_find_window(e, op->tier, &wish, &window);
+    if (r == TNM_OK) tnmi_engine_open_window(e, op_index, &window);
+    if (r != TNM_ERR_BUDGET) return r;
+    if (wish.room.align > 1) { /* anywhere, then; what does not line up goes through staging */
+        op->loose = 1;
+        return tnmi_engine_find_place(e, plan, op_index, clean);
+    }
+    if (!plan->guess && !clean && need > tnmi_space_largest(&t->space) * t->granule) {
+        uint64_t widest = 0; /* would an empty segment hold it? */
+        for (uint32_t i = t->segments; i != TNMI_NONE; i = tnmi_tier_segment(&e->tiers, i)->next)
+            if (tnmi_tier_segment(&e->tiers, i)->state == TNMI_SEGMENT_LIVE)
+                widest = tnmi_base_max(widest, tnmi_tier_segment(&e->tiers, i)->size);
+        if (widest > 0 && need > widest && need > tnmi_tier_room(t) &&
+            (e->rehearsing || tnmi_engine_make_ledger(e, op->tier, need, 0)))
+            return TNM_PENDING;
+    }
+    return tnmi_engine_classify(e, plan, op->tier, need);
+}
+
+/* The first tier down the spill path that can take the bytes; its own writable memory if it has
+ * one there, or off the path. TNMI_NONE = nowhere. */
+static uint32_t tnmi_engine_leg_tier(const tnmi_engine *e, uint32_t content, uint32_t tier) {
+    for (int u = tnmi_engine_tier(e, tier)->spill; u >= 0;
+         u = tnmi_engine_tier(e, (uint32_t)u)->spill) {
+        const tnmi_tier *t = tnmi_engine_tier(e, (uint32_t)u);
+        const tnmi_replica *there = tnmi_engine_on(e, content, (uint32_t)u);
+        uint64_t placed = tnmi_tier_placed(t, tnmi_engine_content(e, content)->bytes, 0);
+        if (there || tnmi_tier_can_ever(t, placed)) return (uint32_t)u;
+    }
+    for (uint32_t u = 0; u < e->tiers.count; u++)
+        if (u != tier && tnmi_tensor_is_home(tnmi_engine_on(e, content, u))) return u;
+    return TNMI_NONE;
+}
+
+/* A write-back of a content that is dirty on `tier`: joins one that is under way. */
+static tnm_result tnmi_engine_want_leg(tnmi_engine *e, tnmi_plan *plan, uint32_t content,
+                                       uint32_t tier) {
+    uint32_t down = tnmi_engine_leg_tier(e, content, tier), op;
+    if (down == TNMI_NONE) {
+        plan->short_on = tier;
+        return TNM_ERR_BUDGET;
+    }
+    tnmi_replica *there = tnmi_engine_on(e, content, down);
+    if (tnmi_engine_is_busy(there)) {
+        tnmi_move_raise(&e->move, there->offset, plan->class_, plan->step);
+        return TNM_OK;
+    }
+    return tnmi_engine_new_op(e, plan, content, down, TNMI_OP_FILL, &op);
+}
+
+/* The write-backs a transfer's window waits for. */
+static tnm_result tnmi_engine_want_legs(tnmi_engine *e, tnmi_plan *plan, uint32_t op_index) {
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    uint32_t tier = op->tier, node = op->window, end = op->window_end, at;
+    if (node == TNMI_NONE) return TNM_OK;
+    const tnmi_space *space = &tnmi_engine_tier(e, tier)->space;
+    do {
+        const tnmi_node *n = tnmi_space_node(space, node);
+        at = n->offset + tnmi_space_size(n);
+        node = n->next;
+        if (tnmi_space_kind(n) != TNMI_SPACE_USED || n->a == TNMI_NONE) continue;
+        tnmi_view view = tnmi_engine_view(e, tier);
+        const tnmi_replica *victim = tnmi_tensor_replica(&e->tensors, tier, n->a);
+        uint32_t content = victim->content;
+        if (!tnmi_policy_is_dirty(&view, content, tier)) continue;
+        if (tnmi_tensor_advice(tnmi_engine_content(e, content)) & TNM_DROPPABLE) continue;
+        tnm_result r = tnmi_engine_want_leg(e, plan, content, tier);
+        if (r != TNM_OK) return r;
+    } while (at < end);
+    return TNM_OK;
+}
+
+/* Everything as before: no plan that failed becomes possible by it. */
+static void tnmi_engine_undo(tnmi_engine *e, tnmi_plan *plan) {
+    uint64_t changed = e->changed;
+    while (plan->head != TNMI_NONE) {
+        uint32_t next = tnmi_engine_op(e, plan->head)->plan;
+        tnmi_engine_abandon(e, plan->head);
+        plan->head = next;
+    }
+    plan->tail = TNMI_NONE;
+    e->changed = changed;
+}
+
+/* Find a place for every transfer of the plan from `from` on, and for the write-backs they wait
+ * for: bottom-up is not needed, since nothing moves before all of it stands. */
+static tnm_result tnmi_engine_place_all(tnmi_engine *e, tnmi_plan *plan, uint32_t from) {
+    for (uint32_t i = from; i != TNMI_NONE; i = tnmi_engine_op(e, i)->plan) {
+        if (tnmi_engine_op(e, i)->state != TNMI_OP_ROOM) continue;
+        if (tnmi_engine_op(e, i)->window != TNMI_NONE) continue;
+        tnm_result r = tnmi_engine_find_place(e, plan, i, 0);
+        if (r == TNM_OK) r = tnmi_engine_want_legs(e, plan, i);
+        if (r != TNM_OK) return r;
+    }
+    return TNM_OK;
+}
+
+/* Into the queue of its class; a DISCARD that needs no zeros only waits for its grant. */
+static void tnmi_engine_enqueue(tnmi_engine *e, uint32_t op_index) {
+    const tnmi_op *op = tnmi_engine_op(e, op_index);
+    if (op->kind == TNMI_OP_BUILD &&
+        !(tnmi_tensor_advice(tnmi_engine_content(e, op->content)) & TNM_SCRUB))
+        tnmi_move_unqueue(&e->move, op_index);
+    else
+        tnmi_move_enqueue(&e->move, op_index, (int)op->class_);
+}
+
+/* The plan stands: its transfers enter their queues. */
+static void tnmi_engine_commit(tnmi_engine *e, tnmi_plan *plan) {
+    for (uint32_t i = plan->head; i != TNMI_NONE;) {
+        tnmi_op *op = tnmi_engine_op(e, i);
+        uint32_t index = i;
+        i = op->plan;
+        op->plan = TNMI_NONE;
+        if (!op->claims || op->state != TNMI_OP_ROOM) op->request = TNMI_NONE;
+        tnm_event *event = tnmi_engine_event(e, TNM_EVENT_LOAD, op->tier, op->content);
+        if (event) event->class_ = op->class_;
+        if (op->state == TNMI_OP_ROOM)
+            tnmi_move_enqueue(&e->move, index, TNMI_MOVE_ROOM);
+        else
+            tnmi_engine_enqueue(e, index);
+    }
+    plan->head = plan->tail = TNMI_NONE;
+}
+
+/* On the way up from far below, a stop on the next tier of the path: it costs no more than staging
+ * and leaves the bytes nearer. Only where it displaces nothing better; never required. */
+static void tnmi_engine_want_via(tnmi_engine *e, tnmi_plan *plan, uint32_t content, uint32_t tier) {
+    int m = tnmi_engine_tier(e, tier)->spill;
+    tnmi_view view = tnmi_engine_view(e, tier);
+    uint32_t source = tnmi_policy_survivor(&view, content, tier), op, tail;
+    if (m < 0 || source == TNMI_NONE || e->cost_in[source] <= e->cost_in[m]) return;
+    if (tnmi_engine_on(e, content, (uint32_t)m) || source == (uint32_t)m) return;
+    tail = plan->tail;
+    if (tnmi_engine_new_op(e, plan, content, (uint32_t)m, TNMI_OP_FILL, &op) != TNM_OK) return;
+    uint64_t before = plan->before;
+    plan->before = tnmi_base_min(before, tnmi_base_peek64(&e->clock));
+    tnm_result r = tnmi_engine_find_place(e, plan, op, 1);
+    plan->before = before;
+    if (r == TNM_OK) {
+        tnmi_engine_op(e, op)->via = 1;
+        tnmi_engine_want_via(e, plan, content, (uint32_t)m);
+        return;
+    }
+    tnmi_engine_abandon(e, op);
+    plan->tail = tail;
+    if (tail == TNMI_NONE)
+        plan->head = TNMI_NONE;
+    else
+        tnmi_engine_op(e, tail)->plan = TNMI_NONE;
+    e->grow = NULL;
+}
+
+/* ---- requests: sets that wait ---- */
+static tnmi_request *tnmi_engine_request(const tnmi_engine *e, uint32_t index) {
+    return (tnmi_request *)tnmi_store_at(&e->requests, index);
+}
+
+static tnmi_member *tnmi_engine_member(const tnmi_engine *e, uint32_t index) {
+    return (tnmi_member *)tnmi_store_at(&e->members, index);
+}
+
+static uint64_t tnmi_engine_hash(const tnm_use *set, int count) {
+    uint64_t hash = (uint64_t)count;
+    for (int i = 0; i < count; i++) {
+        hash = tnmi_base_mix(hash, set[i].tensor.id);
+        hash = tnmi_base_mix(hash, (uint64_t)set[i].tier << 8 | (uint64_t)set[i].access);
+    }
+    return hash;
+}
+
+static uint32_t *tnmi_engine_member_next(void *of, uint32_t index) {
+    return &tnmi_engine_member((tnmi_engine *)of, index)->next;
+}
+
+static int tnmi_engine_member_before(void *of, uint32_t a, uint32_t b) {
+    const tnmi_engine *e = (const tnmi_engine *)of;
+    return tnmi_engine_member(e, a)->bytes > tnmi_engine_member(e, b)->bytes;
+}
+
+/* DISCARD through a view that does not cover its content acts as WRITE. */
+static tnm_access tnmi_engine_access(const tnmi_engine *e, uint32_t name, uint32_t content,
+                                     tnm_access access) {
+    if (access != TNM_DISCARD || name == content) return access;
+    return tnmi_engine_content(e, name)->bytes == tnmi_engine_content(e, content)->bytes
+               ? TNM_DISCARD
+               : TNM_WRITE;
+}
+
+static int tnmi_engine_stronger(tnm_access a, tnm_access b) {
+    if (a == TNM_READ || b == TNM_READ) return a == TNM_READ ? (int)b : (int)a;
+    return a == TNM_WRITE || b == TNM_WRITE ? TNM_WRITE : TNM_DISCARD;
+}
+
+static void tnmi_engine_free_members(tnmi_engine *e, uint32_t members) {
+    while (members != TNMI_NONE) {
+        uint32_t next = tnmi_engine_member(e, members)->next;
+        tnmi_store_give(&e->members, members);
+        members = next;
+    }
+}
+
+/* Is one content wanted on two tiers, and to be written on one of them? */
+static int tnmi_engine_is_torn(const tnmi_engine *e, uint32_t members) {
+    for (uint32_t m = members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
+        for (uint32_t n = members; n != TNMI_NONE; n = tnmi_engine_member(e, n)->next)
+            if (tnmi_engine_member(e, n)->content == tnmi_engine_member(e, m)->content &&
+                tnmi_engine_member(e, n)->tier != tnmi_engine_member(e, m)->tier &&
+                tnmi_engine_member(e, n)->access != TNM_READ)
+                return 1;
+    return 0;
+}
+
+/* The set with duplicates and views merged, by a mark in each content's slot. Handles were checked.
+ * ARGUMENT: the same content on two tiers, one of them to be written. */
+static tnm_result tnmi_engine_gather(tnmi_engine *e, const tnm_use *set, int count, uint32_t *out) {
+    uint32_t head = TNMI_NONE;
+    tnm_result r = tnmi_engine_table(e, &e->members, (uint32_t)count);
+    *out = TNMI_NONE;
+    if (r != TNM_OK) return r;
+    int twice = 0;
+    for (int i = 0; i < count; i++) {
+        tnm_result why;
+        uint64_t offset;
+        uint32_t name = tnmi_tensor_find(&e->tensors, set[i].tensor.id, &why), at;
+        uint32_t content = tnmi_tensor_content(&e->tensors, name, &offset);
+        tnm_access access = tnmi_engine_access(e, name, content, set[i].access);
+        tnmi_tensor *tensor = tnmi_engine_content(e, content);
+        for (at = tensor->mark; at != 0; at = tnmi_engine_member(e, at - 1)->next == TNMI_NONE
+                                                  ? 0
+                                                  : tnmi_engine_member(e, at - 1)->next + 1) {
+            tnmi_member *same = tnmi_engine_member(e, at - 1);
+            if (same->content != content) continue;
+            if (same->tier == (uint32_t)set[i].tier) break;
+            twice = 1;
+        }
+        if (at != 0) {
+            tnmi_member *same = tnmi_engine_member(e, at - 1);
+            same->access = (uint8_t)tnmi_engine_stronger((tnm_access)same->access, access);
+            continue;
+        }
+        uint32_t index = tnmi_store_take(&e->members);
+        tnmi_member *member = tnmi_engine_member(e, index);
+        memset(member, 0, sizeof *member);
+        member->content = content;
+        member->tier = (uint32_t)set[i].tier;
+        member->access = (uint8_t)access;
+        member->bytes = tensor->bytes;
+        member->found = 0xff;
+        member->next = head;
+        head = index;
+        if (tensor->mark == 0) tensor->mark = index + 1;
+    }
+    for (uint32_t m = head; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
+        tnmi_engine_content(e, tnmi_engine_member(e, m)->content)->mark = 0;
+    if (twice && tnmi_engine_is_torn(e, head)) r = TNM_ERR_ARGUMENT;
+    if (r != TNM_OK) {
+        tnmi_engine_free_members(e, head);
+        return r;
+    }
+    tnmi_order order;
+    order.of = e;
+    order.next = tnmi_engine_member_next;
+    order.before = tnmi_engine_member_before;
+    *out = tnmi_store_sort(&order, head);
+    return TNM_OK;
+}
+
+static tnm_result tnmi_engine_new_request(tnmi_engine *e, const tnm_use *set, int count,
+                                          int calling, uint32_t *out) {
+    uint32_t members;
+    *out = TNMI_NONE;
+    tnm_result r = tnmi_engine_table(e, &e->requests, 1);
+    if (r == TNM_OK) r = tnmi_engine_gather(e, set, count, &members);
+    if (r != TNM_OK) return r;
+    uint32_t index = tnmi_store_take(&e->requests);
+    tnmi_request *request = tnmi_engine_request(e, index);
+    memset(request, 0, sizeof *request);
+    request->members = members;
+    request->calling = calling;
+    request->hash = tnmi_engine_hash(set, count);
+    request->lapse = e->tick + TNMI_LAPSE_TICKS;
+    request->class_ = TNM_CLASS_DEMAND;
+    request->result = TNM_PENDING;
+    request->short_on = TNMI_NONE;
+    request->next = TNMI_NONE;
+    request->prev = e->newest_request;
+    if (e->newest_request == TNMI_NONE)
+        e->oldest_request = index;
+    else
+        tnmi_engine_request(e, e->newest_request)->next = index;
+    e->newest_request = index;
+    uint32_t *bucket = &e->bucket[request->hash % TNMI_BUCKETS];
+    request->chain = calling ? TNMI_NONE : *bucket;
+    if (!calling) *bucket = index;
+    *out = index;
+    return TNM_OK;
+}
+
+/* The unanswered try_ request of this very set, or TNMI_NONE. */
+static uint32_t tnmi_engine_find_request(const tnmi_engine *e, const tnm_use *set, int count) {
+    uint64_t hash = tnmi_engine_hash(set, count);
+    uint32_t index = e->bucket[hash % TNMI_BUCKETS];
+    while (index != TNMI_NONE && tnmi_engine_request(e, index)->hash != hash)
+        index = tnmi_engine_request(e, index)->chain;
+    return index;
+}
+
+/* The builder is gone, readers wait: they get the old bytes, or learn that there are none. */
+static void tnmi_engine_orphan_build(tnmi_engine *e, uint32_t index) {
+    tnmi_op *op = tnmi_engine_op(e, index);
+    if (tnmi_tensor_is_empty(&e->tensors, op->content)) {
+        tnmi_engine_fail(e, index, TNM_ERR_EMPTY);
+        if (op->out == 0) tnmi_engine_drained(e, index);
+        return;
+    }
+    if (op->out > 0) return; /* zeros are on their way: the next round asks again */
+    op->kind = TNMI_OP_FILL;
+    op->next = op->done = 0;
+    if (op->state != TNMI_OP_ROOM) {
+        op->state = TNMI_OP_PLACED;
+        tnmi_engine_enqueue(e, index);
+    }
+}
+
+static void tnmi_engine_release_member(tnmi_engine *e, tnmi_member *member) {
+    tnmi_replica *replica = tnmi_engine_on(e, member->content, member->tier);
+    if (!member->claimed) return;
+    member->claimed = 0;
+    if (!replica) return;
+    if (!tnmi_engine_is_busy(replica)) {
+        tnmi_engine_unclaim_ready(e, member->tier, replica);
+        return;
+    }
+    tnmi_op *op = tnmi_engine_filling(e, replica);
+    uint32_t index = replica->offset;
+    if (op->claims > 0) op->claims--;
+    if (op->claims == 0 && (op->kind == TNMI_OP_BUILD || op->state == TNMI_OP_ROOM))
+        tnmi_engine_cancel_op(e, index);
+    else if (op->claims > 0 && op->kind == TNMI_OP_BUILD && op->state != TNMI_OP_DRAINING &&
+             member->access == TNM_DISCARD)
+        tnmi_engine_orphan_build(e, index);
+}
+
+/* Nothing is held any more; the request stays. */
+static void tnmi_engine_release_claims(tnmi_engine *e, uint32_t index) {
+    tnmi_request *request = tnmi_engine_request(e, index);
+    for (uint32_t m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
+        tnmi_engine_release_member(e, tnmi_engine_member(e, m));
+    request->admitted = 0;
+}
+
+static void tnmi_engine_end_request(tnmi_engine *e, uint32_t index) {
+    tnmi_engine_release_claims(e, index);
+    tnmi_request *request = tnmi_engine_request(e, index);
+    for (uint32_t i = e->move.queue[TNMI_MOVE_ROOM].head; i != TNMI_NONE;) {
+        tnmi_op *op = tnmi_engine_op(e, i);
+        i = op->next_op;
+        if (op->request == index) op->request = TNMI_NONE;
+    }
+    tnmi_engine_free_members(e, request->members);
+    if (request->prev == TNMI_NONE)
+        e->oldest_request = request->next;
+    else
+        tnmi_engine_request(e, request->prev)->next = request->next;
+    if (request->next == TNMI_NONE)
+        e->newest_request = request->prev;
+    else
+        tnmi_engine_request(e, request->next)->prev = request->prev;
+    if (!request->calling) {
+        uint32_t *at = &e->bucket[request->hash % TNMI_BUCKETS];
+        while (*at != index)
+            at = &tnmi_engine_request(e, *at)->chain;
+        *at = request->chain;
+    }
+    tnmi_store_give(&e->requests, index);
+    e->changed++;
+}
+
+/* ---- admission ---- */
+/* May this member be had at all, as things stand? OK, or the error. Transfers to other tiers that
+ * a write would make stale are taken back. */
+static tnm_result tnmi_engine_may_use(tnmi_engine *e, const tnmi_member *member) {
+    tnmi_tensor *tensor = tnmi_engine_content(e, member->content);
+    int writes = member->access != TNM_READ;
+    if (member->access != TNM_DISCARD) {
+        if (tensor->flags & TNMI_BROKEN) return TNM_ERR_LOST;
+        if (tnmi_tensor_is_empty(&e->tensors, member->content)) return TNM_ERR_EMPTY;
+    }
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        tnmi_replica *other = tnmi_engine_on(e, member->content, t);
+        if (!other) continue;
+        uint32_t index = tnmi_engine_index(e, member->content, t);
+        if (t == member->tier) {
+            if (tnmi_base_peek64(&other->word) & TNMI_LOST) return TNM_ERR_BUSY;
+            if (writes && tnmi_tensor_is_lent(&e->tensors, other)) return TNM_ERR_BUSY;
+            continue;
+        }
+        if (tnmi_engine_live_pins(e, t, index, !writes)) return TNM_ERR_BUSY;
+    }
+    return TNM_OK;
+}
+
+static void tnmi_engine_stop_others(tnmi_engine *e, const tnmi_member *member) {
+    if (member->access == TNM_READ || e->rehearsing) return;
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        tnmi_replica *other = tnmi_engine_on(e, member->content, t);
+        if (t != member->tier && tnmi_engine_is_busy(other))
+            tnmi_engine_cancel_op(e, other->offset);
+    }
+}
+
+/* Make the member's bytes come: found, joined, or planned. */
+static tnm_result tnmi_engine_want_member(tnmi_engine *e, tnmi_plan *plan, tnmi_member *member) {
+    tnmi_replica *replica = tnmi_engine_on(e, member->content, member->tier);
+    uint8_t found = TNM_FOUND_MISS;
+    uint32_t op;
+    if (tnmi_tensor_is_home(replica)) replica = NULL;
+    if (replica && tnmi_engine_is_busy(replica)) {
+        if (tnmi_engine_filling(e, replica)->state == TNMI_OP_DRAINING) return TNM_PENDING;
+        found = TNM_FOUND_LATE;
+        tnmi_move_raise(&e->move, replica->offset, TNM_CLASS_DEMAND, plan->step);
+        if (tnmi_engine_filling(e, replica)->fresh) tnmi_engine_filling(e, replica)->fresh = 0;
+    } else if (replica)
+        found = TNM_FOUND_HIT;
+    if (member->found == 0xff) member->found = found;
+    if (replica) {
+        tnmi_engine_claim(e, member->tier, replica);
+        member->claimed = 1;
+        return TNM_OK;
+    }
+    tnmi_op_kind kind = member->access == TNM_DISCARD ? TNMI_OP_BUILD : TNMI_OP_FILL;
+    if (kind == TNMI_OP_FILL && member->access == TNM_READ)
+        tnmi_engine_want_via(e, plan, member->content, member->tier);
+    tnm_result r = tnmi_engine_new_op(e, plan, member->content, member->tier, kind, &op);
+    if (r != TNM_OK) return r;
+    tnmi_engine_op(e, op)->claims = 1;
+    member->claimed = 1;
+    return TNM_OK;
+}
+
+/* What live pins alone forbid to the whole set is refused at once. */
+static int tnmi_engine_is_hopeless(tnmi_engine *e, const tnmi_request *request, tnmi_plan *plan) {
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        uint64_t need = 0;
+        int absent = 0;
+        for (uint32_t m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next) {
+            const tnmi_member *member = tnmi_engine_member(e, m);
+            const tnmi_replica *there = tnmi_engine_on(e, member->content, t);
+            if (member->tier != t ||
+                (there && there->node == TNMI_NONE && !tnmi_engine_is_busy(there)))
+                continue;
+            absent |= member->tier == t && !there;
+            need += tnmi_tier_placed(tnmi_engine_tier(e, t), member->bytes, 0);
+        }
+        if (!absent || need <= tnmi_base_less(tnmi_engine_tier(e, t)->budget,
+                                              tnmi_engine_tier(e, t)->set_aside))
+            continue;
+        plan->short_on = t;
+        plan->need = need;
+        return 1;
+    }
+    return 0;
+}
+
+/* Among those that wait for room on a tier the oldest goes first. */
+static int tnmi_engine_is_behind(const tnmi_engine *e, uint32_t index) {
+    for (uint32_t r = e->oldest_request; r != index; r = tnmi_engine_request(e, r)->next) {
+        const tnmi_request *older = tnmi_engine_request(e, r);
+        if (older->admitted || older->result != TNM_PENDING || !older->calling) continue;
+        for (uint32_t m = tnmi_engine_request(e, index)->members; m != TNMI_NONE;) {
+            const tnmi_member *member = tnmi_engine_member(e, m);
+            m = member->next;
+            if (member->tier == older->short_on &&
+                !tnmi_engine_on(e, member->content, member->tier))
+                return 1;
+        }
+    }
+    return 0;
+}
+
+/* Does a member stand in the window of an admitted request? A set of hits may take it
+ * from there; one that needs room as well waits, or the two would break each other for ever. */
+static int tnmi_engine_is_doomed(const tnmi_engine *e, const tnmi_request *request) {
+    int doomed = 0, absent = 0;
+    for (uint32_t m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next) {
+        const tnmi_member *member = tnmi_engine_member(e, m);
+        const tnmi_replica *replica = tnmi_engine_on(e, member->content, member->tier);
+        absent |= !tnmi_tensor_is_ready(replica);
+        if (!tnmi_tensor_is_ready(replica) || replica->node == TNMI_NONE) continue;
+        uint32_t mark =
+            tnmi_space_node(&tnmi_engine_tier(e, member->tier)->space, replica->node)->b;
+        if (mark == 0 || (mark & TNMI_CLAIMED)) continue;
+        doomed |= tnmi_engine_op(e, mark - 1)->request != TNMI_NONE;
+    }
+    return doomed && absent;
+}
+
+static tnm_result tnmi_engine_plan_request(tnmi_engine *e, uint32_t index, tnmi_plan *plan) {
+    tnmi_request *request = tnmi_engine_request(e, index);
+    tnm_result r;
+    uint32_t m;
+    if (tnmi_engine_is_doomed(e, request)) return TNM_PENDING;
+    for (m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
+        if ((r = tnmi_engine_may_use(e, tnmi_engine_member(e, m))) != TNM_OK) return r;
+    if (tnmi_engine_is_hopeless(e, request, plan)) return TNM_ERR_BUDGET;
+    if (tnmi_engine_is_behind(e, index)) return TNM_PENDING;
+    for (m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
+        tnmi_engine_stop_others(e, tnmi_engine_member(e, m));
+    for (m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
+        if (tnmi_engine_on(e, tnmi_engine_member(e, m)->content, tnmi_engine_member(e, m)->tier))
+            if ((r = tnmi_engine_want_member(e, plan, tnmi_engine_member(e, m))) != TNM_OK &&
+                r != TNM_PENDING)
+                return r;
+    for (m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
+        if (!tnmi_engine_member(e, m)->claimed &&
+            (r = tnmi_engine_want_member(e, plan, tnmi_engine_member(e, m))) != TNM_OK)
+            return r;
+    return tnmi_engine_place_all(e, plan, plan->head);
+}
+
+static void tnmi_engine_mark_members(tnmi_engine *e, const tnmi_request *request, uint32_t mark) {
+    for (uint32_t m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
+        tnmi_engine_content(e, tnmi_engine_member(e, m)->content)->mark = mark;
+}
+
+/* One attempt to admit a request, whole or not at all. OK, PENDING, ABSENT (a table must grow), or
+ * the error, which is also remembered in the request. */
+static tnm_result tnmi_engine_admit(tnmi_engine *e, uint32_t index) {
+    tnmi_request *request = tnmi_engine_request(e, index);
+    tnmi_plan plan = tnmi_engine_plan(index, request->class_, 0);
+    request->round = e->round;
+    request->seen = e->changed;
+    tnmi_engine_mark_members(e, request, 1);
+    tnm_result r = tnmi_engine_plan_request(e, index, &plan);
+    tnmi_engine_mark_members(e, request, 0);
+    if (r == TNM_OK) {
+        tnmi_engine_commit(e, &plan);
+        request->admitted = 1;
+        request->short_on = TNMI_NONE;
+        request->lapse = TNMI_NEVER;
+        e->changed++;
+        return TNM_OK;
+    }
+    uint64_t before = e->changed;
+    for (uint32_t i = plan.head; i != TNMI_NONE; i = tnmi_engine_op(e, i)->plan)
+        if (tnmi_engine_op(e, i)->claims) tnmi_engine_op(e, i)->claims = 0;
+    tnmi_engine_undo(e, &plan);
+    tnmi_engine_release_claims(e, index);
+    e->changed = before; /* undone: nothing became possible */
+    request->seen = e->changed;
+    request->short_on = plan.short_on;
+    if (r == TNM_PENDING || r == TNM_ABSENT) return r;
+    request->result = r;
+    e->last.result = r;
+    e->last.tier = plan.short_on;
+    e->last.need = plan.need;
+    uint32_t first = request->members == TNMI_NONE
+                         ? TNMI_NONE
+                         : tnmi_engine_member(e, request->members)->content;
+    tnm_event *event = tnmi_engine_event(e, TNM_EVENT_REFUSE, plan.short_on, first);
+    if (event) event->result = r;
+    return r;
+}
+
+/* ---- the grant ---- */
+/* A transfer that only has to be granted: DISCARD's place is ready. */
+static int tnmi_engine_is_built(const tnmi_engine *e, const tnmi_replica *replica) {
+    const tnmi_op *op = tnmi_engine_filling(e, replica);
+    if (op->kind != TNMI_OP_BUILD || op->state == TNMI_OP_ROOM || op->state == TNMI_OP_DRAINING)
+        return 0;
+    int scrub = (tnmi_tensor_advice(tnmi_engine_content(e, op->content)) & TNM_SCRUB) != 0;
+    return !scrub || op->done == op->bytes;
+}
+
+/* OK if the member can be granted now, PENDING if not yet, BUSY if a live pin forbids it. */
+static tnm_result tnmi_engine_can_grant(tnmi_engine *e, const tnmi_member *member) {
+    tnmi_replica *replica = tnmi_engine_on(e, member->content, member->tier);
+    if (!replica || tnmi_tensor_is_home(replica)) return TNM_ABSENT;
+    uint64_t word = tnmi_base_load64(&replica->word);
+    if (tnmi_tensor_is(word, TNMI_BUSY) &&
+        !(member->access == TNM_DISCARD && tnmi_engine_is_built(e, replica)))
+        return TNM_PENDING;
+    if (word & TNMI_LOST) return TNM_ERR_LOST;
+    if (tnmi_tensor_pins(word) > 0xff00u || tnmi_tensor_writers(word) > 0xf0u)
+        return TNM_ERR_CAPACITY;
+    if (member->access == TNM_READ) return TNM_OK;
+    tnmi_engine_stop_others(e, member);
+    tnm_result r = word & TNMI_SOURCE ? TNM_PENDING : TNM_OK;
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        tnmi_replica *other = tnmi_engine_on(e, member->content, t);
+        if (t == member->tier || !other || tnmi_tensor_is_home(other)) continue;
+        uint32_t index = tnmi_engine_index(e, member->content, t);
+        if (tnmi_engine_is_busy(other))
+            r = TNM_PENDING;
+        else if (tnmi_engine_live_pins(e, t, index, 0))
+            return TNM_ERR_BUSY;
+        else if (tnmi_tensor_pins(tnmi_base_load64(&other->word)))
+            r = TNM_PENDING;
+    }
+    return r;
+}
+
+/* Claim (or give back) the replicas a write makes stale. 0 = a pin came first. */
+static int tnmi_engine_claim_others(tnmi_engine *e, const tnmi_member *member, int claim) {
+    for (uint32_t t = 0; member->access != TNM_READ && t < e->tiers.count; t++) {
+        tnmi_replica *other = tnmi_engine_on(e, member->content, t);
+        if (t == member->tier || !other || tnmi_tensor_is_home(other)) continue;
+        if (!claim) {
+            if (tnmi_engine_is_busy(other)) tnmi_tensor_unclaim(other);
+        } else if (!tnmi_tensor_claim(other))
+            return 0;
+    }
+    return 1;
+}
+
+static void tnmi_engine_drop_others(tnmi_engine *e, const tnmi_member *member) {
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        tnmi_replica *other = tnmi_engine_on(e, member->content, t);
+        if (t == member->tier || !other || tnmi_tensor_is_home(other)) continue;
+        tnmi_node *node = other->node == TNMI_NONE
+                              ? NULL
+                              : tnmi_space_node(&tnmi_engine_tier(e, t)->space, other->node);
+        if (node && (node->b & TNMI_CLAIMED)) node->b = 0; /* those who wait for it ask again */
+        tnmi_engine_leave(e, t, tnmi_engine_index(e, member->content, t), 0);
+    }
+}
+
+/* One pin of the caller. The member is granted and claimed. */
+static void tnmi_engine_pin(tnmi_engine *e, const tnm_use *use, uint32_t found, tnm_pinned *out) {
+    tnm_result why;
+    uint64_t offset, word, clock;
+    uint32_t name = tnmi_tensor_find(&e->tensors, use->tensor.id, &why);
+    uint32_t content = tnmi_tensor_content(&e->tensors, name, &offset), tier = (uint32_t)use->tier;
+    tnmi_replica *replica = tnmi_engine_on(e, content, tier);
+    uint64_t pin = tnmi_tensor_pin_of(use->access);
+    word = tnmi_base_peek64(&replica->word);
+    while (!tnmi_base_swap64(&replica->word, &word, (word & ~(uint64_t)TNMI_FRESH) + pin))
+        continue;
+    if (!e->threaded) tnmi_engine_advance(e);
+    clock = tnmi_base_peek64(&e->clock);
+    if (replica->node != TNMI_NONE) tnmi_base_poke64(&replica->stamp, clock);
+    tnmi_tier *t = tnmi_engine_tier(e, tier);
+    tnmi_engine_hits(e, tier, replica);
+    if (found == TNM_FOUND_HIT)
+        t->hits++;
+    else if (found == TNM_FOUND_LATE)
+        t->late++;
+    else
+        t->misses++;
+    tnmi_tensor *tensor = tnmi_engine_content(e, content);
+    if ((tnmi_tensor_advice(tensor) & 3u) == TNM_WONT_NEED)
+        tnmi_tensor_set_flags(tensor, 0, 3u << TNMI_ADVICE_SHIFT);
+    if ((tnmi_tensor_advice(tensor) & 3u) == TNM_ONCE) tnmi_tensor_mark(replica, TNMI_NOTIFY, 0);
+    out->bytes = tnmi_engine_content(e, name)->bytes;
+    out->access = use->access;
+    out->tier = use->tier;
+    out->id = (uint64_t)tnmi_tensor_recycle(word) << 32 | tnmi_engine_index(e, content, tier);
+    out->id |= (uint64_t)1 << 63;
+    out->offset = offset; /* the door completes the address */
+    tnm_event *event = tnmi_engine_event(e, TNM_EVENT_PIN, tier, content);
+    if (!event) return;
+    event->found = (int)found;
+    event->detail = (uint64_t)use->access;
+}
+
+static uint32_t tnmi_engine_found(const tnmi_engine *e, const tnmi_request *request,
+                                  const tnm_use *use) {
+    tnm_result why;
+    uint64_t offset;
+    uint32_t name = tnmi_tensor_find(&e->tensors, use->tensor.id, &why);
+    uint32_t content = tnmi_tensor_content(&e->tensors, name, &offset);
+    for (uint32_t m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next) {
+        const tnmi_member *member = tnmi_engine_member(e, m);
+        if (member->content == content && member->tier == (uint32_t)use->tier) return member->found;
+    }
+    return TNM_FOUND_MISS;
+}
+
+/* All members at once, or nothing. OK: every out[i] holds a pin. */
+static tnm_result tnmi_engine_grant(tnmi_engine *e, uint32_t index, const tnm_use *set, int count,
+                                    tnm_pinned *out) {
+    tnmi_request *request = tnmi_engine_request(e, index);
+    tnm_result worst = TNM_OK;
+    uint32_t m;
+    for (m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next) {
+        tnm_result r = tnmi_engine_can_grant(e, tnmi_engine_member(e, m));
+        if (r < 0) return request->result = r;
+        if (r == TNM_ABSENT) request->admitted = 0; /* a writer dropped it: ask anew */
+        if (r != TNM_OK) worst = TNM_PENDING;
+    }
+    if (!request->admitted) tnmi_engine_release_claims(e, index);
+    if (worst != TNM_OK) return worst;
+    for (m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
+        if (!tnmi_engine_claim_others(e, tnmi_engine_member(e, m), 1)) break;
+    if (m != TNMI_NONE) {
+        uint32_t end = tnmi_engine_member(e, m)->next;
+        for (uint32_t u = request->members; u != end; u = tnmi_engine_member(e, u)->next)
+            tnmi_engine_claim_others(e, tnmi_engine_member(e, u), 0);
+        return TNM_PENDING;
+    }
+    for (m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next) {
+        const tnmi_member *member = tnmi_engine_member(e, m);
+        tnmi_replica *replica = tnmi_engine_on(e, member->content, member->tier);
+        if (member->access != TNM_READ) tnmi_engine_drop_others(e, member);
+        if (tnmi_engine_is_busy(replica)) tnmi_engine_publish(e, replica->offset, 0);
+    }
+    if (e->threaded) tnmi_engine_advance(e);
+    for (int i = 0; i < count; i++)
+        tnmi_engine_pin(e, &set[i], tnmi_engine_found(e, request, &set[i]), &out[i]);
+    tnmi_engine_end_request(e, index);
+    return TNM_OK;
+}
+
+/* Where a request stands: admits it if it is not, grants it if it can be. */
+static tnm_result tnmi_engine_ask_request(tnmi_engine *e, uint32_t index, const tnm_use *set,
+                                          int count, tnm_pinned *out) {
+    tnmi_request *request = tnmi_engine_request(e, index);
+    if (request->result == TNM_PENDING && !request->admitted) {
+        tnm_result r = tnmi_engine_admit(e, index);
+        if (r == TNM_PENDING || r == TNM_ABSENT) return r;
+    }
+    if (request->result != TNM_PENDING) return request->result;
+    return tnmi_engine_grant(e, index, set, count, out);
+}
+
+/* ---- the hand-over: victims leave and the room is taken, in one locked step ---- */
+typedef enum tnmi_ripe { TNMI_RIPE_YES, TNMI_RIPE_WAIT, TNMI_RIPE_BROKEN } tnmi_ripe;
+
+static tnmi_ripe tnmi_engine_victim_ripe(tnmi_engine *e, uint32_t op_index, const tnmi_node *n) {
+    uint32_t tier = tnmi_engine_op(e, op_index)->tier;
+    if (n->b != op_index + 1) return TNMI_RIPE_BROKEN;
+    if (n->a == TNMI_NONE) return TNMI_RIPE_WAIT; /* being wiped */
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, n->a);
+    uint64_t word = tnmi_base_load64(&replica->word);
+    uint32_t content = replica->content, advice;
+    if (tnmi_tensor_pins(word) || !tnmi_tensor_is(word, TNMI_READY)) return TNMI_RIPE_BROKEN;
+    if (word & TNMI_SOURCE) return TNMI_RIPE_WAIT;
+    tnmi_view view = tnmi_engine_view(e, tier);
+    advice = tnmi_tensor_advice(tnmi_engine_content(e, content));
+    if (tnmi_policy_is_dirty(&view, content, tier) && !(advice & TNM_DROPPABLE)) {
+        uint32_t down = tnmi_engine_leg_tier(e, content, tier);
+        if (down == TNMI_NONE) return TNMI_RIPE_BROKEN;
+        const tnmi_replica *there = tnmi_engine_on(e, content, down);
+        if (!tnmi_engine_is_busy(there)) return TNMI_RIPE_BROKEN;
+        return tnmi_engine_filling(e, there)->error ? TNMI_RIPE_BROKEN : TNMI_RIPE_WAIT;
+    }
+    if (!(advice & TNM_SCRUB)) return TNMI_RIPE_YES;
+    if (!tnmi_tensor_claim(replica)) return TNMI_RIPE_BROKEN;
+    tnmi_engine_leave(e, tier, n->a, 1); /* its place stays in the window until it is wiped */
+    return TNMI_RIPE_WAIT;
+}
+
+static tnmi_ripe tnmi_engine_window_ripe(tnmi_engine *e, uint32_t op_index) {
+    const tnmi_op *op = tnmi_engine_op(e, op_index);
+    tnmi_ripe ripe = TNMI_RIPE_YES;
+    if (op->window == TNMI_NONE) return TNMI_RIPE_BROKEN;
+    const tnmi_space *space = &tnmi_engine_tier(e, op->tier)->space;
+    uint32_t node = op->window, at;
+    do {
+        const tnmi_node *n = tnmi_space_node(space, node);
+        at = n->offset + tnmi_space_size(n);
+        node = n->next;
+        if (tnmi_space_kind(n) != TNMI_SPACE_USED) continue;
+        tnmi_ripe one = tnmi_engine_victim_ripe(e, op_index, n);
+        if (one == TNMI_RIPE_BROKEN) return one;
+        if (one == TNMI_RIPE_WAIT) ripe = one;
+    } while (at < op->window_end);
+    return ripe;
+}
+
+/* Claim every victim of a window, or (claim 0) give back those that are. 0 = a pin came first. */
+static int tnmi_engine_claim_window(tnmi_engine *e, const tnmi_op *op, int claim) {
+    const tnmi_space *space = &tnmi_engine_tier(e, op->tier)->space;
+    uint32_t node = op->window, at;
+    do {
+        const tnmi_node *n = tnmi_space_node(space, node);
+        at = n->offset + tnmi_space_size(n);
+        node = n->next;
+        if (tnmi_space_kind(n) != TNMI_SPACE_USED) continue;
+        tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, op->tier, n->a);
+        if (!claim && tnmi_engine_is_busy(replica)) tnmi_tensor_unclaim(replica);
+        if (claim && !tnmi_tensor_claim(replica)) return 0;
+    } while (at < op->window_end);
+    return 1;
+}
+
+/* All victims are claimed: they leave together and the transfer has its place. */
+static void tnmi_engine_take_window(tnmi_engine *e, uint32_t op_index) {
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    tnmi_tier *t = tnmi_engine_tier(e, op->tier);
+    uint32_t node = op->window, at;
+    tnmi_room room;
+    do {
+        const tnmi_node *n = tnmi_space_node(&t->space, node);
+        uint32_t next = n->next;
+        at = n->offset + tnmi_space_size(n);
+        if (tnmi_space_kind(n) == TNMI_SPACE_USED) {
+            tnmi_view view = tnmi_engine_view(e, op->tier);
+            uint32_t content = tnmi_tensor_replica(&e->tensors, op->tier, n->a)->content;
+            t->evictions_clean += !tnmi_policy_is_dirty(&view, content, op->tier);
+            tnmi_engine_leave(e, op->tier, n->a, 1);
+            tnmi_engine_reap(e, content);
+        }
+        node = next;
+    } while (at < op->window_end);
+    tnmi_space_join(&t->space, op->window, op->window_end);
+    tnmi_engine_shape_room(e, op->content, op->tier, op, &room);
+    const tnmi_node *all = tnmi_space_node(&t->space, op->window);
+    uint32_t start =
+        tnmi_space_fit(all->offset, tnmi_space_size(all), room.need, room.align, room.phase, 0);
+    tnmi_space_carve(&t->space, op->window, start, room.need, op->replica);
+    node = op->window;
+    op->window = TNMI_NONE;
+    op->request = TNMI_NONE;
+    tnmi_engine_settle(e, op_index, node);
+    tnmi_engine_enqueue(e, op_index);
+}
+
+/* All windows of a request, or of one transfer on its own, in this one step. */
+static tnmi_ripe tnmi_engine_hand_over(tnmi_engine *e, uint32_t first) {
+    uint32_t request = tnmi_engine_op(e, first)->request, i, next;
+    tnmi_ripe ripe = TNMI_RIPE_YES;
+    int all = 1;
+    for (i = request == TNMI_NONE ? first : e->move.queue[TNMI_MOVE_ROOM].head; i != TNMI_NONE;
+         i = request == TNMI_NONE ? TNMI_NONE : tnmi_engine_op(e, i)->next_op) {
+        const tnmi_op *op = tnmi_engine_op(e, i);
+        if (op->request != request) continue;
+        if (tnmi_engine_table(e, &tnmi_engine_tier(e, op->tier)->space.nodes, 4) != TNM_OK)
+            return TNMI_RIPE_WAIT;
+        tnmi_ripe one = tnmi_engine_window_ripe(e, i);
+        if (one == TNMI_RIPE_BROKEN) return one;
+        if (one == TNMI_RIPE_WAIT) ripe = one;
+    }
+    if (ripe != TNMI_RIPE_YES) return ripe;
+    for (i = request == TNMI_NONE ? first : e->move.queue[TNMI_MOVE_ROOM].head;
+         all && i != TNMI_NONE;
+         i = request == TNMI_NONE ? TNMI_NONE : tnmi_engine_op(e, i)->next_op)
+        if (tnmi_engine_op(e, i)->request == request)
+            all = tnmi_engine_claim_window(e, tnmi_engine_op(e, i), 1);
+    for (i = request == TNMI_NONE ? first : e->move.queue[TNMI_MOVE_ROOM].head; i != TNMI_NONE;
+         i = next) {
+        next = request == TNMI_NONE ? TNMI_NONE : tnmi_engine_op(e, i)->next_op;
+        if (tnmi_engine_op(e, i)->request != request) continue;
+        if (all)
+            tnmi_engine_take_window(e, i);
+        else
+            tnmi_engine_claim_window(e, tnmi_engine_op(e, i), 0);
+    }
+    return all ? TNMI_RIPE_YES : TNMI_RIPE_BROKEN;
+}
+
+/* A transfer of no request lost its window: another, or none. */
+static void tnmi_engine_replan(tnmi_engine *e, uint32_t op_index) {
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    tnmi_plan plan = tnmi_engine_plan(TNMI_NONE, op->class_, op->step);
+    plan.guess = op->class_ <= TNM_CLASS_GUESS && !op->claims;
+    tnmi_engine_close_window(e, op_index);
+    tnm_result r = tnmi_engine_find_place(e, &plan, op_index, 0);
+    if (r == TNM_OK) {
+        r = tnmi_engine_want_legs(e, &plan, op_index);
+        if (r == TNM_OK) r = tnmi_engine_place_all(e, &plan, plan.head);
+        if (r != TNM_OK) tnmi_engine_close_window(e, op_index);
+    }
+    if (r != TNM_OK) tnmi_engine_undo(e, &plan);
+    tnmi_engine_commit(e, &plan);
+    if (r == TNM_OK && op->state == TNMI_OP_PLACED) tnmi_engine_enqueue(e, op_index);
+    if (r == TNM_OK || r == TNM_PENDING || r == TNM_ABSENT) return;
+    if (op->claims) {
+        tnmi_engine_fail(e, op_index, r);
+        tnmi_engine_drained(e, op_index);
+    } else
+        tnmi_engine_cancel_op(e, op_index);
+}
+
+/* Every transfer that waits for room is looked at once a round, or when something changed. */
+static void tnmi_engine_advance_rooms(tnmi_engine *e) {
+    uint32_t guard = e->move.ops.live;
+    for (uint32_t i = e->move.queue[TNMI_MOVE_ROOM].head; i != TNMI_NONE && guard-- > 0;) {
+        uint32_t next = tnmi_engine_op(e, i)->next_op, request = tnmi_engine_op(e, i)->request;
+        uint64_t live = e->move.ops.live;
+        tnmi_ripe ripe = tnmi_engine_hand_over(e, i);
+        if (ripe == TNMI_RIPE_BROKEN && request == TNMI_NONE) tnmi_engine_replan(e, i);
+        if (ripe == TNMI_RIPE_BROKEN && request != TNMI_NONE) {
+            tnmi_engine_release_claims(e, request);
+            tnmi_engine_request(e, request)->round = 0; /* planned again at once */
+        }
+        /* the queue was rearranged: begin again, which the guard bounds */
+        i = ripe == TNMI_RIPE_WAIT && live == e->move.ops.live
+                ? next
+                : (ripe == TNMI_RIPE_WAIT ? TNMI_NONE : e->move.queue[TNMI_MOVE_ROOM].head);
+    }
+}
+
+static int tnmi_engine_is_complete(const tnmi_engine *e, const tnmi_request *request) {
+    for (uint32_t m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next) {
+        const tnmi_member *member = tnmi_engine_member(e, m);
+        const tnmi_replica *replica = tnmi_engine_on(e, member->content, member->tier);
+        if (!replica) return 1;
+        if (tnmi_engine_is_busy(replica) && !tnmi_engine_is_built(e, replica)) return 0;
+    }
+    return 1;
+}
+
+/* Requests that are not admitted try again, oldest first; claims of try_ calls lapse. */
+static void tnmi_engine_advance_requests(tnmi_engine *e) {
+    for (uint32_t r = e->oldest_request; r != TNMI_NONE;) {
+        tnmi_request *request = tnmi_engine_request(e, r);
+        uint32_t index = r;
+        r = request->next;
+        if (request->admitted && !request->calling && request->lapse == TNMI_NEVER &&
+            tnmi_engine_is_complete(e, request))
+            request->lapse = e->tick + TNMI_LAPSE_TICKS;
+        if (!request->calling && request->lapse <= e->tick) {
+            tnmi_engine_end_request(e, index);
+            continue;
+        }
+        if (request->admitted || request->result != TNM_PENDING) continue;
+        if (request->round == e->round && request->seen == e->changed) continue;
+        tnmi_engine_admit(e, index);
+        if (e->grow) return;
+    }
+}
+
+/* ---- fences ---- */
+/* A pin has gone: what was only waiting for it happens now. */
+static void tnmi_engine_unpinned(tnmi_engine *e, uint32_t tier, uint32_t index, uint64_t before) {
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+    e->changed++;
+    if (tnmi_tensor_pins(before) != 1 || !(before & TNMI_NOTIFY)) return;
+    uint32_t content = replica->content;
+    tnmi_engine_rekey(e, tier, index);
+    if ((before & TNMI_LOST) && tnmi_tensor_claim(replica)) tnmi_engine_leave(e, tier, index, 0);
+    tnmi_engine_reap(e, content);
+}
+
+/* The bytes of one replica are gone for good. */
+static void tnmi_engine_lose(tnmi_engine *e, uint32_t tier, uint32_t index) {
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+    uint32_t content = replica->content;
+    tnmi_tensor_mark(replica, TNMI_LOST | TNMI_NOTIFY, 0);
+    if (tnmi_tensor_is_empty(&e->tensors, content))
+        tnmi_tensor_set_flags(tnmi_engine_content(e, content), TNMI_BROKEN, 0);
+    if (tnmi_tensor_claim(replica)) {
+        tnmi_engine_leave(e, tier, index, 0);
+        tnmi_engine_reap(e, content);
+    }
+}
+
+static void tnmi_engine_fall(tnmi_engine *e, const tnmi_fence *fence, int dead) {
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, fence->tier, fence->replica);
+    uint32_t content = replica->content;
+    for (uint32_t i = 0; i < fence->count; i++) {
+        uint64_t before = tnmi_tensor_unpin(replica, fence->write ? TNM_WRITE : TNM_READ);
+        int last = i + 1 == fence->count;
+        if (last && dead && fence->write) {
+            tnmi_engine_log(e, TNM_LOG_ERROR, TNM_ERR_LOST,
+                            "a queue died while it was writing this tensor", fence->tier, content);
+            tnmi_engine_lose(e, fence->tier, fence->replica);
+        } else if (last)
+            tnmi_engine_unpinned(e, fence->tier, fence->replica, before);
+    }
+}
+
+/* A queue has passed a value; UINT64_MAX = it is dead. */
+static void tnmi_engine_passed(tnmi_engine *e, uint32_t queue, uint64_t value) {
+    uint32_t *at = &e->fence_head[queue], before = TNMI_NONE;
+    while (*at != TNMI_NONE) {
+        uint32_t index = *at;
+        tnmi_fence fence = *(tnmi_fence *)tnmi_store_at(&e->fences, index);
+        if (fence.value > value) {
+            before = index;
+            at = &((tnmi_fence *)tnmi_store_at(&e->fences, index))->next;
+            continue;
+        }
+        *at = fence.next;
+        if (e->fence_tail[queue] == index) e->fence_tail[queue] = before;
+        tnmi_store_give(&e->fences, index);
+        e->fence_count--;
+        tnmi_engine_fall(e, &fence, value == UINT64_MAX);
+    }
+}
+
+/* The pin moves into a fence record; the record was reserved. */
+static void tnmi_engine_fence(tnmi_engine *e, uint32_t tier, uint32_t replica, int write,
+                              uint64_t fence) {
+    uint32_t queue = (uint32_t)(fence >> 56), tail = e->fence_tail[queue];
+    uint64_t value = fence & (((uint64_t)1 << 56) - 1);
+    if (tail != TNMI_NONE) {
+        tnmi_fence *last = (tnmi_fence *)tnmi_store_at(&e->fences, tail);
+        if (last->replica == replica && last->tier == tier && last->value == value &&
+            last->write == (uint32_t)write) {
+            last->count++;
+            return;
+        }
+    }
+    uint32_t index = tnmi_store_take(&e->fences);
+    tnmi_fence *record = (tnmi_fence *)tnmi_store_at(&e->fences, index);
+    record->value = value;
+    record->replica = replica;
+    record->tier = tier;
+    record->count = 1;
+    record->queue = queue;
+    record->write = (uint32_t)write;
+    record->next = TNMI_NONE;
+    if (tail == TNMI_NONE)
+        e->fence_head[queue] = index;
+    else
+        ((tnmi_fence *)tnmi_store_at(&e->fences, tail))->next = index;
+    e->fence_tail[queue] = index;
+    e->fence_count++;
+}
+
+/* ---- work nobody waits for ---- */
+/* Plan one transfer in the background. OK if it was started. */
+static tnm_result tnmi_engine_background(tnmi_engine *e, tnmi_plan *plan, uint32_t content,
+                                         uint32_t tier, int fresh) {
+    uint32_t op;
+    tnm_result r;
+    if (fresh) tnmi_engine_want_via(e, plan, content, tier);
+    r = tnmi_engine_new_op(e, plan, content, tier, TNMI_OP_FILL, &op);
+    if (r == TNM_OK) tnmi_engine_op(e, op)->fresh = fresh;
+    if (r == TNM_OK) r = tnmi_engine_place_all(e, plan, plan->head);
+    if (r != TNM_OK)
+        tnmi_engine_undo(e, plan);
+    else
+        tnmi_engine_commit(e, plan);
+    return r;
+}
+
+/* A write-back of what is dirty on `tier`, without eviction by guesses below. */
+static tnm_result tnmi_engine_write_down(tnmi_engine *e, uint32_t content, uint32_t tier,
+                                         tnm_class class_) {
+    tnmi_plan plan = tnmi_engine_plan(TNMI_NONE, class_, 0);
+    plan.guess = class_ <= TNM_CLASS_GUESS;
+    plan.before = plan.guess ? 0 : UINT64_MAX;
+    tnm_result r = tnmi_engine_want_leg(e, &plan, content, tier);
+    if (r == TNM_OK) r = tnmi_engine_place_all(e, &plan, plan.head);
+    if (r != TNM_OK)
+        tnmi_engine_undo(e, &plan);
+    else
+        tnmi_engine_commit(e, &plan);
+    return r;
+}
+
+/* Does a request wait with this content? What is fetched elsewhere would only be in its way. */
+static int tnmi_engine_is_awaited(const tnmi_engine *e, uint32_t content) {
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        const tnmi_replica *replica = tnmi_engine_on(e, content, t);
+        if (!replica) continue;
+        if (tnmi_base_peek64(&replica->word) & TNMI_CLAIM) return 1;
+        if (tnmi_engine_is_busy(replica) && tnmi_engine_filling(e, replica)->claims) return 1;
+    }
+    return 0;
+}
+
+/* Fetch for one foreseen use. 0 = this tier has no room for guesses now. */
+static int tnmi_engine_look_at(tnmi_engine *e, uint32_t use_index, uint32_t tier) {
+    tnmi_use *use = tnmi_hint_use(&e->hints, use_index);
+    const tnmi_lane *lane = &e->hints.lane[use->lane];
+    const tnmi_tensor *content = tnmi_engine_content(e, use->content);
+    tnmi_replica *there = tnmi_engine_on(e, use->content, tier);
+    int sure = !(use->flags & TNMI_USE_SINGLE) || (use->flags & TNMI_USE_SURE);
+    tnm_class class_ = sure ? TNM_CLASS_SURE : TNM_CLASS_GUESS;
+    uint64_t ticks = tnmi_hint_ticks(lane, tnmi_hint_steps(lane, use, 0));
+    uint64_t clock = tnmi_base_peek64(&e->clock);
+    if (use->access == TNM_DISCARD || (content->failed >> 16)) return 1;
+    if (tnmi_engine_is_awaited(e, use->content)) return 1;
+    if (tnmi_engine_is_busy(there)) {
+        tnmi_move_raise(&e->move, there->offset, class_, clock + ticks);
+        return 1;
+    }
+    if (there && !tnmi_tensor_is_home(there)) return 1;
+    if (tnmi_tensor_is_empty(&e->tensors, use->content)) return 1;
+    tnmi_plan plan = tnmi_engine_plan(TNMI_NONE, class_, clock + ticks);
+    plan.guess = 1;
+    plan.before = tnmi_base_less(clock, ticks);
+    tnm_result r = tnmi_engine_background(e, &plan, use->content, tier, 1);
+    if (r == TNM_OK) {
+        tnmi_engine_tier(e, tier)->prefetches++;
+        return 1;
+    }
+    if (r == TNM_ERR_BUDGET && !(use->flags & TNMI_USE_REFUSED)) {
+        use->flags |= TNMI_USE_REFUSED;
+        tnmi_engine_tier(e, tier)->prefetches_refused++;
+    }
+    return 0;
+}
+
+/* One use: its own tier as long as that has room, and the tier below further ahead. */
+static void tnmi_engine_look_use(tnmi_engine *e, uint32_t use, uint64_t *full) {
+    uint32_t content = tnmi_hint_use(&e->hints, use)->content;
+    uint32_t tier = tnmi_hint_use(&e->hints, use)->tier;
+    if (!((*full >> tier) & 1u)) {
+        if (tnmi_engine_look_at(e, use, tier)) return;
+        *full |= (uint64_t)1 << tier;
+    }
+    for (int m = tnmi_engine_tier(e, tier)->spill; m >= 0;
+         m = tnmi_engine_tier(e, (uint32_t)m)->spill) {
+        tnmi_view view = tnmi_engine_view(e, tier);
+        uint32_t source = tnmi_policy_survivor(&view, content, tier);
+        if (tnmi_engine_on(e, content, tier) || source == TNMI_NONE) return;
+        if (e->cost_in[source] <= e->cost_in[m]) return;
+        if ((*full >> m) & 1u) continue;
+        if (tnmi_engine_look_at(e, use, (uint32_t)m)) return;
+        *full |= (uint64_t)1 << m;
+    }
+}
+
+/* The schedules in order, as far ahead as later-needed bytes allow; then single uses. */
+static void tnmi_engine_look_ahead(tnmi_engine *e) {
+    uint64_t full = 0,
+             all = e->tiers.count == 64 ? ~(uint64_t)0 : ((uint64_t)1 << e->tiers.count) - 1;
+    int budget = TNMI_LOOK_USES;
+    for (uint32_t l = 0; l < TNM_MAX_LANES; l++) {
+        const tnmi_lane *lane = &e->hints.lane[l];
+        uint32_t i = lane->single;
+        for (; i != TNMI_NONE && full != all && budget > 0; budget--) {
+            uint32_t next = tnmi_hint_use(&e->hints, i)->next;
+            if (tnmi_hint_use(&e->hints, i)->flags & TNMI_USE_SURE)
+                tnmi_engine_look_use(e, i, &full);
+            i = next;
+        }
+        if (!lane->stepped) continue;
+        i = lane->cursor;
+        for (uint32_t seen = 0; seen < lane->cycle_count && full != all && budget > 0; seen++) {
+            if (i == TNMI_NONE) i = lane->cycle;
+            tnmi_engine_look_use(e, i, &full);
+            i = tnmi_hint_use(&e->hints, i)->next;
+            budget--;
+        }
+    }
+    for (uint32_t l = 0; l < TNM_MAX_LANES; l++)
+        for (uint32_t i = e->hints.lane[l].single; i != TNMI_NONE && full != all && budget-- > 0;
+             i = tnmi_hint_use(&e->hints, i)->next)
+            if (!(tnmi_hint_use(&e->hints, i)->flags & TNMI_USE_SURE))
+                tnmi_engine_look_use(e, i, &full);
+    if (e->grow && e->refused_host) e->grow = NULL;
+}
+
+/* Nothing more urgent moves: what will leave next is written down early, one at a time. */
+static void tnmi_engine_clean_ahead(tnmi_engine *e) {
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        const tnmi_tier *tier = tnmi_engine_tier(e, t);
+        tnmi_view view = tnmi_engine_view(e, t);
+        tnmi_oldest oldest;
+        uint32_t steps = 0, dirty = TNMI_NONE;
+        uint64_t content = 0;
+        if (tier->spill < 0 || view.spill_sick || tier->budget == UINT64_MAX) continue;
+        if (tier->used_bytes + tier->budget / 8 < tier->budget) continue;
+        oldest.count = 0;
+        oldest.more = 0;
+        while (oldest.count < 8 && dirty == TNMI_NONE &&
+               tnmi_engine_pop_oldest(e, &view, &oldest, &steps)) {
+            uint32_t index = oldest.index[oldest.count - 1];
+            const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, t, index);
+            if (tnmi_policy_may_leave(&view, replica) != TNMI_LEAVE_DIRTY) continue;
+            if (tnmi_engine_content(e, replica->content)->failed >> 16) continue;
+            if (tnmi_engine_is_awaited(e, replica->content)) continue;
+            dirty = index;
+            content = replica->content;
+        }
+        tnmi_engine_put_back(e, t, &oldest);
+        if (dirty == TNMI_NONE) continue;
+        if (tnmi_engine_write_down(e, (uint32_t)content, t, TNM_CLASS_WRITE_BACK) == TNM_OK) return;
+    }
+}
+
+/* Whole segments that have to go: what may leave leaves, what is dirty is written down. */
+static void tnmi_engine_drain(tnmi_engine *e, uint32_t tier, uint32_t segment, int *budget) {
+    const tnmi_space *space = &tnmi_engine_tier(e, tier)->space;
+    const tnmi_segment *s = tnmi_tier_segment(&e->tiers, segment);
+    uint32_t node = s->edge == TNMI_NONE ? TNMI_NONE : tnmi_space_node(space, s->edge)->next;
+    while (s->state == TNMI_SEGMENT_DRAINING && (*budget)-- > 0) {
+        uint32_t index = s->dedicated ? s->owner : TNMI_NONE;
+        if (!s->dedicated) {
+            const tnmi_node *n = tnmi_space_node(space, node);
+            if (tnmi_space_kind(n) == TNMI_SPACE_EDGE) return;
+            if (tnmi_space_kind(n) == TNMI_SPACE_USED) index = n->a;
+            node = n->next;
+        }
+        if (index != TNMI_NONE) {
+            tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+            tnmi_view view = tnmi_engine_view(e, tier);
+            uint32_t content = replica->content;
+            if (tnmi_engine_is_busy(replica)) {
+                tnmi_engine_cancel_op(e, replica->offset);
+            } else if (tnmi_policy_may_leave(&view, replica) == TNMI_LEAVE_DIRTY) {
+                tnmi_engine_write_down(e, content, tier, TNM_CLASS_DEMAND);
+            } else
+                tnmi_engine_try_leave(e, tier, index);
+        }
+        if (s->dedicated) return;
+    }
+}
+
+static void tnmi_engine_drain_all(tnmi_engine *e) {
+    int budget = TNMI_WALK_NODES;
+    for (uint32_t t = 0; t < e->tiers.count; t++)
+        for (uint32_t i = tnmi_engine_tier(e, t)->segments;
+             tnmi_engine_tier(e, t)->draining > 0 && i != TNMI_NONE;) {
+            uint32_t index = i;
+            i = tnmi_tier_segment(&e->tiers, i)->next;
+            tnmi_segment *s = tnmi_tier_segment(&e->tiers, index);
+            tnmi_tier *tier = tnmi_engine_tier(e, t);
+            if (s->state != TNMI_SEGMENT_DRAINING) continue;
+            if (!e->closing && s->used && tier->reserved <= tier->budget &&
+                s->asked + 1 < e->tick) {
+                tnmi_tier_revive(tier, s);
+                continue;
+            }
+            tnmi_engine_drain(e, t, index, &budget);
+            tnmi_engine_try_retire(e, index);
+        }
+}
+
+/* ---- compaction ---- */
+/* A node that may move, from the end of a segment: READY, unpinned, in nobody's way. */
+static uint32_t tnmi_engine_movable(const tnmi_engine *e, uint32_t tier, const tnmi_segment *s,
+                                    uint32_t below) {
+    const tnmi_space *space = &tnmi_engine_tier(e, tier)->space;
+    uint32_t node = below == TNMI_NONE ? tnmi_space_node(space, s->edge)->prev
+                                       : tnmi_space_node(space, below)->prev;
+    for (; node != s->edge; node = tnmi_space_node(space, node)->prev) {
+        const tnmi_node *n = tnmi_space_node(space, node);
+        if (tnmi_space_kind(n) != TNMI_SPACE_USED || n->a == TNMI_NONE || n->b != 0) continue;
+        const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, n->a);
+        uint64_t word = tnmi_base_load64(&replica->word);
+        if (!tnmi_tensor_is(word, TNMI_READY) || tnmi_tensor_pins(word)) continue;
+        if (word & (TNMI_SOURCE | TNMI_CLAIM | TNMI_LOST)) continue;
+        return node;
+    }
+    return TNMI_NONE;
+}
+
+/* Move one tensor towards the low end of its segment. 1 = under way. */
+static int tnmi_engine_shift(tnmi_engine *e, uint32_t tier, uint32_t node) {
+    tnmi_tier *t = tnmi_engine_tier(e, tier);
+    const tnmi_node *n = tnmi_space_node(&t->space, node);
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, n->a);
+    uint32_t content = replica->content, index = n->a;
+    uint32_t edge = tnmi_tier_segment(&e->tiers, replica->segment)->edge;
+    tnmi_op probe;
+    tnmi_room room;
+    probe.loose = 0;
+    tnmi_engine_shape_room(e, content, tier, &probe, &room);
+    room.need = tnmi_space_size(n);
+    for (uint32_t hole = tnmi_space_node(&t->space, edge)->next; hole != node;
+         hole = tnmi_space_node(&t->space, hole)->next) {
+        if (tnmi_space_kind(tnmi_space_node(&t->space, hole)) != TNMI_SPACE_FREE) continue;
+        if (tnmi_space_fit_node(&t->space, hole, &room) == TNMI_NONE) continue;
+        if (tnmi_engine_table(e, &t->space.nodes, 4) != TNM_OK) return 0;
+        if (tnmi_engine_table(e, &e->move.ops, 1) != TNM_OK) return 0;
+        uint64_t word = tnmi_tensor_mark(replica, TNMI_SOURCE, 0);
+        if (tnmi_tensor_pins(word)) {
+            tnmi_tensor_mark(replica, 0, TNMI_SOURCE);
+            return 0;
+        }
+        uint32_t op_index = tnmi_move_new(&e->move, TNMI_OP_SHIFT, TNM_CLASS_DEMAND, 0);
+        tnmi_op *op = tnmi_engine_op(e, op_index);
+        op->content = content;
+        op->replica = index;
+        op->tier = op->from = tier;
+        op->bytes = tnmi_engine_content(e, content)->bytes;
+        op->shift = probe.shift;
+        op->need = room.need;
+        tnmi_space_take(&t->space, hole, &room, TNMI_NONE);
+        tnmi_engine_settle(e, op_index, hole);
+        tnmi_move_enqueue(&e->move, op_index, TNM_CLASS_DEMAND);
+        e->shifts++;
+        return 1;
+    }
+    return 0;
+}
+
+static void tnmi_engine_compact(tnmi_engine *e) {
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        tnmi_tier *tier = tnmi_engine_tier(e, t);
+        if (!tier->compact || e->shifts >= TNMI_SHIFTS) continue;
+        int started = 0, looked = 64;
+        for (uint32_t i = tier->segments; i != TNMI_NONE;
+             i = tnmi_tier_segment(&e->tiers, i)->next) {
+            const tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
+            uint32_t node = TNMI_NONE;
+            if (s->state != TNMI_SEGMENT_LIVE || s->edge == TNMI_NONE || tier->no_shift) continue;
+            while (looked-- > 0 && e->shifts < TNMI_SHIFTS &&
+                   (node = tnmi_engine_movable(e, t, s, node)) != TNMI_NONE)
+                started += tnmi_engine_shift(e, t, node);
+        }
+        tier->compact = 0;
+        if (!started && e->shifts == 0) tier->moved_mark = e->changed;
+    }
+}
+
+/* The copy of a shift is done: the replica changes place, unless someone pinned it meanwhile. */
+static void tnmi_engine_end_shift(tnmi_engine *e, uint32_t op_index, int done) {
+    tnmi_op op = *tnmi_engine_op(e, op_index);
+    tnmi_tier *t = tnmi_engine_tier(e, op.tier);
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, op.tier, op.replica);
+    e->shifts--;
+    tnmi_move_delete(&e->move, op_index);
+    if (done && tnmi_tensor_claim(replica)) {
+        uint32_t node = replica->node, segment = replica->segment;
+        tnmi_node *place = tnmi_space_node(&t->space, op.place);
+        place->a = op.replica;
+        place->b = 0;
+        replica->node = op.place;
+        replica->segment = op.place_segment;
+        replica->offset = op.place_offset;
+        tnmi_tensor_unclaim(replica);
+        tnmi_engine_free_node(e, op.tier, node, segment);
+        t->compactions++;
+    } else
+        tnmi_engine_free_node(e, op.tier, op.place, op.place_segment);
+    tnmi_engine_end_source(e, op.content, op.tier);
+    tnmi_engine_reap(e, op.content);
+}
+
+/* ---- spans ---- */
+static void tnmi_engine_span_placed(const tnmi_engine *e, tnm_span *span, uint32_t tier,
+                                    uint32_t segment, uint32_t offset, uint64_t at) {
+    const tnmi_tier *t = tnmi_engine_tier(e, tier);
+    const tnmi_segment *s = tnmi_tier_segment(&e->tiers, segment);
+    memset(span, 0, sizeof *span);
+    span->backend = &t->desc.backend;
+    span->mem = s->mem;
+    span->offset = offset * t->unit + at;
+    span->host = s->host ? (char *)s->host + (size_t)span->offset : NULL;
+    span->tier = (int)tier;
+}
+
+static void tnmi_engine_span_adopted(const tnmi_engine *e, tnm_span *span,
+                                     const tnmi_region *region, uint64_t stamp, uint64_t at) {
+    memset(span, 0, sizeof *span);
+    span->backend = &tnmi_engine_tier(e, region->tier)->desc.backend;
+    span->mem = region->mem;
+    span->tier = (int)region->tier;
+    span->adopted = 1;
+    span->offset = region->by_host ? at : stamp + at;
+    if (region->by_host)
+        span->host = (char *)(uintptr_t)stamp + (size_t)at;
+    else if (region->base)
+        span->host = (char *)(region->base + (uintptr_t)span->offset);
+}
+
+/* Byte `at` of a content on a tier; a BUSY one's place is still its transfer's. */
+static void tnmi_engine_span(const tnmi_engine *e, tnm_span *span, uint32_t tier, uint32_t content,
+                             uint64_t at) {
+    const tnmi_replica *replica = tnmi_engine_on(e, content, tier);
+    if (replica->node == TNMI_NONE) {
+        tnmi_engine_span_adopted(e, span, tnmi_tensor_region(&e->tensors, replica->segment),
+                                 tnmi_base_peek64(&replica->stamp), at);
+    } else if (tnmi_engine_is_busy(replica)) {
+        const tnmi_op *op = tnmi_engine_filling(e, replica);
+        tnmi_engine_span_placed(e, span, tier, op->place_segment, op->place_offset, at);
+    } else {
+        tnmi_engine_span_placed(e, span, tier, replica->segment, replica->offset, at);
+    }
+    span->item = tnmi_engine_content(e, content)->user;
+}
+
+static void tnmi_engine_span_plain(const tnmi_op *op, tnm_span *span, uint64_t at) {
+    memset(span, 0, sizeof *span);
+    span->host = op->plain + (size_t)at;
+    span->tier = -1;
+}
+
+static void tnmi_engine_span_stage(const tnmi_engine *e, tnm_span *span, uint32_t stage,
+                                   uint64_t at) {
+    const tnmi_move *move = &e->move;
+    memset(span, 0, sizeof *span);
+    span->backend = &tnmi_engine_tier(e, move->stage_tier)->desc.backend;
+    span->mem = move->stage_mem;
+    span->offset = stage * move->stage_size + at;
+    span->host = move->stage_host ? move->stage_host + (size_t)span->offset : NULL;
+    span->tier = (int)move->stage_tier;
+}
+
+/* Where a transfer puts byte `at` of its range. */
+static void tnmi_engine_span_to(const tnmi_engine *e, const tnmi_op *op, tnm_span *span,
+                                uint64_t at) {
+    if (op->kind == TNMI_OP_READ)
+        tnmi_engine_span_plain(op, span, at);
+    else if (op->kind == TNMI_OP_SHIFT || op->kind == TNMI_OP_WIPE) {
+        tnmi_engine_span_placed(e, span, op->tier, op->place_segment, op->place_offset, at);
+        if (op->kind == TNMI_OP_SHIFT) span->item = tnmi_engine_content(e, op->content)->user;
+    } else
+        tnmi_engine_span(e, span, op->tier, op->content, op->plain_offset + at);
+}
+
+static int tnmi_engine_is_zero(const tnmi_op *op) {
+    return op->kind == TNMI_OP_BUILD || op->kind == TNMI_OP_WIPE ||
+           (op->kind == TNMI_OP_WRITE && !op->plain);
+}
+
+/* Where it takes it from; not for zeros. */
+static void tnmi_engine_span_from(const tnmi_engine *e, const tnmi_op *op, tnm_span *span,
+                                  uint64_t at) {
+    if (op->kind == TNMI_OP_WRITE)
+        tnmi_engine_span_plain(op, span, at);
+    else if (op->kind == TNMI_OP_READ)
+        tnmi_engine_span(e, span, op->tier, op->content, op->plain_offset + at);
+    else
+        tnmi_engine_span(e, span, op->from, op->content, at);
+}
+
+/* ---- transfers end ---- */
+static void tnmi_engine_end_plain(tnmi_engine *e, uint32_t op_index, tnm_result code) {
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    tnmi_move_unqueue(&e->move, op_index);
+    op->error = code;
+    op->state = TNMI_OP_DONE;
+    e->changed++;
+}
+
+static void tnmi_engine_end_wipe(tnmi_engine *e, uint32_t op_index, tnm_result code) {
+    tnmi_op op = *tnmi_engine_op(e, op_index);
+    tnmi_move_delete(&e->move, op_index);
+    if (code != TNM_OK)
+        tnmi_engine_log(e, TNM_LOG_ERROR, code, "bytes of a SCRUB tensor could not be wiped",
+                        op.tier, TNMI_NONE);
+    tnmi_engine_free_node(e, op.tier, op.place, op.place_segment);
+}
+
+/* Everything that was out has come home, or everything has arrived. */
+static void tnmi_engine_end_op(tnmi_engine *e, uint32_t op_index) {
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    int failed = op->state == TNMI_OP_DRAINING;
+    switch (op->kind) {
+    case TNMI_OP_READ:
+    case TNMI_OP_WRITE:
+        tnmi_engine_end_plain(e, op_index, op->error);
+        break;
+    case TNMI_OP_WIPE:
+        tnmi_engine_end_wipe(e, op_index, op->error);
+        break;
+    case TNMI_OP_SHIFT:
+        tnmi_engine_end_shift(e, op_index, !failed);
+        break;
+    case TNMI_OP_BUILD:
+        if (failed)
+            tnmi_engine_drained(e, op_index);
+        else
+            tnmi_move_unqueue(&e->move, op_index); /* the grant publishes it */
+        e->changed++;
+        break;
+    case TNMI_OP_FILL:
+        if (failed)
+            tnmi_engine_drained(e, op_index);
+        else
+            tnmi_engine_publish(e, op_index, op->fresh && !op->claims ? TNMI_FRESH : 0);
+        break;
+    }
+}
+
+/* A chunk is over. */
+static void tnmi_engine_end_copy(tnmi_engine *e, uint32_t copy_index) {
+    tnmi_copy *copy = &e->move.copy[copy_index];
+    uint32_t op_index = copy->op;
+    tnmi_move_slot_give(&e->move, copy_index);
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    if (op->state == TNMI_OP_DRAINING ? op->out == 0 : op->done == op->bytes)
+        tnmi_engine_end_op(e, op_index);
+}
+
+static void tnmi_engine_tell_copy(tnmi_engine *e, tnm_event_kind kind, const tnmi_copy *copy,
+                                  tnm_result result) {
+    const tnmi_op *op = tnmi_engine_op(e, copy->op);
+    uint32_t from = tnmi_engine_is_zero(op) || op->kind == TNMI_OP_WRITE ? TNMI_NONE : op->from;
+    uint32_t to = op->kind == TNMI_OP_READ ? TNMI_NONE : op->tier;
+    if (op->kind == TNMI_OP_READ) from = op->tier;
+    if (copy->hop == TNMI_HOP_IN) to = e->move.stage_tier;
+    if (copy->hop == TNMI_HOP_OUT) from = e->move.stage_tier;
+    tnm_event *event = tnmi_engine_event(e, kind, to, op->content);
+    if (!event) return;
+    event->from = (int)from;
+    event->class_ = copy->class_;
+    event->offset = op->plain_offset + copy->at;
+    event->bytes = copy->size;
+    event->ticket = copy->number * 4 + (uint64_t)copy->hop;
+    event->result = result;
+}
+
+static void tnmi_engine_count_link(tnmi_engine *e, tnmi_copy *copy, int add) {
+    tnmi_tier *t = tnmi_engine_tier(e, copy->tier);
+    uint64_t guess = copy->class_ <= TNM_CLASS_GUESS ? copy->size : 0;
+    if (add) {
+        t->in_flight++;
+        t->in_flight_bytes += copy->size;
+        t->guess_bytes += guess;
+    } else {
+        t->in_flight--;
+        t->in_flight_bytes -= copy->size;
+        t->guess_bytes -= guess;
+    }
+}
+
+/* One hop of a chunk was answered OK. */
+static void tnmi_engine_hop_done(tnmi_engine *e, uint32_t copy_index) {
+    tnmi_copy *copy = &e->move.copy[copy_index];
+    tnmi_op *op = tnmi_engine_op(e, copy->op);
+    tnmi_engine_tell_copy(e, TNM_EVENT_COPY_END, copy, TNM_OK);
+    if (copy->hop == TNMI_HOP_IN && op->state != TNMI_OP_DRAINING) {
+        copy->hop = TNMI_HOP_OUT;
+        copy->state = TNMI_COPY_READY;
+        copy->asked = 0;
+        copy->begun = 0;
+        return;
+    }
+    op->done += copy->size;
+    if (op->kind != TNMI_OP_READ) tnmi_engine_tier(e, op->tier)->bytes_in += copy->size;
+    if (op->from != TNMI_NONE && op->from < e->tiers.count)
+        tnmi_engine_tier(e, op->from)->bytes_out += copy->size;
+    if (op->kind == TNMI_OP_READ) tnmi_engine_tier(e, op->tier)->bytes_out += copy->size;
+    tnmi_engine_end_copy(e, copy_index);
+}
+
+static void tnmi_engine_hop_failed(tnmi_engine *e, uint32_t copy_index, tnm_result code) {
+    tnmi_copy *copy = &e->move.copy[copy_index];
+    tnmi_engine_tell_copy(e, TNM_EVENT_COPY_END, copy, code);
+    tnmi_engine_fail(e, copy->op, code);
+    tnmi_engine_end_copy(e, copy_index);
+}
+
+/* A callback said its memory is gone: every replica there drops, what was out counts as answered,
+ * the segments are given back, and the tier starts empty. */
+static void tnmi_engine_lose_tier(tnmi_engine *e, uint32_t tier) {
+    tnmi_tier *t = tnmi_engine_tier(e, tier);
+    const tnmi_table *table = &e->tensors.on[tier].replicas;
+    tnmi_engine_log(e, TNM_LOG_ERROR, TNM_ERR_LOST, "a backend said that its memory is gone", tier,
+                    TNMI_NONE);
+    for (uint32_t i = e->move.live_copy; i != TNMI_NONE;) {
+        tnmi_copy *copy = &e->move.copy[i];
+        uint32_t index = i;
+        i = copy->next;
+        if (copy->tier != tier || copy->state != TNMI_COPY_OUT) continue;
+        tnmi_engine_count_link(e, copy, 0);
+        tnmi_engine_hop_failed(e, index, TNM_ERR_LOST);
+        i = e->move.live_copy;
+    }
+    for (uint32_t i = 0; i < table->fresh; i++) {
+        tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, i);
+        uint64_t word = tnmi_base_load64(&replica->word);
+        if (tnmi_tensor_is(word, TNMI_ABSENT) || (word & TNMI_LOST)) continue;
+        if (tnmi_engine_index(e, replica->content, tier) != i) continue;
+        if (tnmi_tensor_is(word, TNMI_BUSY)) {
+            uint32_t op = replica->offset;
+            tnmi_engine_fail(e, op, TNM_ERR_LOST);
+            if (tnmi_engine_op(e, op)->out == 0) tnmi_engine_end_op(e, op);
+        } else
+            tnmi_engine_lose(e, tier, i);
+    }
+    for (uint32_t i = t->segments; i != TNMI_NONE;) {
+        uint32_t index = i;
+        i = tnmi_tier_segment(&e->tiers, i)->next;
+        if (tnmi_tier_segment(&e->tiers, index)->state == TNMI_SEGMENT_LIVE)
+            tnmi_engine_drain_segment(e, tier, index);
+        tnmi_tier_segment(&e->tiers, index)->asked = UINT64_MAX - 1; /* for good */
+    }
+    if (e->move.stage_state == 3 && e->move.stage_tier == tier && e->move.used == 0)
+        e->move.stage_state = 5;
+}
+
+/* ---- chunks begin ---- */
+/* The source of a fill: the cheapest current replica, unless a nearer one is on its way below. */
+static int tnmi_engine_choose_source(tnmi_engine *e, uint32_t op_index) {
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    uint32_t best = TNMI_NONE, coming = TNMI_NONE;
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        const tnmi_replica *other = tnmi_engine_on(e, op->content, t);
+        if (t == op->tier || !other) continue;
+        if (tnmi_tensor_is_ready(other)) {
+            if (best == TNMI_NONE || e->cost_in[t] < e->cost_in[best]) best = t;
+        } else if (tnmi_engine_is_busy(other) && ((e->below[op->tier] >> t) & 1u)) {
+            const tnmi_op *lower = tnmi_engine_filling(e, other);
+            if (lower->kind != TNMI_OP_FILL || lower->state == TNMI_OP_DRAINING) continue;
+            tnmi_move_raise(&e->move, other->offset, op->class_, op->step);
+            coming = t;
+        }
+    }
+    if (best == TNMI_NONE) return 0;
+    if (coming != TNMI_NONE && e->cost_in[coming] < e->cost_in[best]) return 0;
+    tnmi_replica *source = tnmi_engine_on(e, op->content, best);
+    uint64_t word = tnmi_tensor_mark(source, TNMI_SOURCE, 0);
+    if (tnmi_tensor_writers(word)) { /* bytes that are being written are not copied */
+        if (!tnmi_engine_has_reader(e, op->content, best)) tnmi_tensor_mark(source, 0, TNMI_SOURCE);
+        return 0;
+    }
+    op->from = best;
+    return 1;
+}
+
+/* Adopted bytes come in multiples of their backend's granularity. */
+static uint64_t tnmi_engine_grain(const tnmi_engine *e, const tnmi_op *op, uint64_t *source) {
+    uint32_t tier = op->kind == TNMI_OP_READ ? op->tier : op->from;
+    *source = 0;
+    if (op->kind != TNMI_OP_FILL && op->kind != TNMI_OP_READ) return 1;
+    const tnmi_replica *replica = tnmi_engine_on(e, op->content, tier);
+    if (replica->node != TNMI_NONE) return 1;
+    *source = tnmi_base_peek64(&replica->stamp) + op->plain_offset;
+    return tnmi_base_max(tnmi_engine_tier(e, tier)->desc.backend.granularity, 1);
+}
+
+static int tnmi_engine_is_downward(const tnmi_op *op) {
+    return op->from != TNMI_NONE && op->from < op->tier;
+}
+
+/* May this class put another chunk on the link? */
+static int tnmi_engine_link_open(const tnmi_engine *e, const tnmi_op *op, uint64_t size) {
+    const tnmi_tier *t = tnmi_engine_tier(e, op->tier);
+    uint32_t other = op->from == TNMI_NONE ? op->tier : op->from;
+    const tnmi_tier *s = tnmi_engine_tier(e, other);
+    uint32_t depth = t->desc.queue_depth;
+    if (op->class_ < TNM_CLASS_DEMAND) {
+        depth = depth > 3 ? depth - 2 : depth;
+        if (e->demand_only && !t->desc.backend.poll && !s->desc.backend.poll) return 0;
+    }
+    if (t->in_flight >= depth || s->in_flight >= s->desc.queue_depth) return 0;
+    if (op->class_ > TNM_CLASS_GUESS) return 1;
+    uint64_t out = tnmi_base_max(t->guess_bytes, s->guess_bytes);
+    return out == 0 || out + size <= e->guess_bytes;
+}
+
+static int tnmi_engine_has_unasked(const tnmi_engine *e, uint32_t op_index) {
+    for (uint32_t i = e->move.live_copy; i != TNMI_NONE; i = e->move.copy[i].next)
+        if (e->move.copy[i].op == op_index && e->move.copy[i].state == TNMI_COPY_READY) return 1;
+    return 0;
+}
+
+/* Whose memory will be the bounce buffer: the tier the application named, else the first that is
+ * not known to be hidden from the CPU; an eighth of its budget at most. 0 = there is none. */
+static int tnmi_engine_choose_staging(tnmi_engine *e) {
+    tnmi_move *move = &e->move;
+    uint32_t tier = e->stage_wish;
+    for (uint32_t t = 0; tier == 0 && t < e->tiers.count; t++)
+        if (!tnmi_engine_tier(e, t)->own_backend) tier = t + 1;
+    for (uint32_t t = 0; tier == 0 && t < e->tiers.count; t++)
+        if (tnmi_engine_tier(e, t)->visible) tier = t + 1;
+    for (uint32_t t = 0; tier == 0 && t < e->tiers.count; t++)
+        if (!tnmi_engine_tier(e, t)->hidden) tier = t + 1;
+    if (tier == 0) return 0;
+    const tnmi_tier *t = tnmi_engine_tier(e, tier - 1);
+    uint64_t bytes = move->stage_most, least = tnmi_base_max(e->grain, 1) * 4;
+    if (t->budget != UINT64_MAX) bytes = tnmi_base_min(bytes, t->budget / 8);
+    move->stage_size = tnmi_base_max(tnmi_base_min(move->chunk, bytes / 4), least);
+    move->stage_size = (move->stage_size + 63) & ~(uint64_t)63;
+    uint64_t count = tnmi_base_min(tnmi_base_max(bytes / move->stage_size, 4), move->stage_links);
+    move->stage_bytes = count * move->stage_size;
+    move->stage_tier = tier - 1;
+    return 1;
+}
+
+/* A staging chunk for this class, or TNMI_NONE; asks for staging when there is none yet. */
+static uint32_t tnmi_engine_stage(tnmi_engine *e, uint32_t op_index) {
+    tnmi_move *move = &e->move;
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    if (move->stage_state == 0) move->stage_state = tnmi_engine_choose_staging(e) ? 1 : 7;
+    if (move->stage_state == 4 || move->stage_state == 7) {
+        tnm_result r = move->stage_state == 4 ? TNM_ERR_BUDGET : TNM_ERR_UNSUPPORTED;
+        move->stage_state = 0; /* asked anew by the next transfer that needs it */
+        tnmi_engine_fail(e, op_index, r);
+        if (op->out == 0) tnmi_engine_end_op(e, op_index);
+        return TNMI_NONE;
+    }
+    if (move->stage_state != 3) return TNMI_NONE;
+    if (move->stage_count <= tnmi_move_stage_reserve(op->class_, tnmi_engine_is_downward(op)))
+        return TNMI_NONE;
+    return tnmi_move_stage_take(move);
+}
+
+/* Not yet: a source nothing was read from is nobody's source. */
+static uint32_t tnmi_engine_not_yet(tnmi_engine *e, uint32_t op_index) {
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    if (op->kind != TNMI_OP_FILL || op->state != TNMI_OP_PLACED || op->from == TNMI_NONE)
+        return TNMI_NONE;
+    uint32_t from = op->from;
+    op->from = TNMI_NONE;
+    uint64_t changed = e->changed;
+    tnmi_engine_end_source(e, op->content, from);
+    e->changed = changed;
+    return TNMI_NONE;
+}
+
+/* Start the next chunk of a transfer with all it will need in hand. The slot, or TNMI_NONE. */
+static uint32_t tnmi_engine_start_chunk(tnmi_engine *e, uint32_t op_index) {
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    uint64_t source, most = tnmi_base_min(e->move.chunk, e->allowance);
+    int bounce, zero = tnmi_engine_is_zero(op);
+    tnm_span to;
+    if (op->next == op->bytes || e->move.free_copy == TNMI_NONE) return TNMI_NONE;
+    if ((op->kind == TNMI_OP_READ || op->kind == TNMI_OP_WRITE) &&
+        tnmi_engine_fenced(e, op->tier, op->replica, op->kind == TNMI_OP_READ))
+        return TNMI_NONE; /* a queue has not passed yet */
+    if (op->kind == TNMI_OP_FILL && op->from == TNMI_NONE &&
+        !tnmi_engine_choose_source(e, op_index)) {
+        if (!tnmi_tensor_is_empty(&e->tensors, op->content)) return TNMI_NONE;
+        tnmi_engine_fail(e, op_index, TNM_ERR_LOST);
+        tnmi_engine_end_op(e, op_index);
+        return TNMI_NONE;
+    }
+    if (!tnmi_engine_link_open(e, op, most) || tnmi_engine_has_unasked(e, op_index))
+        return tnmi_engine_not_yet(e, op_index);
+    uint64_t grain = tnmi_engine_grain(e, op, &source), size;
+    size = tnmi_move_cut(op, most, source, grain, &bounce);
+    if (zero) {
+        tnmi_engine_span_to(e, op, &to, op->next);
+        bounce = to.host == NULL;
+    }
+    uint32_t stage = TNMI_NONE;
+    if (bounce || op->route == 2) {
+        size = tnmi_base_min(size, e->move.stage_size - (grain > 1 ? 2 * grain : 0));
+        if (e->move.stage_state == 3 &&
+            e->move.stage_count <= tnmi_move_stage_reserve(op->class_, tnmi_engine_is_downward(op)))
+            return tnmi_engine_not_yet(e, op_index);
+        stage = tnmi_engine_stage(e, op_index);
+        if (stage == TNMI_NONE) return TNMI_NONE;
+    }
+    uint32_t index = tnmi_move_slot(&e->move, op_index);
+    tnmi_copy *copy = &e->move.copy[index];
+    copy->at = op->next;
+    copy->size = size;
+    copy->stage = stage;
+    copy->hop = stage == TNMI_NONE ? TNMI_HOP_DIRECT : TNMI_HOP_IN;
+    copy->class_ = op->class_;
+    copy->state = TNMI_COPY_READY;
+    copy->asked = copy->hop == TNMI_HOP_DIRECT ? (uint32_t)op->route : 0;
+    copy->lead = grain > 1 ? (source + op->next) % grain : 0;
+    copy->pad = (grain - (copy->lead + size) % grain) % grain;
+    op->next += size;
+    op->state = TNMI_OP_FILLING;
+    if (op->next == op->bytes) tnmi_move_unqueue(&e->move, op_index);
+    e->allowance -= tnmi_base_min(e->allowance, size);
+    return index;
+}
+
+/* The ask for a chunk that is ready; 0 = its backend is full, or nobody knows the route. */
+static int tnmi_engine_ask_copy(tnmi_engine *e, uint32_t index, tnmi_ask *ask) {
+    tnmi_copy *copy = &e->move.copy[index];
+    tnmi_op *op = tnmi_engine_op(e, copy->op);
+    if (copy->hop == TNMI_HOP_OUT) tnmi_engine_span_stage(e, &ask->src, copy->stage, copy->lead);
+    if (copy->hop == TNMI_HOP_IN)
+        tnmi_engine_span_stage(e, &ask->dst, copy->stage, 0);
+    else
+        tnmi_engine_span_to(e, op, &ask->dst, copy->at);
+    ask->size = copy->size;
+    ask->index = index;
+    if (tnmi_engine_is_zero(op) && copy->hop != TNMI_HOP_OUT) {
+        if (!ask->dst.host) { /* staging without a CPU address cannot be zeroed */
+            tnmi_engine_hop_failed(e, index, TNM_ERR_UNSUPPORTED);
+            return 0;
+        }
+        ask->kind = TNMI_ASK_ZERO;
+        ask->host = ask->dst.host;
+        copy->state = TNMI_COPY_ASKING;
+        tnmi_engine_tell_copy(e, TNM_EVENT_COPY_BEGIN, copy, TNM_OK);
+        copy->begun = 1;
+        return 1;
+    }
+    if (copy->hop != TNMI_HOP_OUT) tnmi_engine_span_from(e, op, &ask->src, copy->at);
+    if (copy->hop == TNMI_HOP_IN) { /* rounded outwards to the granularity */
+        ask->src.offset -= copy->lead;
+        if (ask->src.host) ask->src.host = (char *)ask->src.host - copy->lead;
+        ask->size += copy->lead + copy->pad;
+    }
+    const tnm_span *span = copy->asked == 0 ? &ask->dst : &ask->src;
+    if (!span->backend || !span->backend->copy) {
+        ask->result = TNM_ERR_UNSUPPORTED;
+        ask->kind = TNMI_ASK_COPY;
+        ask->backend = NULL; /* the door answers at once */
+    } else {
+        if (e->busy_round[span->tier] == e->round) return 0;
+        ask->kind = TNMI_ASK_COPY;
+        ask->backend = span->backend;
+        copy->tier = (uint32_t)span->tier;
+    }
+    copy->state = TNMI_COPY_ASKING;
+    if (!copy->begun) tnmi_engine_tell_copy(e, TNM_EVENT_COPY_BEGIN, copy, TNM_OK);
+    copy->begun = 1;
+    return 1;
+}
+
+/* Nobody knows this route: staging for the rest of the transfer, or the end. */
+static void tnmi_engine_no_route(tnmi_engine *e, uint32_t index) {
+    tnmi_copy *copy = &e->move.copy[index];
+    tnmi_op *op = tnmi_engine_op(e, copy->op);
+    uint32_t op_index = copy->op;
+    if (op->kind == TNMI_OP_SHIFT) tnmi_engine_tier(e, op->tier)->no_shift = 1;
+    if (copy->hop != TNMI_HOP_DIRECT || op->kind == TNMI_OP_SHIFT) {
+        tnmi_engine_hop_failed(e, index, TNM_ERR_UNSUPPORTED);
+        return;
+    }
+    op->route = 2;
+    op->next = copy->at;
+    e->allowance = e->allowance == TNM_ALL ? TNM_ALL : e->allowance + copy->size;
+    tnmi_move_slot_give(&e->move, index);
+    if (op->state == TNMI_OP_DRAINING) {
+        if (op->out == 0) tnmi_engine_end_op(e, op_index);
+    } else
+        tnmi_move_enqueue(&e->move, op_index, (int)op->class_);
+}
+
+static void tnmi_engine_answer_copy(tnmi_engine *e, const tnmi_ask *ask) {
+    tnmi_copy *copy = &e->move.copy[ask->index];
+    tnmi_op *op = tnmi_engine_op(e, copy->op);
+    copy->state = TNMI_COPY_READY;
+    switch (ask->result) {
+    case TNM_OK:
+        tnmi_engine_hop_done(e, ask->index);
+        return;
+    case TNM_PENDING:
+        if (ask->ticket == 0) break;
+        copy->ticket = ask->ticket;
+        copy->state = TNMI_COPY_OUT;
+        copy->polled = e->round;
+        tnmi_engine_count_link(e, copy, 1);
+        e->submit |= (uint64_t)1 << copy->tier;
+        return;
+    case TNM_ERR_UNSUPPORTED:
+        if (copy->asked == 1) {
+            tnmi_engine_no_route(e, ask->index);
+            return;
+        }
+        copy->asked = 1;
+        if (copy->hop == TNMI_HOP_DIRECT) op->route = 1;
+        return;
+    case TNM_ERR_BUSY:
+        e->busy_round[copy->tier] = e->round;
+        return;
+    case TNM_ERR_LOST: {
+        uint32_t tier = copy->tier;
+        tnmi_engine_hop_failed(e, ask->index, TNM_ERR_LOST);
+        tnmi_engine_lose_tier(e, tier);
+        return;
+    }
+    default:
+        break;
+    }
+    tnmi_engine_hop_failed(e, ask->index, TNM_ERR_BACKEND);
+}
+
+/* A new chunk, by class. */
+static int tnmi_engine_issue_new(tnmi_engine *e, tnmi_ask *ask) {
+    for (int class_ = TNM_CLASS_DEMAND; class_ >= 0; class_--) {
+        int looked = 0;
+        for (uint32_t i = e->move.queue[class_].head; i != TNMI_NONE && looked++ < 16;) {
+            uint32_t op = i;
+            i = tnmi_engine_op(e, i)->next_op;
+            uint32_t copy = tnmi_engine_start_chunk(e, op);
+            if (copy == TNMI_NONE) continue;
+            if (tnmi_engine_ask_copy(e, copy, ask)) return 1;
+        }
+    }
+    return 0;
+}
+
+/* The next copy to hand out: second hops, then chunks that were refused, then new ones by class. */
+static int tnmi_engine_issue(tnmi_engine *e, tnmi_ask *ask) {
+    if (e->collect_only) return 0;
+    for (int second = 1; second >= 0; second--)
+        for (uint32_t i = e->move.live_copy; i != TNMI_NONE;) {
+            const tnmi_copy *copy = &e->move.copy[i];
+            uint32_t index = i;
+            i = copy->next;
+            if (copy->state != TNMI_COPY_READY || (copy->hop == TNMI_HOP_OUT) != second) continue;
+            if (tnmi_engine_op(e, copy->op)->state == TNMI_OP_DRAINING) {
+                tnmi_engine_end_copy(e, index); /* not handed out: it need not be */
+                return tnmi_engine_issue(e, ask);
+            }
+            if (tnmi_engine_ask_copy(e, index, ask)) return 1;
+        }
+    if (e->allowance == 0) return 0;
+    if (tnmi_engine_issue_new(e, ask)) return 1;
+    if (!e->demand_only || e->move.used > 0) return 0;
+    e->demand_only = 0; /* a demand may wait for what is of a lower class */
+    int found = tnmi_engine_issue_new(e, ask);
+    e->demand_only = 1;
+    return found;
+}
+
+/* ---- answers ---- */
+static void tnmi_engine_answer_poll(tnmi_engine *e, const tnmi_ask *ask) {
+    uint32_t i = e->move.live_copy;
+    while (i != TNMI_NONE) {
+        tnmi_copy *copy = &e->move.copy[i];
+        uint32_t index = i;
+        i = copy->next;
+        if (copy->tier != ask->tier || copy->ticket != ask->ticket) continue;
+        if (copy->state != TNMI_COPY_POLLING) continue;
+        copy->state = TNMI_COPY_OUT;
+        copy->polled = e->round;
+        if (ask->result == TNM_PENDING) continue;
+        copy->state = TNMI_COPY_READY;
+        tnmi_engine_count_link(e, copy, 0);
+        e->changed++;
+        if (ask->result == TNM_OK)
+            tnmi_engine_hop_done(e, index);
+        else
+            tnmi_engine_hop_failed(e, index,
+                                   ask->result == TNM_ERR_LOST ? TNM_ERR_LOST : TNM_ERR_BACKEND);
+        i = e->move.live_copy; /* the list was rearranged */
+    }
+    if (ask->result == TNM_ERR_LOST) tnmi_engine_lose_tier(e, ask->tier);
+}
+
+static void tnmi_engine_answer_alloc(tnmi_engine *e, const tnmi_ask *ask) {
+    tnmi_tier *t = tnmi_engine_tier(e, ask->tier);
+    e->changed++;
+    if (ask->index == TNMI_NONE) {
+        if (ask->result == TNM_OK) {
+            tnmi_move_staging(&e->move, ask->mem, ask->host);
+            t->hidden |= !ask->host;
+            if (!ask->host && !e->stage_wish) e->move.stage_state = 5; /* no good: the next tier */
+        } else {
+            tnmi_tier_refund(t, e->move.stage_bytes);
+            e->move.stage_state = 4;
+        }
+        return;
+    }
+    tnmi_segment *s = tnmi_tier_segment(&e->tiers, ask->index);
+    t->coming--;
+    tnm_event *event = tnmi_engine_event(e, TNM_EVENT_SEGMENT, ask->tier, TNMI_NONE);
+    if (event) {
+        event->bytes = s->size;
+        event->result = ask->result;
+    }
+    if (ask->result != TNM_OK) {
+        uint64_t size = s->size, least = s->least;
+        tnmi_tier_forget(&e->tiers, ask->index);
+        if (size > least)
+            t->refused = size;
+        else {
+            tnmi_tier_back_off(&t->scant, e->tick);
+            t->failures++;
+        }
+        return;
+    }
+    tnmi_tier_forgive(&t->scant);
+    s->mem = ask->mem;
+    s->host = ask->host;
+    s->state = TNMI_SEGMENT_LIVE;
+    t->hidden |= !s->host;
+    t->visible |= s->host != NULL;
+    if (t->hidden && !e->stage_wish) t->set_aside = 0;
+    if (e->stage_likely && e->move.stage_state == 0 && tnmi_engine_choose_staging(e) &&
+        e->move.stage_tier == ask->tier && s->host) /* later segments leave room for it */
+        t->set_aside = tnmi_base_min(e->move.stage_bytes, tnmi_tier_room(t));
+    tnmi_base_noaccess(s->host, s->size);
+    if (!s->dedicated)
+        s->edge = tnmi_space_open(&t->space, ask->index, (uint32_t)(s->size / t->granule));
+}
+
+static void tnmi_engine_answer_release(tnmi_engine *e, const tnmi_ask *ask) {
+    tnmi_tier *t = tnmi_engine_tier(e, ask->tier);
+    e->changed++;
+    tnm_event *event = tnmi_engine_event(e, TNM_EVENT_RELEASE, ask->tier, TNMI_NONE);
+    if (event) event->bytes = ask->size;
+    if (ask->index == TNMI_NONE) {
+        tnmi_tier_refund(t, e->move.stage_bytes);
+        e->move.stage_state = 0;
+        return;
+    }
+    tnmi_tier_forget(&e->tiers, ask->index);
+    tnmi_tier_forgive(&t->scant);
+    t->refused = 0;
+}
+
+static void tnmi_engine_answer_host(tnmi_engine *e, const tnmi_ask *ask) {
+    e->grow = NULL;
+    if (ask->got)
+        tnmi_store_grow(ask->table, ask->got);
+    else
+        e->refused_host = 1;
+    e->changed++;
+}
+
+static void tnmi_engine_answer(tnmi_engine *e, const tnmi_ask *ask) {
+    switch (ask->kind) {
+    case TNMI_ASK_HOST:
+        tnmi_engine_answer_host(e, ask);
+        break;
+    case TNMI_ASK_ALLOC:
+        tnmi_engine_answer_alloc(e, ask);
+        break;
+    case TNMI_ASK_RELEASE:
+        tnmi_engine_answer_release(e, ask);
+        break;
+    case TNMI_ASK_COPY:
+    case TNMI_ASK_ZERO:
+        tnmi_engine_answer_copy(e, ask);
+        break;
+    case TNMI_ASK_POLL:
+    case TNMI_ASK_WAIT:
+        tnmi_engine_answer_poll(e, ask);
+        break;
+    case TNMI_ASK_PASSED:
+        tnmi_engine_passed(e, ask->index, ask->value);
+        break;
+    case TNMI_ASK_RELEASED:
+    case TNMI_ASK_SUBMIT:
+    case TNMI_ASK_IDLE:
+    case TNMI_ASK_DONE:
+        break;
+    }
+}
+
+/* ---- asks ---- */
+static int tnmi_engine_next_segment(tnmi_engine *e, tnmi_ask *ask) {
+    uint32_t index = tnmi_tier_next_todo(&e->tiers);
+    if (index == TNMI_NONE) return 0;
+    tnmi_segment *s = tnmi_tier_segment(&e->tiers, index);
+    tnmi_tier *t = tnmi_engine_tier(e, s->tier);
+    ask->tier = s->tier;
+    ask->index = index;
+    ask->size = s->size;
+    ask->backend = &t->desc.backend;
+    if (s->state == TNMI_SEGMENT_WANTED) {
+        ask->kind = TNMI_ASK_ALLOC;
+        ask->item = s->item;
+        ask->align = tnmi_base_max(t->granule, e->grain);
+        s->state = TNMI_SEGMENT_ALLOCATING;
+    } else {
+        ask->kind = TNMI_ASK_RELEASE;
+        ask->mem = s->mem;
+        tnmi_base_ordinary(s->host, s->size);
+    }
+    return 1;
+}
+
+/* Staging comes when a route needs it and its tier's budget allows, and goes when it must. */
+static int tnmi_engine_next_staging(tnmi_engine *e, tnmi_ask *ask) {
+    tnmi_move *move = &e->move;
+    tnmi_tier *t = tnmi_engine_tier(e, move->stage_tier);
+    if (move->stage_state != 1 && move->stage_state != 5) return 0;
+    ask->tier = move->stage_tier;
+    ask->index = TNMI_NONE;
+    ask->size = move->stage_bytes;
+    ask->backend = &t->desc.backend;
+    if (move->stage_state == 5) {
+        ask->kind = TNMI_ASK_RELEASE;
+        ask->mem = move->stage_mem;
+        move->stage_state = 6;
+        return 1;
+    }
+    t->set_aside = 0;
+    if (move->stage_bytes > tnmi_tier_room(t)) {
+        if (t->used_bytes == 0 &&
+            tnmi_engine_make_ledger(e, move->stage_tier, move->stage_bytes, 0))
+            return 0;
+        move->stage_state = 4;
+        return 0;
+    }
+    tnmi_tier_charge(t, move->stage_bytes);
+    ask->kind = TNMI_ASK_ALLOC;
+    ask->align = tnmi_base_max(t->granule, e->grain);
+    move->stage_state = 2;
+    return 1;
+}
+
+static int tnmi_engine_next_released(tnmi_engine *e, tnmi_ask *ask) {
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        uint32_t index = e->gone[t];
+        if (index == TNMI_NONE) continue;
+        tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, t, index);
+        e->gone[t] = replica->content;
+        ask->kind = TNMI_ASK_RELEASED;
+        ask->region = *tnmi_tensor_region(&e->tensors, replica->segment);
+        ask->value = ask->region.by_host ? 0 : tnmi_base_peek64(&replica->stamp);
+        tnmi_tensor_unadopt(&e->tensors, replica->segment);
+        tnmi_store_give(&e->tensors.on[t].replicas, index);
+        return 1;
+    }
+    return 0;
+}
+
+static int tnmi_engine_next_poll(tnmi_engine *e, tnmi_ask *ask) {
+    for (uint32_t i = e->move.live_copy; i != TNMI_NONE; i = e->move.copy[i].next) {
+        const tnmi_copy *copy = &e->move.copy[i];
+        if (copy->state != TNMI_COPY_OUT || copy->polled == e->round) continue;
+        ask->kind = TNMI_ASK_POLL;
+        ask->tier = copy->tier;
+        ask->ticket = copy->ticket;
+        ask->backend = &tnmi_engine_tier(e, copy->tier)->desc.backend;
+        for (uint32_t j = i; j != TNMI_NONE; j = e->move.copy[j].next)
+            if (e->move.copy[j].tier == ask->tier && e->move.copy[j].ticket == ask->ticket &&
+                e->move.copy[j].state == TNMI_COPY_OUT)
+                e->move.copy[j].state = TNMI_COPY_POLLING;
+        return 1;
+    }
+    return 0;
+}
+
+static int tnmi_engine_next_passed(tnmi_engine *e, tnmi_ask *ask) {
+    while (e->fence_count > 0 && e->passed_at < TNMI_QUEUES) {
+        uint32_t queue = e->passed_at++;
+        if (e->fence_head[queue] == TNMI_NONE) continue;
+        ask->kind = TNMI_ASK_PASSED;
+        ask->index = queue;
+        ask->value = 0;
+        return 1;
+    }
+    return 0;
+}
+
+static int tnmi_engine_next_submit(tnmi_engine *e, tnmi_ask *ask) {
+    while (e->submit) {
+        uint32_t tier = 0;
+        while (!((e->submit >> tier) & 1u))
+            tier++;
+        e->submit &= ~((uint64_t)1 << tier);
+        if (!tnmi_engine_tier(e, tier)->desc.backend.submit) continue;
+        ask->kind = TNMI_ASK_SUBMIT;
+        ask->backend = &tnmi_engine_tier(e, tier)->desc.backend;
+        return 1;
+    }
+    return 0;
+}
+
+static int tnmi_engine_is_resting(const tnmi_engine *e) {
+    for (int q = 0; q < TNMI_MOVE_QUEUES; q++)
+        if (e->move.queue[q].head != TNMI_NONE) return 0;
+    return e->move.used == 0;
+}
+
+/* Decisions, whenever something changed: hand over, admit, drain, look ahead, compact, clean. */
+static void tnmi_engine_decide(tnmi_engine *e) {
+    for (int again = 0; again < 3; again++) {
+        uint64_t before = e->changed;
+        tnmi_engine_advance_rooms(e);
+        if (!e->grow) tnmi_engine_advance_requests(e);
+        if (e->grow || before == e->changed) break;
+    }
+    if (e->grow) return;
+    tnmi_engine_drain_all(e);
+    if (e->closing) return;
+    if (e->look_round != e->round || e->look_seen != e->changed) {
+        tnmi_engine_look_ahead(e);
+        e->look_round = e->round;
+        e->look_seen = e->changed;
+    }
+    tnmi_engine_compact(e);
+    if (tnmi_engine_is_resting(e)) tnmi_engine_clean_ahead(e);
+}
+
+/* A new round: every ticket and queue may be asked once more. */
+static void tnmi_engine_round(tnmi_engine *e) {
+    e->round++;
+    e->tick++;
+    e->passed_at = e->has_passed ? 0 : TNMI_QUEUES;
+}
+
+/* The next thing the door should do, or TNMI_ASK_DONE for this round. */
+static void tnmi_engine_next(tnmi_engine *e, tnmi_ask *ask) {
+    memset(ask, 0, sizeof *ask);
+    ask->kind = TNMI_ASK_DONE;
+    for (int pass = 0; pass < 2; pass++) {
+        if (e->grow) {
+            ask->kind = TNMI_ASK_HOST;
+            ask->table = e->grow;
+            ask->size = tnmi_store_grow_bytes(e->grow);
+            return;
+        }
+        if (tnmi_engine_next_segment(e, ask) || tnmi_engine_next_staging(e, ask)) return;
+        if (tnmi_engine_next_released(e, ask) || tnmi_engine_next_poll(e, ask)) return;
+        if (tnmi_engine_next_passed(e, ask)) return;
+        if (pass || (e->plan_round == e->round && e->plan_seen == e->changed)) break;
+        tnmi_engine_decide(e);
+        e->plan_round = e->round;
+        e->plan_seen = e->changed;
+    }
+    if (tnmi_engine_issue(e, ask)) return;
+    if (tnmi_engine_next_submit(e, ask)) return;
+    memset(ask, 0, sizeof *ask);
+    ask->kind = TNMI_ASK_DONE;
+}
+
+/* Nothing to do this round: what a waiting call sleeps in. rounds = how often in a row. */
+static void tnmi_engine_sleep(tnmi_engine *e, tnmi_ask *ask, uint64_t rounds) {
+    memset(ask, 0, sizeof *ask);
+    ask->kind = TNMI_ASK_IDLE;
+    ask->value = rounds;
+    for (uint32_t i = e->move.live_copy; i != TNMI_NONE; i = e->move.copy[i].next) {
+        tnmi_copy *copy = &e->move.copy[i];
+        if (copy->state != TNMI_COPY_OUT) continue;
+        if (!tnmi_engine_tier(e, copy->tier)->desc.backend.wait) return;
+        copy->polled = e->round - 1;
+        tnmi_engine_next_poll(e, ask);
+        ask->kind = TNMI_ASK_WAIT;
+        return;
+    }
+    for (uint32_t q = 0; e->fence_count > 0 && e->has_passed && q < TNMI_QUEUES; q++) {
+        if (e->fence_head[q] == TNMI_NONE || rounds > 1) continue;
+        ask->kind = TNMI_ASK_PASSED;
+        ask->index = q;
+        ask->size = ((tnmi_fence *)tnmi_store_at(&e->fences, e->fence_head[q]))->value;
+        return;
+    }
+}
+
+/* ---- what a schedule keeps: the split of each tier into kept and streamed ---- */
+typedef struct tnmi_split {
+    tnmi_engine *e;
+    uint32_t tier, head; /* contents, largest first, through tnmi_tensor.mark (slot 0 is unused) */
+    uint64_t all;        /* placed bytes of all of them */
+    uint64_t largest, smallest; /* of one */
+    uint64_t ahead, pinned;     /* W and P */
+} tnmi_split;
+
+static uint64_t tnmi_engine_split_bytes(const tnmi_split *split, uint32_t content) {
+    return tnmi_tier_placed(tnmi_engine_tier(split->e, split->tier),
+                            tnmi_engine_content(split->e, content)->bytes, 0);
+}
+
+static uint32_t *tnmi_engine_split_next(void *of, uint32_t index) {
+    return &tnmi_engine_content(((tnmi_split *)of)->e, index)->mark;
+}
+
+/* Larger first; equals are spread evenly over the steps (by the reversed bits of the first step),
+ * so that what is streamed comes evenly too. */
+static int tnmi_engine_split_before(void *of, uint32_t a, uint32_t b) {
+    const tnmi_split *split = (const tnmi_split *)of;
+    const tnmi_tensor *x = tnmi_engine_content(split->e, a), *y = tnmi_engine_content(split->e, b);
+    if (x->bytes != y->bytes) return x->bytes > y->bytes;
+    uint32_t p = (uint32_t)tnmi_hint_use(&split->e->hints, x->use)->step;
+    uint32_t q = (uint32_t)tnmi_hint_use(&split->e->hints, y->use)->step;
+    uint32_t differ = p ^ q;
+    if (differ == 0) return a < b;
+    return (p & (differ & (0u - differ))) == 0;
+}
+
+static uint32_t tnmi_engine_kept_on(const tnmi_engine *e, uint32_t content) {
+    return tnmi_tensor_field(tnmi_engine_content(e, content), TNMI_KEPT_SHIFT, 7);
+}
+
+/* Does the tier stream this use: it serves it, nobody keeps the content, it is not lent there? */
+static int tnmi_engine_streams(const tnmi_split *split, const tnmi_use *use) {
+    const tnmi_engine *e = split->e;
+    if (!tnmi_hint_serves(e->below, use->tier, split->tier)) return 0;
+    if (tnmi_engine_kept_on(e, use->content)) return 0;
+    const tnmi_replica *there = tnmi_engine_on(e, use->content, split->tier);
+    return !(there && there->node == TNMI_NONE && !tnmi_engine_is_busy(there));
+}
+
+static void tnmi_engine_split_gather(tnmi_split *split) {
+    tnmi_engine *e = split->e;
+    split->head = TNMI_NONE;
+    split->all = split->largest = 0;
+    split->smallest = UINT64_MAX;
+    for (uint32_t l = 0; l < TNM_MAX_LANES; l++)
+        for (uint32_t u = e->hints.lane[l].cycle; u != TNMI_NONE;
+             u = tnmi_hint_use(&e->hints, u)->next) {
+            const tnmi_use *use = tnmi_hint_use(&e->hints, u);
+            tnmi_tensor *content = tnmi_engine_content(e, use->content);
+            if (content->mark || !tnmi_engine_streams(split, use)) continue;
+            uint64_t bytes = tnmi_engine_split_bytes(split, use->content);
+            content->mark = split->head;
+            split->head = use->content;
+            split->all += bytes;
+            split->largest = tnmi_base_max(split->largest, bytes);
+            split->smallest = tnmi_base_min(split->smallest, bytes);
+        }
+    tnmi_order order;
+    order.of = split;
+    order.next = tnmi_engine_split_next;
+    order.before = tnmi_engine_split_before;
+    split->head = tnmi_store_sort(&order, split->head);
+}
+
+/* P, the most streamed bytes of one step, and W, the look-ahead beside them: one tensor, or two
+ * when sizes differ, and more up to 4 % of what must be streamed, but no more than a step. */
+static void tnmi_engine_split_ring(tnmi_split *split, uint64_t capacity) {
+    tnmi_engine *e = split->e;
+    uint64_t pinned = 0, largest = 0;
+    for (uint32_t l = 0; l < TNM_MAX_LANES; l++) {
+        uint64_t sum = 0, step = TNMI_NEVER, most = 0;
+        for (uint32_t u = e->hints.lane[l].cycle; u != TNMI_NONE;
+             u = tnmi_hint_use(&e->hints, u)->next) {
+            const tnmi_use *use = tnmi_hint_use(&e->hints, u);
+            if (use->step != step) sum = 0;
+            step = use->step;
+            if (!tnmi_engine_streams(split, use)) continue;
+            uint64_t bytes = tnmi_engine_split_bytes(split, use->content);
+            sum += bytes;
+            most = tnmi_base_max(most, sum);
+            largest = tnmi_base_max(largest, bytes);
+        }
+        pinned += most;
+    }
+    uint64_t wish = split->largest == split->smallest ? largest : 2 * largest;
+    uint64_t more = tnmi_base_min(tnmi_base_less(split->all, capacity) / 25, pinned);
+    split->pinned = pinned;
+    split->ahead = tnmi_base_max(wish, more);
+}
+
+/* Keep the largest that fit beside the ring. Twice: what is kept makes the ring smaller. */
+static void tnmi_engine_split_tier(tnmi_engine *e, uint32_t tier) {
+    tnmi_split split;
+    tnmi_tier *t = tnmi_engine_tier(e, tier);
+    uint64_t capacity = tnmi_base_less(t->budget, t->set_aside), kept = 0;
+    split.e = e;
+    split.tier = tier;
+    t->kept_bytes = t->stream_bytes = 0;
+    if (t->budget == UINT64_MAX || t->spill < 0) return;
+    if (e->move.stage_state == 3 && e->move.stage_tier == tier)
+        capacity = tnmi_base_less(capacity, e->move.stage_bytes);
+    tnmi_engine_split_gather(&split);
+    for (int pass = 0; pass < 3; pass++) {
+        tnmi_engine_split_ring(&split, capacity);
+        uint64_t ring = kept == split.all || split.all <= capacity ? 0 : split.ahead + split.pinned;
+        for (uint32_t c = split.head; c != TNMI_NONE; c = tnmi_engine_content(e, c)->mark) {
+            uint64_t bytes = tnmi_engine_split_bytes(&split, c);
+            if (tnmi_engine_kept_on(e, c) || kept + bytes + ring > capacity) continue;
+            tnmi_tensor_set_field(tnmi_engine_content(e, c), TNMI_KEPT_SHIFT, 7, tier + 1);
+            kept += bytes;
+        }
+    }
+    tnmi_engine_split_ring(&split, capacity);
+    while (split.head != TNMI_NONE) {
+        uint32_t next = tnmi_engine_content(e, split.head)->mark;
+        tnmi_engine_content(e, split.head)->mark = 0;
+        tnmi_engine_rekey_all(e, split.head);
+        split.head = next;
+    }
+    t->kept_bytes = kept;
+    t->stream_bytes = kept == split.all ? 0 : split.ahead + split.pinned;
+}
+
+/* After a schedule or a budget changed. O(uses log uses). */
+static void tnmi_engine_split(tnmi_engine *e) {
+    for (uint32_t i = 0; i < e->tensors.names.fresh; i++)
+        if (tnmi_engine_content(e, i)->flags) /* live */
+            tnmi_tensor_set_field(tnmi_engine_content(e, i), TNMI_KEPT_SHIFT, 7, 0);
+    for (uint32_t t = 0; t < e->tiers.count; t++)
+        tnmi_engine_split_tier(e, t);
+}
+
+/* ---- what calls ask for ---- */
+/* A foreseen use did not come: what was fetched for it is a prefetch no more. */
+static void tnmi_engine_wasted(tnmi_engine *e, uint32_t content, uint32_t tier) {
+    tnmi_replica *replica = tnmi_engine_on(e, content, tier);
+    if (!replica || !(tnmi_base_peek64(&replica->word) & TNMI_FRESH)) return;
+    if (tnmi_tensor_mark(replica, 0, TNMI_FRESH) & TNMI_FRESH)
+        tnmi_engine_tier(e, tier)->prefetches_wasted++;
+}
+
+/* A lane's step begins: uses that are over lose their claim on the future. */
+static void tnmi_engine_step(tnmi_engine *e, uint32_t lane_index, uint64_t step) {
+    tnmi_lane *lane = &e->hints.lane[lane_index];
+    uint64_t before = lane->step;
+    uint32_t period = lane->period, seen = 0;
+    tnmi_engine_advance(e);
+    uint32_t from = lane->cursor;
+    tnmi_hint_step(&e->hints, lane_index, step, tnmi_base_peek64(&e->clock));
+    while (lane->single != TNMI_NONE && tnmi_hint_use(&e->hints, lane->single)->step < step) {
+        uint32_t index = lane->single, content = tnmi_hint_use(&e->hints, index)->content;
+        uint64_t through = e->below[tnmi_hint_use(&e->hints, index)->tier];
+        lane->single = tnmi_hint_use(&e->hints, index)->next;
+        if (lane->single == TNMI_NONE) lane->last_single = TNMI_NONE;
+        tnmi_hint_delete(&e->hints, &e->tensors, index);
+        for (uint32_t t = 0; t < e->tiers.count; t++)
+            if ((through >> t) & 1u) tnmi_engine_wasted(e, content, t);
+        tnmi_engine_rekey_all(e, content);
+    }
+    if (step < before) from = lane->cycle; /* a restart: everything is new */
+    uint64_t span = step >= before ? step - before : period;
+    for (uint32_t i = from; period && seen < lane->cycle_count; seen++) {
+        if (i == TNMI_NONE) i = lane->cycle;
+        const tnmi_use *use = tnmi_hint_use(&e->hints, i);
+        uint64_t since = (use->step + period - before % period) % period;
+        if (since >= span) break;
+        tnmi_engine_rekey_all(e, use->content);
+        i = use->next;
+    }
+    tnm_event *event = tnmi_engine_event(e, TNM_EVENT_STEP, TNMI_NONE, TNMI_NONE);
+    if (event) {
+        event->detail = lane_index;
+        event->offset = step;
+    }
+    e->changed++;
+}
+
+/* The error of a background failure on this tier, once. */
+static tnm_result tnmi_engine_reported(tnmi_tensor *content, uint32_t tier) {
+    if (!(content->failed >> 16) || ((content->failed >> 8) & 0xffu) != tier) return TNM_OK;
+    content->failed &= 0xffffu;
+    return (tnm_result) - (int)(content->failed & 0xffu);
+}
+
+/* OK when the content has left the tier, PENDING while it is on its way, or what forbids it. */
+static tnm_result tnmi_engine_evict(tnmi_engine *e, uint32_t content, uint32_t tier) {
+    tnmi_replica *replica = tnmi_engine_on(e, content, tier);
+    tnmi_view view = tnmi_engine_view(e, tier);
+    if (!replica || tnmi_tensor_is_home(replica)) return TNM_OK;
+    uint32_t index = tnmi_engine_index(e, content, tier);
+    if (tnmi_engine_is_busy(replica)) {
+        if (tnmi_engine_filling(e, replica)->claims) return TNM_PENDING;
+        tnmi_engine_cancel_op(e, replica->offset);
+        return tnmi_engine_on(e, content, tier) ? TNM_PENDING : TNM_OK;
+    }
+    if (tnmi_engine_live_pins(e, tier, index, 0)) return TNM_ERR_BUSY;
+    uint32_t down = tnmi_engine_leg_tier(e, content, tier);
+    tnm_result r =
+        down == TNMI_NONE ? TNM_OK : tnmi_engine_reported(tnmi_engine_content(e, content), down);
+    if (r != TNM_OK) return r;
+    switch (tnmi_policy_may_leave(&view, replica)) {
+    case TNMI_LEAVE_NOW:
+        return tnmi_engine_try_leave(e, tier, index) ? TNM_OK : TNM_PENDING;
+    case TNMI_LEAVE_STUCK:
+        return TNM_ERR_BUDGET;
+    case TNMI_LEAVE_SICK:
+    case TNMI_LEAVE_DIRTY:
+        return tnmi_engine_write_down(e, content, tier, TNM_CLASS_SURE) < 0 ? TNM_ERR_BUDGET
+                                                                            : TNM_PENDING;
+    case TNMI_LEAVE_LATER:
+    case TNMI_LEAVE_PINNED:
+        break;
+    }
+    return TNM_PENDING;
+}
+
+/* OK when `tier` or one further down is current. */
+static tnm_result tnmi_engine_flush(tnmi_engine *e, uint32_t content, uint32_t tier) {
+    int above = 0;
+    tnm_result r = tnmi_engine_reported(tnmi_engine_content(e, content), tier);
+    if (r != TNM_OK) return r;
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        const tnmi_replica *replica = tnmi_engine_on(e, content, t);
+        if (!tnmi_tensor_is_ready(replica)) continue;
+        if (((e->below[tier] >> t) & 1u) || replica->node == TNMI_NONE) return TNM_OK;
+        if (tnmi_engine_live_pins(e, t, tnmi_engine_index(e, content, t), 1)) return TNM_ERR_BUSY;
+        above++;
+    }
+    if (tnmi_engine_content(e, content)->flags & TNMI_BROKEN) return TNM_ERR_LOST;
+    if (!above) return TNM_OK; /* nothing to keep */
+    if (tnmi_engine_is_busy(tnmi_engine_on(e, content, tier))) return TNM_PENDING;
+    tnmi_plan plan = tnmi_engine_plan(TNMI_NONE, TNM_CLASS_SURE, 0);
+    r = tnmi_engine_background(e, &plan, content, tier, 0);
+    return r == TNM_OK ? TNM_PENDING : r;
+}
+
+/* OK when the tier's ledger is within its budget; PENDING while it drains; else what forbids it. */
+static tnm_result tnmi_engine_shrink(tnmi_engine *e, uint32_t tier) {
+    tnmi_tier *t = tnmi_engine_tier(e, tier);
+    tnm_result worst = TNM_OK;
+    if (t->reserved <= t->budget) return TNM_OK;
+    if (!tnmi_engine_make_ledger(e, tier, 0, 0)) tnmi_engine_make_ledger(e, tier, 0, 1);
+    if (e->move.stage_tier == tier && e->move.stage_state == 3 && !t->segment_count &&
+        e->move.used == 0)
+        e->move.stage_state = 5;
+    for (uint32_t i = t->segments; i != TNMI_NONE;) {
+        const tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
+        i = s->next;
+        if (s->state == TNMI_SEGMENT_RELEASING || s->used == 0) return TNM_PENDING;
+    }
+    const tnmi_residents *on = &e->tensors.on[tier];
+    tnmi_view view = tnmi_engine_view(e, tier);
+    for (uint32_t i = 0; i < on->order.count; i++) {
+        uint32_t index = tnmi_store_slot(&on->order, i)->owner;
+        const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+        if (tnmi_tier_segment(&e->tiers, replica->segment)->state != TNMI_SEGMENT_DRAINING)
+            continue;
+        if (tnmi_engine_live_pins(e, tier, index, 0)) {
+            worst = TNM_ERR_BUSY;
+            continue;
+        }
+        tnmi_leave leave = tnmi_policy_may_leave(&view, replica);
+        if (leave == TNMI_LEAVE_SICK)
+            worst = TNM_ERR_BACKEND;
+        else if (leave == TNMI_LEAVE_STUCK)
+            worst = TNM_ERR_BUDGET;
+        else
+            return TNM_PENDING;
+    }
+    return worst == TNM_OK ? TNM_PENDING : worst;
+}
+
+/* A name goes; with the last one everything that stands only for it. */
+static void tnmi_engine_destroy(tnmi_engine *e, uint32_t name) {
+    uint64_t offset;
+    uint32_t content = tnmi_tensor_content(&e->tensors, name, &offset);
+    tnmi_tensor *tensor = tnmi_engine_content(e, name);
+    tnmi_tensor_unname(tensor);
+    if (name != content) {
+        tnmi_tensor_delete(&e->tensors, name);
+        tensor = tnmi_engine_content(e, content);
+    }
+    e->changed++;
+    if (tensor->refs > 1) {
+        tensor->refs--;
+        return;
+    }
+    tnmi_hint_forget(&e->hints, &e->tensors, content);
+    for (uint32_t r = e->oldest_request; r != TNMI_NONE;) {
+        tnmi_request *request = tnmi_engine_request(e, r);
+        uint32_t index = r, m = request->members;
+        r = request->next;
+        while (m != TNMI_NONE && tnmi_engine_member(e, m)->content != content)
+            m = tnmi_engine_member(e, m)->next;
+        if (m == TNMI_NONE) continue;
+        tnmi_engine_release_claims(e, index);
+        request->result = TNM_ERR_STALE;
+        tnmi_engine_member(e, m)->content = 0; /* the slot may be another's by then */
+        if (!request->calling) tnmi_engine_end_request(e, index);
+    }
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        tnmi_replica *replica = tnmi_engine_on(e, content, t);
+        if (!tnmi_engine_is_busy(replica)) continue;
+        tnmi_engine_filling(e, replica)->claims = 0;
+        uint32_t op = replica->offset;
+        if (tnmi_engine_op(e, op)->state == TNMI_OP_DRAINING) continue;
+        tnmi_engine_fail(e, op, TNM_OK);
+        if (tnmi_engine_op(e, op)->out == 0) tnmi_engine_abandon(e, op);
+    }
+    tensor->refs = 0; /* not before: what was cancelled would have ended the content */
+    tnmi_engine_reap(e, content);
+}
+
+/* ---- the end ---- */
+static int tnmi_engine_is_pinned(const tnmi_engine *e) {
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        const tnmi_table *table = &e->tensors.on[t].replicas;
+        for (uint32_t i = 0; i < table->fresh; i++) {
+            uint64_t word = tnmi_base_load64(&tnmi_tensor_replica(&e->tensors, t, i)->word);
+            if (!tnmi_tensor_is(word, TNMI_ABSENT) && tnmi_engine_live_pins(e, t, i, 0)) return 1;
+        }
+    }
+    return 0;
+}
+
+/* Everything is taken back; what is out comes home in later rounds. */
+static void tnmi_engine_begin_close(tnmi_engine *e) {
+    e->closing = 1;
+    while (e->oldest_request != TNMI_NONE)
+        tnmi_engine_end_request(e, e->oldest_request);
+    for (int q = 0; q < TNMI_MOVE_QUEUES; q++)
+        while (e->move.queue[q].head != TNMI_NONE) {
+            uint32_t op = e->move.queue[q].head;
+            tnmi_engine_op(e, op)->claims = 0;
+            tnmi_engine_fail(e, op, TNM_OK);
+            if (tnmi_engine_op(e, op)->out == 0) tnmi_engine_end_op(e, op);
+        }
+}
+
+/* Nothing is out and no fence is open: all replicas and segments go. 0 = not yet. */
+static int tnmi_engine_finish_close(tnmi_engine *e) {
+    if (e->move.used > 0 || e->fence_count > 0) return 0;
+    for (uint32_t i = 0; i < e->tensors.names.fresh; i++) {
+        tnmi_tensor *tensor = tnmi_engine_content(e, i);
+        if (!(tensor->flags & TNMI_NAMED)) continue;
+        tnmi_engine_destroy(e, i);
+    }
+    for (uint32_t t = 0; t < e->tiers.count; t++)
+        for (uint32_t i = tnmi_engine_tier(e, t)->segments; i != TNMI_NONE;) {
+            uint32_t index = i;
+            i = tnmi_tier_segment(&e->tiers, i)->next;
+            tnmi_segment *s = tnmi_tier_segment(&e->tiers, index);
+            if (s->state == TNMI_SEGMENT_LIVE)
+                tnmi_engine_drain_segment(e, t, index);
+            else
+                tnmi_engine_try_retire(e, index);
+        }
+    if (e->move.stage_state == 3) e->move.stage_state = 5;
+    if (e->move.stage_state == 1) e->move.stage_state = 0;
+    for (uint32_t t = 0; t < e->tiers.count; t++)
+        if (tnmi_engine_tier(e, t)->segment_count || e->gone[t] != TNMI_NONE) return 0;
+    return tnmi_engine_is_resting(e) && (e->move.stage_state == 0 || e->move.stage_state == 4);
+}
+
+/* A first write that failed: the tensor holds nothing again once its pin is gone. */
+static void tnmi_engine_forget_bytes(tnmi_engine *e, uint32_t tier, uint32_t index) {
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+    tnmi_tensor_mark(replica, TNMI_LOST | TNMI_NOTIFY, 0);
+}
+
+/* What would the grant of a planned request say? */
+static tnm_result tnmi_engine_rehearse_grant(tnmi_engine *e, const tnmi_request *request) {
+    for (uint32_t m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next) {
+        tnm_result r = tnmi_engine_can_grant(e, tnmi_engine_member(e, m));
+        if (r != TNM_OK) return r;
+    }
+    return TNM_OK;
+}
+
+/* What would an ask for this request be answered now? It is planned, and all of it is put back. */
+static tnm_result tnmi_engine_rehearse(tnmi_engine *e, uint32_t index, uint32_t *tier,
+                                       uint64_t *need) {
+    tnmi_request *request = tnmi_engine_request(e, index);
+    tnmi_plan plan = tnmi_engine_plan(index, TNM_CLASS_DEMAND, 0);
+    uint64_t changed = e->changed;
+    e->rehearsing = 1;
+    tnmi_engine_mark_members(e, request, 1);
+    tnm_result r = tnmi_engine_plan_request(e, index, &plan);
+    tnmi_engine_mark_members(e, request, 0);
+    if (r == TNM_OK) r = tnmi_engine_rehearse_grant(e, request);
+    for (uint32_t i = plan.head; i != TNMI_NONE; i = tnmi_engine_op(e, i)->plan)
+        tnmi_engine_op(e, i)->claims = 0;
+    tnmi_engine_undo(e, &plan);
+    tnmi_engine_release_claims(e, index);
+    e->rehearsing = 0;
+    e->changed = changed;
+    *tier = plan.short_on;
+    *need = plan.need;
+    return r;
+}
+
+/* [watch] ------------------------------------------------------------------- *
+ * Info, stats, why, dump, check: reads only.                                   *
+ * Calls: all above but engine and shelf; takes the engine's struct const.      *
+ * -------------------------------------------------------------------------- */
+static uint32_t tnmi_watch_fenced(const tnmi_engine *e, uint32_t tier, uint32_t replica) {
+    uint32_t count = 0;
+    for (uint32_t q = 0; e->fence_count > 0 && q < TNMI_QUEUES; q++)
+        for (uint32_t f = e->fence_head[q]; f != TNMI_NONE;) {
+            const tnmi_fence *fence = (const tnmi_fence *)tnmi_store_at(&e->fences, f);
+            f = fence->next;
+            if (fence->tier == tier && fence->replica == replica) count += fence->count;
+        }
+    return count;
+}
+
+static tnmi_view tnmi_watch_view(const tnmi_engine *e, uint32_t tier) {
+    tnmi_view view;
+    memset(&view, 0, sizeof view);
+    view.tensors = &e->tensors;
+    view.hints = &e->hints;
+    view.space = &e->tiers.tier[tier].space;
+    view.below = e->below;
+    view.cost_in = e->cost_in;
+    view.cost_out = e->cost_out;
+    view.tier = tier;
+    view.spill = e->tiers.tier[tier].spill;
+    view.clock = tnmi_base_peek64(&e->clock);
+    return view;
+}
+
+static tnm_state tnmi_watch_state(const tnmi_replica *replica) {
+    if (!replica) return TNM_STATE_ABSENT;
+    uint64_t word = tnmi_base_load64(&replica->word);
+    if (word & TNMI_LOST) return TNM_STATE_LOST;
+    if (tnmi_tensor_is(word, TNMI_BUSY)) return TNM_STATE_BUSY;
+    return tnmi_tensor_is(word, TNMI_READY) ? TNM_STATE_READY : TNM_STATE_ABSENT;
+}
+
+static void tnmi_watch_info(const tnmi_engine *e, uint32_t name, uint32_t tier,
+                            tnm_tensor_info *out) {
+    uint64_t offset;
+    uint32_t content = tnmi_tensor_content(&e->tensors, name, &offset);
+    const tnmi_tensor *tensor = tnmi_tensor_at(&e->tensors, name);
+    const tnmi_tensor *whole = tnmi_tensor_at(&e->tensors, content);
+    const tnmi_replica *replica = tnmi_tensor_on(&e->tensors, content, tier);
+    tnmi_view view = tnmi_watch_view(e, tier);
+    out->label = tensor->label;
+    out->dtype = (tnm_dtype)tnmi_tensor_field(tensor, TNMI_DTYPE_SHIFT, 5);
+    tnmi_tensor_tell_shape(tensor, out->shape);
+    out->bytes = tensor->bytes;
+    out->advice = tnmi_tensor_advice(whole);
+    out->user = tensor->user;
+    out->is_view = name != content;
+    out->empty = tnmi_tensor_is_empty(&e->tensors, content);
+    out->state = tnmi_watch_state(replica);
+    if (!replica && (whole->flags & TNMI_BROKEN)) out->state = TNM_STATE_LOST;
+    out->dirty = out->state == TNM_STATE_READY && tnmi_policy_is_dirty(&view, content, tier) &&
+                 view.spill >= 0;
+    out->adopted = replica && replica->node == TNMI_NONE && out->state != TNM_STATE_BUSY;
+    if (replica) out->pins = tnmi_tensor_pins(tnmi_base_load64(&replica->word));
+    if (replica)
+        out->fenced = tnmi_watch_fenced(e, tier, *tnmi_tensor_rep(&e->tensors, content, tier));
+    out->next_use = tnmi_hint_distance(
+        &e->hints, whole, e->below, tier,
+        replica && replica->node != TNMI_NONE ? tnmi_base_peek64(&replica->stamp) : 0);
+    out->last_error = (tnm_result) - (int)(whole->failed & 0xffu);
+}
+
+/* Sums that the hit path does not keep: O(replicas of the tier). */
+static void tnmi_watch_sums(const tnmi_engine *e, uint32_t tier, tnm_tier_stats *out) {
+    const tnmi_tier *t = &e->tiers.tier[tier];
+    const tnmi_table *table = &e->tensors.on[tier].replicas;
+    tnmi_view view = tnmi_watch_view(e, tier);
+    int sick = t->spill >= 0 && tnmi_tier_is_off(&e->tiers.tier[t->spill].sick, e->tick);
+    for (uint32_t i = 0; i < table->fresh; i++) {
+        const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, i);
+        uint64_t word = tnmi_base_load64(&replica->word), bytes;
+        if (tnmi_tensor_is(word, TNMI_ABSENT)) continue;
+        out->tensors++;
+        out->hits += (word >> 32) & 0xffffu;
+        bytes = tnmi_tensor_at(&e->tensors, replica->content)->bytes;
+        if (replica->node != TNMI_NONE)
+            bytes = tnmi_space_size(tnmi_space_node(&t->space, replica->node)) * t->granule;
+        if (tnmi_tensor_pins(word)) out->pinned_bytes += bytes;
+        if (!tnmi_tensor_is(word, TNMI_READY) || t->spill < 0) continue;
+        if (!tnmi_policy_is_dirty(&view, replica->content, tier)) continue;
+        out->dirty_bytes += bytes;
+        if (sick) out->stuck_bytes += bytes;
+    }
+}
+
+static void tnmi_watch_stats(const tnmi_engine *e, uint32_t tier, tnm_tier_stats *out) {
+    const tnmi_tier *t = &e->tiers.tier[tier];
+    out->budget_bytes = t->budget;
+    out->reserved_bytes = t->reserved;
+    out->used_bytes = t->used_bytes;
+    out->peak_bytes = t->peak;
+    out->in_flight_bytes = t->in_flight_bytes;
+    out->largest_free_bytes = tnmi_space_largest(&t->space) * t->granule;
+    out->hits = t->hits;
+    out->misses = t->misses;
+    out->late = t->late;
+    out->bytes_in = t->bytes_in;
+    out->bytes_out = t->bytes_out;
+    out->evictions = t->evictions;
+    out->evictions_clean = t->evictions_clean;
+    out->prefetches = t->prefetches;
+    out->prefetches_wasted = t->prefetches_wasted;
+    out->prefetches_refused = t->prefetches_refused;
+    out->compactions = t->compactions;
+    out->failures = t->failures;
+    out->starved = t->starved;
+    out->lru_inexact = t->lru_inexact;
+    out->kept_bytes = t->kept_bytes;
+    out->stream_bytes = t->stream_bytes;
+    tnmi_watch_sums(e, tier, out);
+}
+
+/* ---- why ---- */
+/* The largest pinned tensors of the tier, in order. */
+static void tnmi_watch_blocker(const tnmi_engine *e, uint32_t tier, uint32_t index, uint64_t bytes,
+                               tnm_shortage *out) {
+    const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+    int at = out->blocker_count;
+    while (at > 0 && out->blockers[at - 1].bytes < bytes)
+        at--;
+    if (at == TNM_MAX_BLOCKERS) return;
+    int last = out->blocker_count < TNM_MAX_BLOCKERS ? out->blocker_count : TNM_MAX_BLOCKERS - 1;
+    for (int i = last; i > at; i--)
+        out->blockers[i] = out->blockers[i - 1];
+    if (out->blocker_count < TNM_MAX_BLOCKERS) out->blocker_count++;
+    out->blockers[at].tensor = tnmi_tensor_id(&e->tensors, replica->content);
+    out->blockers[at].label = tnmi_tensor_label(&e->tensors, replica->content);
+    out->blockers[at].tier = (int)tier;
+    out->blockers[at].bytes = bytes;
+    out->blockers[at].pins = tnmi_tensor_pins(tnmi_base_load64(&replica->word));
+    out->blockers[at].fenced = tnmi_watch_fenced(e, tier, index);
+}
+
+/* One node of a segment: what it adds to the sums, and whether a live pin makes it a wall. */
+static int tnmi_watch_wall(const tnmi_engine *e, uint32_t tier, const tnmi_node *node,
+                           uint64_t bytes, tnm_shortage *out) {
+    if (tnmi_space_kind(node) != TNMI_SPACE_USED || node->a == TNMI_NONE) return 0;
+    const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, node->a);
+    uint64_t word = tnmi_base_load64(&replica->word);
+    if (word & TNMI_CLAIM) out->claimed_bytes += bytes;
+    if (tnmi_tensor_is(word, TNMI_BUSY)) out->in_flight_bytes += bytes;
+    uint32_t pins = tnmi_tensor_pins(word);
+    if (pins == 0) return 0;
+    tnmi_watch_blocker(e, tier, node->a, bytes, out);
+    if (pins == tnmi_watch_fenced(e, tier, node->a)) {
+        out->fenced_bytes += bytes;
+        return 0;
+    }
+    out->pinned_bytes += bytes;
+    return 1;
+}
+
+static void tnmi_watch_shortage(const tnmi_engine *e, uint32_t tier, tnm_shortage *out) {
+    const tnmi_tier *t = &e->tiers.tier[tier];
+    out->tier = (int)tier;
+    out->budget_bytes = t->budget;
+    out->reserved_bytes = t->reserved;
+    out->free_bytes = t->space.free_granules * t->granule + tnmi_tier_room(t);
+    out->largest_free_bytes = tnmi_space_largest(&t->space) * t->granule;
+    out->largest_gap_bytes = tnmi_tier_room(t);
+    for (uint32_t i = t->segments; i != TNMI_NONE;) {
+        const tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
+        uint64_t run = 0;
+        i = s->next;
+        if (s->dedicated && s->owner != TNMI_NONE && s->used) {
+            const tnmi_replica *r = tnmi_tensor_replica(&e->tensors, tier, s->owner);
+            if (r->node != TNMI_NONE)
+                tnmi_watch_wall(e, tier, tnmi_space_node(&t->space, r->node), s->size, out);
+        }
+        if (s->edge == TNMI_NONE) continue;
+        for (uint32_t n = tnmi_space_node(&t->space, s->edge)->next; n != s->edge;) {
+            const tnmi_node *node = tnmi_space_node(&t->space, n);
+            uint64_t bytes = tnmi_space_size(node) * t->granule;
+            n = node->next;
+            run = tnmi_watch_wall(e, tier, node, bytes, out) ? 0 : run + bytes;
+            out->largest_gap_bytes = tnmi_base_max(out->largest_gap_bytes, run);
+        }
+    }
+}
+
+/* ---- dump ---- */
+typedef struct tnmi_text { /* text on its way out; numbers and strings are written without stdio */
+    char *at;
+    uint32_t size, used;
+    int full; /* a row did not fit: it is cut, which tnmi_text's owner makes impossible by size */
+} tnmi_text;
+
+static void tnmi_watch_char(tnmi_text *text, char c) {
+    if (text->used < text->size)
+        text->at[text->used++] = c;
+    else
+        text->full = 1;
+}
+
+static void tnmi_watch_put(tnmi_text *text, const char *string) {
+    while (*string)
+        tnmi_watch_char(text, *string++);
+}
+
+static void tnmi_watch_number(tnmi_text *text, uint64_t number) {
+    char digits[20];
+    int count = 0;
+    do {
+        digits[count++] = (char)('0' + number % 10);
+        number /= 10;
+    } while (number);
+    while (count)
+        tnmi_watch_char(text, digits[--count]);
+}
+
+/* "key": number, with a comma before it unless it is the first of its object. */
+static void tnmi_watch_field(tnmi_text *text, const char *key, uint64_t number) {
+    if (text->used && text->at[text->used - 1] != '{') tnmi_watch_put(text, ", ");
+    tnmi_watch_char(text, '"');
+    tnmi_watch_put(text, key);
+    tnmi_watch_put(text, "\": ");
+    tnmi_watch_number(text, number);
+}
+
+/* A JSON string; labels are anyone's bytes, so what is not plain ASCII is escaped, and cut. */
+static void tnmi_watch_string(tnmi_text *text, const char *string) {
+    static const char hex[] = "0123456789abcdef";
+    tnmi_watch_char(text, '"');
+    for (int i = 0; string && string[i] && i < 80; i++) {
+        unsigned char c = (unsigned char)string[i];
+        if (c >= 0x20 && c < 0x7f && c != '"' && c != '\\') {
+            tnmi_watch_char(text, (char)c);
+            continue;
+        }
+        tnmi_watch_put(text, "\\u00");
+        tnmi_watch_char(text, hex[c >> 4]);
+        tnmi_watch_char(text, hex[c & 15]);
+    }
+    tnmi_watch_char(text, '"');
+}
+
+static const char *tnmi_watch_state_name(tnm_state state) {
+    static const char *const name[] = { "absent", "busy", "ready", "lost" };
+    return name[state];
+}
+
+static void tnmi_watch_tier_json(const tnmi_engine *e, uint32_t tier, tnmi_text *text) {
+    tnm_tier_stats s;
+    memset(&s, 0, sizeof s);
+    tnmi_watch_stats(e, tier, &s);
+    tnmi_watch_put(text, tier ? ",\n    { \"name\": " : "\n    { \"name\": ");
+    tnmi_watch_string(text, e->tiers.tier[tier].desc.name);
+    if (s.budget_bytes != UINT64_MAX) tnmi_watch_field(text, "budget_bytes", s.budget_bytes);
+    tnmi_watch_field(text, "reserved_bytes", s.reserved_bytes);
+    tnmi_watch_field(text, "used_bytes", s.used_bytes);
+    tnmi_watch_field(text, "peak_bytes", s.peak_bytes);
+    tnmi_watch_field(text, "pinned_bytes", s.pinned_bytes);
+    tnmi_watch_field(text, "in_flight_bytes", s.in_flight_bytes);
+    tnmi_watch_field(text, "dirty_bytes", s.dirty_bytes);
+    tnmi_watch_field(text, "stuck_bytes", s.stuck_bytes);
+    tnmi_watch_field(text, "largest_free_bytes", s.largest_free_bytes);
+    tnmi_watch_field(text, "tensors", s.tensors);
+    tnmi_watch_field(text, "hits", s.hits);
+    tnmi_watch_field(text, "late", s.late);
+    tnmi_watch_field(text, "misses", s.misses);
+    tnmi_watch_field(text, "bytes_in", s.bytes_in);
+    tnmi_watch_field(text, "bytes_out", s.bytes_out);
+    tnmi_watch_field(text, "evictions", s.evictions);
+    tnmi_watch_field(text, "evictions_clean", s.evictions_clean);
+    tnmi_watch_field(text, "prefetches", s.prefetches);
+    tnmi_watch_field(text, "prefetches_wasted", s.prefetches_wasted);
+    tnmi_watch_field(text, "compactions", s.compactions);
+    tnmi_watch_field(text, "failures", s.failures);
+    tnmi_watch_field(text, "kept_bytes", s.kept_bytes);
+    tnmi_watch_field(text, "stream_bytes", s.stream_bytes);
+    tnmi_watch_put(text, " }");
+}
+
+static void tnmi_watch_pad(tnmi_text *text, uint32_t from, uint32_t width) {
+    while (text->used < from + width)
+        tnmi_watch_char(text, ' ');
+}
+
+/* A number right-aligned in 14 columns, with a space before it. */
+static void tnmi_watch_column(tnmi_text *text, uint64_t number) {
+    uint32_t digits = 1;
+    for (uint64_t n = number; n >= 10; n /= 10)
+        digits++;
+    for (uint32_t i = digits; i < 14; i++)
+        tnmi_watch_char(text, ' ');
+    tnmi_watch_char(text, ' ');
+    tnmi_watch_number(text, number);
+}
+
+static void tnmi_watch_tier_text(const tnmi_engine *e, uint32_t tier, tnmi_text *text) {
+    tnm_tier_stats s;
+    memset(&s, 0, sizeof s);
+    tnmi_watch_stats(e, tier, &s);
+    uint32_t from = text->used;
+    for (int i = 0; i < 16 && e->tiers.tier[tier].desc.name[i]; i++)
+        tnmi_watch_char(text, e->tiers.tier[tier].desc.name[i]);
+    tnmi_watch_pad(text, from, 16);
+    if (s.budget_bytes == UINT64_MAX)
+        tnmi_watch_put(text, "      unlimited");
+    else
+        tnmi_watch_column(text, s.budget_bytes);
+    tnmi_watch_column(text, s.peak_bytes);
+    tnmi_watch_column(text, s.used_bytes);
+    tnmi_watch_column(text, s.pinned_bytes);
+    tnmi_watch_column(text, s.hits);
+    tnmi_watch_column(text, s.late);
+    tnmi_watch_column(text, s.misses);
+    tnmi_watch_column(text, s.bytes_in);
+    tnmi_watch_column(text, s.bytes_out);
+    tnmi_watch_column(text, s.evictions);
+    tnmi_watch_char(text, '\n');
+}
+
+static void tnmi_watch_tensor_json(const tnmi_engine *e, uint32_t name, int first,
+                                   tnmi_text *text) {
+    tnm_tensor_info info;
+    memset(&info, 0, sizeof info);
+    tnmi_watch_info(e, name, 0, &info);
+    tnmi_watch_put(text, first ? "\n    { \"label\": " : ",\n    { \"label\": ");
+    tnmi_watch_string(text, info.label);
+    tnmi_watch_field(text, "id", tnmi_tensor_id(&e->tensors, name));
+    tnmi_watch_field(text, "bytes", info.bytes);
+    tnmi_watch_field(text, "view", (uint64_t)info.is_view);
+    tnmi_watch_put(text, ", \"on\": {");
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        memset(&info, 0, sizeof info);
+        tnmi_watch_info(e, name, t, &info);
+        if (info.state == TNM_STATE_ABSENT) continue;
+        tnmi_watch_put(text, text->at[text->used - 1] == '{' ? "\"" : ", \"");
+        tnmi_watch_number(text, t);
+        tnmi_watch_put(text, "\": { \"state\": \"");
+        tnmi_watch_put(text, tnmi_watch_state_name(info.state));
+        tnmi_watch_char(text, '"');
+        tnmi_watch_field(text, "dirty", (uint64_t)info.dirty);
+        tnmi_watch_field(text, "adopted", (uint64_t)info.adopted);
+        tnmi_watch_field(text, "pins", info.pins);
+        tnmi_watch_put(text, " }");
+    }
+    tnmi_watch_put(text, "} }");
+}
+
+/* ---- check ---- */
+/* One replica: its node, its content's index, its place in the order, its flags. */
+static int tnmi_watch_check_replica(const tnmi_engine *e, uint32_t tier, uint32_t index) {
+    const tnmi_replica *r = tnmi_tensor_replica(&e->tensors, tier, index);
+    uint64_t word = tnmi_base_load64(&r->word);
+    const tnmi_space *space = &e->tiers.tier[tier].space;
+    int broken = 0, in_order = tnmi_store_heap_has(&e->tensors.on[tier].order, index);
+    broken += *tnmi_tensor_rep(&e->tensors, r->content, tier) != index;
+    if (r->node != TNMI_NONE) {
+        const tnmi_node *node = tnmi_space_node(space, r->node);
+        broken += tnmi_space_kind(node) != TNMI_SPACE_USED || node->a != index;
+        broken += ((word & TNMI_CLAIM) != 0) != ((node->b & TNMI_CLAIMED) != 0);
+    }
+    broken += in_order != (tnmi_tensor_is(word, TNMI_READY) && r->node != TNMI_NONE);
+    broken += tnmi_tensor_writers(word) > tnmi_tensor_pins(word);
+    if (tnmi_tensor_is(word, TNMI_READY) && !(word & TNMI_LOST))
+        broken +=
+            ((word & TNMI_ALONE) != 0) != (!tnmi_tensor_others(&e->tensors, r->content, tier) &&
+                                           !tnmi_tensor_is_lent(&e->tensors, r));
+    if (tnmi_tensor_is(word, TNMI_BUSY)) {
+        const tnmi_op *op = tnmi_move_op(&e->move, r->offset);
+        broken += op->replica != index || op->tier != tier || op->content != r->content;
+        broken += tnmi_tensor_pins(word) != 0;
+    }
+    return broken;
+}
+
+static int tnmi_watch_check_tier(const tnmi_engine *e, uint32_t tier) {
+    const tnmi_tier *t = &e->tiers.tier[tier];
+    const tnmi_table *table = &e->tensors.on[tier].replicas;
+    uint64_t reserved = 0, free_sum = 0, bin_sum = 0, used = 0, held = 0;
+    int broken = t->reserved > t->peak;
+    for (uint32_t i = t->segments; i != TNMI_NONE;) {
+        const tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
+        i = s->next;
+        reserved += s->size;
+        broken += s->tier != tier || s->state == TNMI_SEGMENT_NONE;
+        if (s->edge != TNMI_NONE)
+            broken += tnmi_space_check_segment(&t->space, s->edge, &free_sum, &used, &held);
+        if (s->dedicated && s->used) used += t->space.used_granules ? s->size / t->granule : 0;
+    }
+    if (e->move.stage_tier == tier &&
+        (e->move.stage_state == 2 || e->move.stage_state == 3 || e->move.stage_state >= 5))
+        reserved += e->move.stage_bytes;
+    broken += reserved != t->reserved;
+    broken += tnmi_space_check_bins(&t->space, &bin_sum);
+    broken += free_sum != t->space.free_granules || bin_sum != free_sum;
+    broken += held != t->space.held_granules;
+    if (t->desc.segment_bytes != TNM_DEDICATED) {
+        broken += used != t->space.used_granules;
+        broken += t->used_bytes != used * t->granule;
+    }
+    for (uint32_t i = 0; i < table->fresh; i++) {
+        const tnmi_replica *r = tnmi_tensor_replica(&e->tensors, tier, i);
+        if (!tnmi_tensor_is(tnmi_base_load64(&r->word), TNMI_ABSENT))
+            broken += tnmi_watch_check_replica(e, tier, i);
+    }
+    return broken;
+}
+
+static int tnmi_watch_check(const tnmi_engine *e) {
+    int broken = 0;
+    uint32_t used = 0, free_slots = 0;
+    for (uint32_t t = 0; t < e->tiers.count; t++)
+        broken += tnmi_watch_check_tier(e, t);
+    for (uint32_t i = e->move.live_copy; i != TNMI_NONE; i = e->move.copy[i].next) {
+        used++;
+        broken += e->move.copy[i].state == TNMI_COPY_FREE;
+    }
+    for (uint32_t i = e->move.free_copy; i != TNMI_NONE; i = e->move.copy[i].next)
+        free_slots++;
+    broken += used != e->move.used || used + free_slots != e->move.copies;
+    for (uint32_t i = 1; i < e->tensors.names.fresh; i++)
+        broken +=
+            tnmi_tensor_at(&e->tensors, i)->mark != 0 && tnmi_tensor_at(&e->tensors, i)->flags != 0;
+    return broken;
+}
+
+/* [door] -------------------------------------------------------------------- *
+ * The public functions: validate, lock, let the engine decide, perform what it *
+ * asks for. The only room that runs user code.                                 *
+ * Calls: all.                                                                  *
+ * Invariants: no callback runs under the lock; one thread at a time performs   *
+ * asks (`driving`); one thread at a time drains [tell] (`telling`).            *
+ * -------------------------------------------------------------------------- */
+#    ifdef TENSORMEM_THREADS
+#        if defined(_WIN32)
+#            ifndef WIN32_LEAN_AND_MEAN
+#                define WIN32_LEAN_AND_MEAN
+#            endif
+#            include <windows.h>
+#        else
+#            include <pthread.h>
+#            include <sched.h>
+#        endif
+#    endif
+
+struct tnm_ctx {
+    tnmi_engine e;
+    tnm_desc desc;
+    struct tnmi_shelf_host host;
+    int driving, telling;
+    int inside;  /* a callback runs: only sight is allowed (known in one-thread builds) */
+    int waiters; /* threads in a condition wait */
+    int own_lock, pumping, stop_pump;
+#    ifdef TENSORMEM_THREADS
+#        if defined(_WIN32)
+    SRWLOCK mutex;
+    CONDITION_VARIABLE changed;
+    HANDLE thread;
+#        else
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    pthread_t thread;
+#        endif
+#    endif
+};
+
+/* ---- lock, condition ---- */
+static void tnmi_door_lock(tnm_ctx *ctx) {
+#    ifdef TENSORMEM_THREADS
+    if (ctx->own_lock) {
+#        if defined(_WIN32)
+        AcquireSRWLockExclusive(&ctx->mutex);
+#        else
+        pthread_mutex_lock(&ctx->mutex);
+#        endif
+        return;
+    }
+#    endif
+    if (ctx->desc.lock) (ctx->desc.lock)(ctx->desc.user);
+}
+
+static void tnmi_door_unlock(tnm_ctx *ctx) {
+#    ifdef TENSORMEM_THREADS
+    if (ctx->own_lock) {
+#        if defined(_WIN32)
+        ReleaseSRWLockExclusive(&ctx->mutex);
+#        else
+        pthread_mutex_unlock(&ctx->mutex);
+#        endif
+        return;
+    }
+#    endif
+    if (ctx->desc.unlock) (ctx->desc.unlock)(ctx->desc.user);
+}
+
+/* Another thread drives, or nothing can be done until another calls: let it. */
+static void tnmi_door_yield(tnm_ctx *ctx) {
+#    ifdef TENSORMEM_THREADS
+    if (ctx->own_lock) {
+        ctx->waiters++;
+#        if defined(_WIN32)
+        SleepConditionVariableSRW(&ctx->changed, &ctx->mutex, 1, 0);
+#        else
+        pthread_cond_wait(&ctx->changed, &ctx->mutex);
+#        endif
+        ctx->waiters--;
+        return;
+    }
+#    endif
+    tnmi_door_unlock(ctx);
+    tnmi_door_lock(ctx);
+}
+
+/* Others may hold claims or pins that stand in our way: the lock is theirs for a moment. */
+static void tnmi_door_pause(tnm_ctx *ctx) {
+    tnmi_door_unlock(ctx);
+#    ifdef TENSORMEM_THREADS
+#        if defined(_WIN32)
+    SwitchToThread();
+#        else
+    sched_yield();
+#        endif
+#    endif
+    tnmi_door_lock(ctx);
+}
+
+static void tnmi_door_wake(tnm_ctx *ctx) {
+#    ifdef TENSORMEM_THREADS
+    if (!ctx->own_lock || (ctx->waiters == 0 && !ctx->pumping)) return;
+#        if defined(_WIN32)
+    WakeAllConditionVariable(&ctx->changed);
+#        else
+    pthread_cond_broadcast(&ctx->changed);
+#        endif
+#    else
+    (void)ctx;
+#    endif
+}
+
+/* ---- telling ---- */
+static void tnmi_door_print(const tnm_log *log) {
+#    if !defined(TENSORMEM_NO_STDIO) && !defined(NDEBUG)
+    static const char *const level[] = { "error", "warning", "info" };
+    fprintf(stderr, "tensormem: %s %s", level[log->level], tnmi_tell_result(log->result));
+    if (log->call) fprintf(stderr, " from %s", log->call);
+    if (log->tier >= 0) fprintf(stderr, " on tier %d", log->tier);
+    if (log->label) fprintf(stderr, " for \"%.64s\"", log->label);
+    fprintf(stderr, ": %s", log->rule);
+    if (log->need || log->have)
+        fprintf(stderr, " (%llu, have %llu)", (unsigned long long)log->need,
+                (unsigned long long)log->have);
+    fputc('\n', stderr);
+#    else
+    (void)log;
+#    endif
+}
+
+/* Under the lock; drops it while the application's callbacks run. */
+static void tnmi_door_tell(tnm_ctx *ctx) {
+    tnmi_tell_item item;
+    if (ctx->telling || ctx->e.tell.count == 0) return;
+    ctx->telling = 1;
+    while (tnmi_tell_pop(&ctx->e.tell, &item)) {
+        tnmi_door_unlock(ctx);
+        ctx->inside++;
+        if (item.is_event)
+            (ctx->desc.trace)(ctx->desc.user, &item.event);
+        else if (ctx->desc.log)
+            (ctx->desc.log)(ctx->desc.user, &item.log);
+        else
+            tnmi_door_print(&item.log);
+        ctx->inside--;
+        tnmi_door_lock(ctx);
+    }
+    ctx->telling = 0;
+}
+
+static void tnmi_door_enter(tnm_ctx *ctx) {
+    tnmi_door_lock(ctx);
+    ctx->e.refused_host = 0;
+}
+
+static tnm_result tnmi_door_leave(tnm_ctx *ctx, tnm_result result) {
+    tnmi_door_tell(ctx);
+    tnmi_door_wake(ctx);
+    tnmi_door_unlock(ctx);
+    return result;
+}
+
+/* A broken rule: one log item that names it. */
+static tnm_result tnmi_door_refuse(tnm_ctx *ctx, tnm_result result, const char *call,
+                                   const char *rule) {
+    tnm_log *log = tnmi_tell_log(&ctx->e.tell, TNM_LOG_ERROR, result, rule);
+    if (log) log->call = call;
+    return result;
+}
+
+/* The same, before the lock was taken. */
+static tnm_result tnmi_door_reject(tnm_ctx *ctx, tnm_result result, const char *call,
+                                   const char *rule) {
+    if (!ctx) return result;
+    tnmi_door_lock(ctx);
+    tnmi_door_refuse(ctx, result, call, rule);
+    return tnmi_door_leave(ctx, result);
+}
+
+/* In a one-thread build a flag knows when a callback calls back. */
+static int tnmi_door_is_inside(const tnm_ctx *ctx) {
+    return !ctx->e.threaded && ctx->inside > 0;
+}
+
+#    define TNMI_INSIDE                                                                            \
+        "called from a callback, where only info, stats, why and result_string may be"
+
+/* ---- host memory ---- */
+static void *tnmi_door_malloc(void *user, size_t size) {
+    (void)user;
+    return malloc(size);
+}
+
+static void tnmi_door_free(void *user, void *ptr, size_t size) {
+    (void)user;
+    (void)size;
+    free(ptr);
+}
+
+static void tnmi_door_give(const tnm_desc *desc, void *ptr, uint64_t size) {
+    if (ptr) (desc->release)(desc->user, ptr, (size_t)size);
+}
+
+static void *tnmi_door_take(const tnm_desc *desc, uint64_t size) {
+    if (size == 0 || size > SIZE_MAX / 2) return NULL;
+    return (desc->alloc)(desc->user, (size_t)size);
+}
+
+/* ---- asks ---- */
+static tnm_result tnmi_door_legal(tnm_result result) {
+    return (int)result > (int)TNM_PENDING || (int)result < (int)TNM_ERR_LOST ? TNM_ERR_BACKEND
+                                                                             : result;
+}
+
+static void tnmi_door_alloc(tnmi_ask *ask) {
+    const tnm_backend *b = ask->backend;
+    ask->mem = 0;
+    ask->host = NULL;
+    if (b->available && (b->available)(b->user) < ask->size) {
+        ask->result = TNM_ERR_BUDGET;
+        return;
+    }
+    ask->result = (b->alloc)(b->user, ask->size, ask->align, ask->item, &ask->mem, &ask->host);
+}
+
+static void tnmi_door_copy(tnmi_ask *ask) {
+    if (!ask->backend) return; /* nobody to ask: the engine set the answer */
+    ask->ticket = 0;
+    ask->result = tnmi_door_legal(
+        (ask->backend->copy)(ask->backend->user, &ask->dst, &ask->src, ask->size, &ask->ticket));
+}
+
+static void tnmi_door_passed(tnm_ctx *ctx, tnmi_ask *ask) {
+    ask->value = (ctx->desc.passed)(ctx->desc.user, ask->index, ask->size);
+}
+
+/* Perform one ask. Entered and left with the lock held; it is open meanwhile. */
+static void tnmi_door_perform(tnm_ctx *ctx, tnmi_ask *ask) {
+    const tnm_backend *b = ask->backend;
+    uint32_t capacity = ask->kind == TNMI_ASK_HOST ? ask->table->capacity : 0;
+    tnmi_door_tell(ctx);
+    tnmi_door_unlock(ctx);
+    ctx->inside++;
+    switch (ask->kind) {
+    case TNMI_ASK_HOST:
+        ask->got = tnmi_door_take(&ctx->desc, ask->size);
+        break;
+    case TNMI_ASK_ALLOC:
+        tnmi_door_alloc(ask);
+        break;
+    case TNMI_ASK_RELEASE:
+        (b->release)(b->user, ask->mem, ask->size);
+        break;
+    case TNMI_ASK_COPY:
+        tnmi_door_copy(ask);
+        break;
+    case TNMI_ASK_SUBMIT:
+        (b->submit)(b->user);
+        break;
+    case TNMI_ASK_POLL:
+        ask->result = tnmi_door_legal((b->poll)(b->user, ask->ticket));
+        break;
+    case TNMI_ASK_WAIT:
+        ask->result = tnmi_door_legal((b->wait)(b->user, ask->ticket));
+        break;
+    case TNMI_ASK_PASSED:
+        tnmi_door_passed(ctx, ask);
+        break;
+    case TNMI_ASK_RELEASED:
+        if (ask->region.released)
+            (ask->region.released)(ask->region.user, ask->region.mem, ask->value);
+        break;
+    case TNMI_ASK_ZERO:
+        memset(ask->host, 0, (size_t)ask->size);
+        break;
+    case TNMI_ASK_IDLE:
+        ask->result =
+            ctx->desc.idle && (ctx->desc.idle)(ctx->desc.user, ask->value) ? TNM_PENDING : TNM_OK;
+        break;
+    case TNMI_ASK_DONE:
+        break;
+    }
+    ctx->inside--;
+    tnmi_door_lock(ctx);
+    if (ask->kind == TNMI_ASK_HOST && ask->table->capacity != capacity) {
+        tnmi_door_unlock(ctx); /* another thread brought one meanwhile */
+        tnmi_door_give(&ctx->desc, ask->got, ask->size);
+        tnmi_door_lock(ctx);
+        return;
+    }
+    tnmi_engine_answer(&ctx->e, ask);
+}
+
+/* Bring the chunk a table wants. Anyone may; no backend runs. */
+static void tnmi_door_grow(tnm_ctx *ctx) {
+    tnmi_ask ask;
+    if (!ctx->e.grow) return;
+    memset(&ask, 0, sizeof ask);
+    ask.kind = TNMI_ASK_HOST;
+    ask.table = ctx->e.grow;
+    ask.size = tnmi_store_grow_bytes(ctx->e.grow);
+    tnmi_door_perform(ctx, &ask);
+}
+
+/* Spare entries in a table, bringing chunks. OK, MEMORY or CAPACITY. */
+static tnm_result tnmi_door_table(tnm_ctx *ctx, tnmi_table *table, uint32_t need,
+                                  const char *call) {
+    tnm_result r;
+    while ((r = tnmi_engine_table(&ctx->e, table, need)) == TNM_ABSENT)
+        tnmi_door_grow(ctx);
+    if (r == TNM_ERR_CAPACITY) tnmi_door_refuse(ctx, r, call, table->name);
+    return r;
+}
+
+/* Did the outside world move? Plans that were made and unmade do not count. */
+static int tnmi_door_is_progress(const tnmi_ask *ask) {
+    switch (ask->kind) {
+    case TNMI_ASK_COPY:
+        return ask->result != TNM_ERR_BUSY;
+    case TNMI_ASK_POLL:
+    case TNMI_ASK_WAIT:
+        return ask->result != TNM_PENDING;
+    case TNMI_ASK_PASSED:
+    case TNMI_ASK_IDLE:
+    case TNMI_ASK_DONE:
+        return 0;
+    case TNMI_ASK_HOST:
+    case TNMI_ASK_ALLOC:
+    case TNMI_ASK_RELEASE:
+    case TNMI_ASK_SUBMIT:
+    case TNMI_ASK_RELEASED:
+    case TNMI_ASK_ZERO:
+        break;
+    }
+    return 1;
+}
+
+/* All asks of one round. Returns whether anything happened. */
+static int tnmi_door_drive(tnm_ctx *ctx, uint64_t allowance, int demand_only) {
+    tnmi_engine *e = &ctx->e;
+    tnmi_ask ask;
+    int asked = 0;
+    e->allowance = allowance;
+    e->demand_only = demand_only;
+    e->collect_only = allowance == 0;
+    tnmi_engine_round(e);
+    for (;;) {
+        tnmi_engine_next(e, &ask);
+        if (ask.kind == TNMI_ASK_DONE) break;
+        tnmi_door_perform(ctx, &ask);
+        asked += tnmi_door_is_progress(&ask);
+    }
+    return asked > 0;
+}
+
+/* One round of a waiting call, and a sleep when it changed nothing. 0 = `idle` gave up. */
+static int tnmi_door_turn(tnm_ctx *ctx, uint64_t *rounds, int demand_only) {
+    tnmi_ask ask;
+    int go_on = 1;
+    if (ctx->driving) {
+        tnmi_door_yield(ctx);
+        return 1;
+    }
+    ctx->driving = 1;
+    if (tnmi_door_drive(ctx, TNM_ALL, demand_only)) {
+        *rounds = 0;
+    } else {
+        tnmi_engine_sleep(&ctx->e, &ask, ++*rounds);
+        uint64_t before = ctx->e.changed;
+        if (ask.kind != TNMI_ASK_IDLE) {
+            tnmi_door_perform(ctx, &ask);
+            if (before != ctx->e.changed) *rounds = 0;
+        }
+        if (*rounds > 0) {
+            memset(&ask, 0, sizeof ask);
+            ask.kind = TNMI_ASK_IDLE;
+            ask.value = *rounds;
+            tnmi_door_perform(ctx, &ask);
+            go_on = ask.result == TNM_OK;
+        }
+    }
+    ctx->driving = 0;
+    tnmi_door_wake(ctx);
+    if (ctx->e.threaded) tnmi_door_pause(ctx);
+    return go_on;
+}
+
+/* ---- create ---- */
+static const char *tnmi_door_check_backend(const tnm_tier_desc *tier) {
+    const tnm_backend *b = &tier->backend;
+    int given = (b->alloc != NULL) + (b->release != NULL) + (b->copy != NULL);
+    if (given != 0 && given != 3) return "a backend needs alloc, release and copy, or none of them";
+    if (given == 0 && (b->poll || b->wait || b->submit || b->available))
+        return "a backend needs alloc, release and copy";
+    if (b->granularity && !tnmi_base_is_power(b->granularity))
+        return "granularity is not a power of two";
+    if (tier->alignment && !tnmi_base_is_power(tier->alignment))
+        return "alignment is not a power of two";
+    return NULL;
+}
+
+static const char *tnmi_door_check_desc(const tnm_desc *desc) {
+    if (!desc->tiers || desc->tier_count < 1 || desc->tier_count > TNM_MAX_TIERS)
+        return "tier_count is not 1 .. TNM_MAX_TIERS";
+    for (int i = 0; i < desc->tier_count; i++) {
+        const tnm_tier_desc *tier = &desc->tiers[i];
+        const char *rule = tnmi_door_check_backend(tier);
+        if (rule) return rule;
+        if (tier->spill_to != 0 && tier->spill_to != TNM_NOWHERE &&
+            (tier->spill_to <= i || tier->spill_to >= desc->tier_count))
+            return "spill_to is not a greater index or TNM_NOWHERE";
+    }
+    if (desc->staging_tier < 0 || desc->staging_tier >= desc->tier_count)
+        return "staging_tier is not a tier";
+    if ((desc->alloc == NULL) != (desc->release == NULL)) return "set both alloc and release";
+    if ((desc->lock == NULL) != (desc->unlock == NULL)) return "set both lock and unlock";
+    if (desc->tag > 0xff) return "tag has more than 8 bits";
+    if (desc->policy != TNM_POLICY_LRU) return "policy is none of tnm_policy";
+    if (desc->max_tensors > ((uint32_t)1 << TNMI_INDEX_BITS) - 2) return "max_tensors is too large";
+#    ifndef TENSORMEM_THREADS
+    if (desc->pump_thread) return "pump_thread needs TENSORMEM_THREADS";
+#    endif
+    return NULL;
+}
+
+static void tnmi_door_init_tier(tnm_ctx *ctx, uint32_t index) {
+    tnmi_engine *e = &ctx->e;
+    tnmi_tier *t = &e->tiers.tier[index];
+    tnm_tier_desc *d = &t->desc;
+    *d = ctx->desc.tiers[index];
+    t->own_backend = d->backend.alloc != NULL;
+    if (!t->own_backend) {
+        uint32_t granularity = d->backend.granularity;
+        tnmi_shelf_host_backend(&ctx->host, &d->backend);
+        d->backend.granularity = granularity;
+    }
+    if (!d->name) d->name = "tier";
+    if (!d->alignment) d->alignment = 256;
+    if (!d->queue_depth) d->queue_depth = 8;
+    if (!d->read_cost) d->read_cost = index ? e->cost_in[index - 1] * 8u : 1;
+    if (!d->write_cost) d->write_cost = index ? e->cost_out[index - 1] * 8u : 1;
+    if (index && d->read_cost < e->cost_in[index - 1] && !ctx->desc.tiers[index].read_cost)
+        d->read_cost = e->cost_in[index - 1];
+    e->cost_in[index] = d->read_cost;
+    e->cost_out[index] = tnmi_base_max(d->write_cost, 1) > UINT32_MAX ? UINT32_MAX : d->write_cost;
+    t->budget = d->budget_bytes ? d->budget_bytes : UINT64_MAX;
+    t->granule = tnmi_base_max(d->alignment, 8);
+    while (t->budget != UINT64_MAX && t->budget / t->granule > TNMI_SPACE_MAX)
+        t->granule *= 2;
+    t->unit = t->granule / 8;
+    t->spill = d->spill_to ? d->spill_to : (int)index + 1;
+    if (d->spill_to == TNM_NOWHERE || t->spill >= (int)e->tiers.count) t->spill = -1;
+    t->segments = t->last_segment = TNMI_NONE;
+    e->gone[index] = TNMI_NONE;
+    e->grain = tnmi_base_max(e->grain, d->backend.granularity);
+}
+
+/* Segments of a fixed context: one for each replica where a tier is dedicated. */
+static uint32_t tnmi_door_max_segments(const tnmi_engine *e, uint32_t replicas) {
+    for (uint32_t t = 0; t < e->tiers.count; t++)
+        if (e->tiers.tier[t].desc.segment_bytes == TNM_DEDICATED) return replicas + 1024;
+    return 1024;
+}
+
+/* Table limits: what max_tensors fixes, or what the formats allow. */
+static void tnmi_door_init_tables(tnm_ctx *ctx) {
+    tnmi_engine *e = &ctx->e;
+    const tnm_desc *d = &ctx->desc;
+    uint32_t tensors = d->max_tensors, tiers = e->tiers.count;
+    int fixed = tensors != 0;
+    uint32_t names = fixed ? tensors + 1 : ((uint32_t)1 << TNMI_INDEX_BITS) - 1;
+    uint32_t replicas = d->max_replicas ? d->max_replicas : fixed ? tensors : names;
+    uint32_t requests = fixed ? 256 : names, inline_tiers = tiers < 4 ? 4 : tiers;
+    uint32_t uses = d->max_uses ? d->max_uses : fixed ? 4 * tensors : names;
+    size_t name = offsetof(tnmi_tensor, rep) + ((inline_tiers + 1) / 2) * 8;
+    tnmi_store_init(&e->tensors.names, "max_tensors", name, offsetof(tnmi_tensor, use), names,
+                    fixed);
+    tnmi_store_init(&e->tensors.regions, "adopted regions", sizeof(tnmi_region),
+                    offsetof(tnmi_region, refs), fixed ? 1024 : names, fixed);
+    tnmi_store_init(&e->tiers.segments, "segments", sizeof(tnmi_segment),
+                    offsetof(tnmi_segment, next),
+                    fixed ? tnmi_door_max_segments(e, replicas) : names, fixed);
+    tnmi_store_init(&e->members, "max_replicas", sizeof(tnmi_member), offsetof(tnmi_member, next),
+                    fixed ? replicas + requests : names, fixed);
+    tnmi_store_init(&e->requests, "max_replicas", sizeof(tnmi_request),
+                    offsetof(tnmi_request, next), requests, fixed);
+    tnmi_store_init(&e->fences, "max_fences", sizeof(tnmi_fence), offsetof(tnmi_fence, next),
+                    d->max_fences ? d->max_fences
+                    : fixed       ? 1024
+                                  : names,
+                    fixed);
+    tnmi_hint_init(&e->hints, uses, fixed);
+    tnmi_move_init(&e->move, fixed ? replicas / 4 + 256 : names, fixed);
+    for (uint32_t t = 0; t < tiers; t++) {
+        tnmi_residents *on = &e->tensors.on[t];
+        tnmi_store_init(&on->replicas, "max_replicas", sizeof(tnmi_replica),
+                        offsetof(tnmi_replica, content), replicas, fixed);
+        tnmi_store_init(&on->order.slots, "max_replicas", sizeof(tnmi_slot), 0, replicas, fixed);
+        tnmi_space_init(&e->tiers.tier[t].space, fixed ? replicas * 2 + 64 : UINT32_MAX - 8, fixed);
+    }
+}
+
+/* Every chunk of a fixed table now; a few entries of a growing one when they are needed. */
+static int tnmi_door_fill_table(tnm_ctx *ctx, tnmi_table *table) {
+    while (ctx->desc.max_tensors && table->capacity < table->limit) {
+        if (table->name == NULL) return 1;
+        void *chunk = tnmi_door_take(&ctx->desc, tnmi_store_grow_bytes(table));
+        if (!chunk) return 0;
+        tnmi_store_grow(table, chunk);
+    }
+    return 1;
+}
+
+/* All tables of a context, one after the other; NULL behind the last. */
+static tnmi_table *tnmi_door_each_table(tnm_ctx *ctx, uint32_t i) {
+    tnmi_engine *e = &ctx->e;
+    tnmi_table *const fixed[] = { &e->tensors.names,   &e->members,       &e->requests,
+                                  &e->fences,          &e->hints.uses,    &e->move.ops,
+                                  &e->tensors.regions, &e->tiers.segments };
+    uint32_t count = (uint32_t)(sizeof fixed / sizeof fixed[0]);
+    if (i < count) return fixed[i];
+    i -= count;
+    if (i / 3 >= e->tiers.count) return NULL;
+    if (i % 3 == 0) return &e->tensors.on[i / 3].replicas;
+    return i % 3 == 1 ? &e->tensors.on[i / 3].order.slots : &e->tiers.tier[i / 3].space.nodes;
+}
+
+static int tnmi_door_fill_tables(tnm_ctx *ctx) {
+    tnmi_table *table;
+    for (uint32_t i = 0; (table = tnmi_door_each_table(ctx, i)) != NULL; i++) {
+        if (!tnmi_door_fill_table(ctx, table)) return 0;
+    }
+    return 1;
+}
+
+static uint64_t tnmi_door_ring_bytes(const tnmi_engine *e) {
+    return (uint64_t)e->tell.capacity * sizeof(tnmi_tell_item);
+}
+
+static uint64_t tnmi_door_stage_links(const tnmi_engine *e) {
+    return e->move.stage_links * sizeof(uint32_t);
+}
+
+/* Everything but the context itself goes back. */
+static void tnmi_door_free_all(tnm_ctx *ctx) {
+    tnmi_engine *e = &ctx->e;
+    tnmi_table *table;
+    for (uint32_t i = 0;
+         e->tiers.tier && e->tensors.on && (table = tnmi_door_each_table(ctx, i)) != NULL; i++) {
+        uint32_t capacity = table->capacity;
+        table->capacity = 0;
+        for (int c = 0; c < TNMI_STORE_CHUNKS && table->chunk[c]; c++) {
+            uint32_t count = tnmi_store_grow_count(table);
+            if (count > capacity) count = capacity;
+            tnmi_door_give(&ctx->desc, table->chunk[c], (uint64_t)count * table->stride);
+            table->capacity += count;
+            capacity -= count;
+        }
+    }
+    tnmi_door_give(&ctx->desc, e->tell.ring, tnmi_door_ring_bytes(e));
+    tnmi_door_give(&ctx->desc, e->move.copy, e->move.copies * sizeof(tnmi_copy));
+    tnmi_door_give(&ctx->desc, e->move.stage_next, tnmi_door_stage_links(e));
+    tnmi_door_give(&ctx->desc, e->tensors.on, e->tiers.count * sizeof(tnmi_residents));
+    tnmi_door_give(&ctx->desc, e->tiers.tier, e->tiers.count * sizeof(tnmi_tier));
+}
+
+/* Staging is taken when a route first needs it; where one surely will (a granularity, two foreign
+ * backends with plain memory between), its share of the budget is set aside, since a tier that has
+ * given everything to one segment could not take it any more. */
+static void tnmi_door_init_staging(tnm_ctx *ctx) {
+    tnmi_engine *e = &ctx->e;
+    uint32_t own = 0;
+    e->stage_wish = ctx->desc.staging_tier ? (uint32_t)ctx->desc.staging_tier + 1 : 0;
+    e->move.stage_most = ctx->desc.staging_bytes ? ctx->desc.staging_bytes : (uint64_t)16 << 20;
+    e->move.stage_links = tnmi_base_max(e->move.stage_most / e->move.chunk, 4);
+    for (uint32_t t = 0; t < e->tiers.count; t++)
+        own += (uint32_t)e->tiers.tier[t].own_backend;
+    e->stage_likely = own >= 2;
+    if (!tnmi_engine_choose_staging(e)) return;
+    tnmi_tier *t = &e->tiers.tier[e->move.stage_tier];
+    int likely = e->grain > 1 || own >= 2 || (own && e->tiers.count > 2);
+    e->stage_likely = likely;
+    if (t->budget != UINT64_MAX && (e->stage_wish || e->grain > 1 || (likely && !t->own_backend)))
+        t->set_aside = tnmi_base_min(e->move.stage_bytes, t->budget);
+}
+
+static int tnmi_door_init_memory(tnm_ctx *ctx) {
+    tnmi_engine *e = &ctx->e;
+    uint32_t slots = 8, tiers = (uint32_t)ctx->desc.tier_count;
+    e->tiers.tier = (tnmi_tier *)tnmi_door_take(&ctx->desc, tiers * sizeof(tnmi_tier));
+    e->tensors.on = (tnmi_residents *)tnmi_door_take(&ctx->desc, tiers * sizeof(tnmi_residents));
+    if (e->tiers.tier) memset(e->tiers.tier, 0, tiers * sizeof(tnmi_tier));
+    if (e->tensors.on) memset(e->tensors.on, 0, tiers * sizeof(tnmi_residents));
+    if (!e->tiers.tier || !e->tensors.on) return 0;
+    for (uint32_t t = 0; t < tiers; t++)
+        tnmi_door_init_tier(ctx, t);
+    tnmi_door_init_tables(ctx);
+    for (uint32_t t = 0; t < tiers; t++)
+        slots += e->tiers.tier[t].desc.queue_depth;
+    e->move.chunk = ctx->desc.chunk_bytes ? ctx->desc.chunk_bytes : (uint64_t)4 << 20;
+    tnmi_door_init_staging(ctx);
+    e->tell.capacity = ctx->desc.trace ? 4096 : 64;
+    tnmi_copy *copy = (tnmi_copy *)tnmi_door_take(&ctx->desc, slots * sizeof(tnmi_copy));
+    e->move.stage_next = (uint32_t *)tnmi_door_take(&ctx->desc, tnmi_door_stage_links(e));
+    e->tell.ring = (tnmi_tell_item *)tnmi_door_take(&ctx->desc, tnmi_door_ring_bytes(e));
+    if (copy) tnmi_move_slots(&e->move, copy, slots);
+    return copy && e->move.stage_next && e->tell.ring && tnmi_door_fill_tables(ctx);
+}
+
+static void tnmi_door_init_engine(tnm_ctx *ctx) {
+    tnmi_engine *e = &ctx->e;
+    e->tiers.count = e->tensors.tiers = (uint32_t)ctx->desc.tier_count;
+    e->tiers.todo_head = TNMI_NONE;
+    e->tensors.tag = ctx->desc.tag;
+    e->tensors.last_region = TNMI_NONE;
+    e->oldest_request = e->newest_request = TNMI_NONE;
+    e->grain = 1;
+    e->clock = (uint64_t)1 << 48; /* keys lie before it */
+    e->round = 1;
+    e->has_passed = ctx->desc.passed != NULL;
+    e->tell.events = ctx->desc.trace != NULL;
+    for (int i = 0; i < TNMI_BUCKETS; i++)
+        e->bucket[i] = TNMI_NONE;
+    for (int i = 0; i < TNMI_QUEUES; i++)
+        e->fence_head[i] = e->fence_tail[i] = TNMI_NONE;
+#    if defined(NDEBUG) || defined(TENSORMEM_NO_STDIO)
+    e->tell.logs = ctx->desc.log != NULL;
+#    else
+    e->tell.logs = 1;
+#    endif
+#    ifdef TENSORMEM_THREADS
+    ctx->own_lock = ctx->desc.lock == NULL;
+#    endif
+    e->threaded = ctx->own_lock || ctx->desc.lock != NULL;
+}
+
+/* Tiers with a budget on the context's allocator take their segments now, so that nothing is
+ * allocated after create. */
+static tnm_result tnmi_door_first_segments(tnm_ctx *ctx) {
+    tnmi_engine *e = &ctx->e;
+    for (uint32_t t = 0; ctx->desc.max_tensors && t < e->tiers.count; t++) {
+        tnmi_tier *tier = &e->tiers.tier[t];
+        if (tier->own_backend || tier->budget == UINT64_MAX ||
+            tier->desc.segment_bytes == TNM_DEDICATED)
+            continue;
+        while (tnmi_tier_room(tier) >= tier->granule + tier->set_aside) {
+            tnm_result r = tnmi_engine_want_segment(e, t, tier->granule, NULL);
+            if (r == TNM_ABSENT) {
+                tnmi_door_grow(ctx);
+                continue;
+            }
+            if (r != TNM_PENDING) break;
+            uint64_t reserved = tier->reserved;
+            tnmi_door_drive(ctx, 0, 0);
+            if (tier->reserved < reserved && tier->refused <= tier->granule * 2)
+                return TNM_ERR_MEMORY;
+        }
+    }
+    return TNM_OK;
+}
+
+#    ifdef TENSORMEM_THREADS
+static void tnmi_door_pump_loop(tnm_ctx *ctx) {
+    tnmi_door_lock(ctx);
+    while (!ctx->stop_pump) {
+        int worked = 0;
+        if (!ctx->driving) {
+            ctx->driving = 1;
+            worked = tnmi_door_drive(ctx, TNM_ALL, 0);
+            ctx->driving = 0;
+            tnmi_door_tell(ctx);
+        }
+        tnmi_door_wake(ctx);
+        if (!worked && !ctx->stop_pump && ctx->e.move.used == 0)
+            tnmi_door_yield(ctx);
+        else if (!worked) {
+            tnmi_door_unlock(ctx);
+            tnmi_door_lock(ctx);
+        }
+    }
+    tnmi_door_unlock(ctx);
+}
+
+#        if defined(_WIN32)
+static DWORD WINAPI tnmi_door_pump_main(LPVOID ctx) {
+    tnmi_door_pump_loop((tnm_ctx *)ctx);
+    return 0;
+}
+#        else
+static void *tnmi_door_pump_main(void *ctx) {
+    tnmi_door_pump_loop((tnm_ctx *)ctx);
+    return NULL;
+}
+#        endif
+#    endif
+
+static int tnmi_door_start_threads(tnm_ctx *ctx) {
+#    ifdef TENSORMEM_THREADS
+#        if defined(_WIN32)
+    InitializeSRWLock(&ctx->mutex);
+    InitializeConditionVariable(&ctx->changed);
+    if (!ctx->desc.pump_thread) return 1;
+    ctx->pumping = 1;
+    ctx->thread = CreateThread(NULL, 0, tnmi_door_pump_main, ctx, 0, NULL);
+    return ctx->thread != NULL;
+#        else
+    if (pthread_mutex_init(&ctx->mutex, NULL)) return 0;
+    if (pthread_cond_init(&ctx->changed, NULL)) {
+        pthread_mutex_destroy(&ctx->mutex);
+        return 0;
+    }
+    if (!ctx->desc.pump_thread) return 1;
+    ctx->pumping = 1;
+    if (pthread_create(&ctx->thread, NULL, tnmi_door_pump_main, ctx) == 0) return 1;
+    ctx->pumping = 0;
+    pthread_cond_destroy(&ctx->changed);
+    pthread_mutex_destroy(&ctx->mutex);
+    return 0;
+#        endif
+#    else
+    (void)ctx;
+    return 1;
+#    endif
+}
+
+static void tnmi_door_stop_pump(tnm_ctx *ctx) {
+#    ifdef TENSORMEM_THREADS
+    if (!ctx->pumping) return;
+    ctx->stop_pump = 1;
+    tnmi_door_wake(ctx);
+    tnmi_door_unlock(ctx);
+#        if defined(_WIN32)
+    WaitForSingleObject(ctx->thread, INFINITE);
+    CloseHandle(ctx->thread);
+#        else
+    pthread_join(ctx->thread, NULL);
+#        endif
+    tnmi_door_lock(ctx);
+    ctx->pumping = 0;
+#    else
+    (void)ctx;
+#    endif
+}
+
+static void tnmi_door_end_threads(tnm_ctx *ctx) {
+#    if defined(TENSORMEM_THREADS) && !defined(_WIN32)
+    pthread_cond_destroy(&ctx->changed);
+    pthread_mutex_destroy(&ctx->mutex);
+#    else
+    (void)ctx;
+#    endif
+}
+
+static void tnmi_door_below(tnmi_engine *e) {
+    for (uint32_t t = e->tiers.count; t-- > 0;) {
+        int down = e->tiers.tier[t].spill;
+        e->below[t] = (uint64_t)1 << t | (down >= 0 ? e->below[down] : 0);
+    }
+}
+
+TENSORMEM_API tnm_result tnm_create(const tnm_desc *desc, tnm_ctx **out) {
+    if (!out) return TNM_ERR_ARGUMENT;
+    *out = NULL;
+    if (!desc) return TNM_ERR_ARGUMENT;
+    tnm_desc copy = *desc;
+    const char *rule = tnmi_door_check_desc(&copy);
+    if (rule) {
+        tnm_log log;
+        memset(&log, 0, sizeof log);
+        log.level = TNM_LOG_ERROR;
+        log.result = TNM_ERR_ARGUMENT;
+        log.call = "tnm_create";
+        log.rule = rule;
+        log.tier = -1;
+        if (copy.log)
+            (copy.log)(copy.user, &log);
+        else
+            tnmi_door_print(&log);
+        return TNM_ERR_ARGUMENT;
+    }
+    if (!copy.alloc) {
+        copy.alloc = tnmi_door_malloc;
+        copy.release = tnmi_door_free;
+    }
+    tnm_ctx *ctx = (tnm_ctx *)(copy.alloc)(copy.user, sizeof *ctx);
+    if (!ctx) return TNM_ERR_MEMORY;
+    memset(ctx, 0, sizeof *ctx);
+    ctx->desc = copy;
+    ctx->host.alloc = copy.alloc;
+    ctx->host.release = copy.release;
+    ctx->host.user = copy.user;
+    tnmi_door_init_engine(ctx);
+    int ready = tnmi_door_init_memory(ctx);
+    tnm_result r = ready ? TNM_OK : TNM_ERR_MEMORY;
+    if (ready) {
+        tnmi_engine *e = &ctx->e;
+        tnmi_door_below(e);
+        e->guess_bytes = copy.guess_bytes ? copy.guess_bytes : 2 * e->move.chunk;
+        r = tnmi_door_start_threads(ctx) ? TNM_OK : TNM_ERR_MEMORY;
+    }
+    if (r != TNM_OK) {
+        tnmi_door_free_all(ctx);
+        tnmi_door_give(&copy, ctx, sizeof *ctx);
+        return r;
+    }
+    tnmi_door_enter(ctx);
+    r = tnmi_door_table(ctx, &ctx->e.tensors.names, 1, "tnm_create");
+    if (r == TNM_OK) {
+        tnmi_store_take(&ctx->e.tensors.names); /* slot 0 names nothing */
+        tnmi_store_retire(&ctx->e.tensors.names);
+        ctx->driving = 1;
+        r = tnmi_door_first_segments(ctx);
+        ctx->driving = 0;
+    }
+    ctx->desc.tiers = NULL;
+    tnmi_door_leave(ctx, r);
+    if (r != TNM_OK)
+        tnm_destroy(ctx);
+    else
+        *out = ctx;
+    return r;
+}
+
+TENSORMEM_API tnm_result tnm_destroy(tnm_ctx *ctx) {
+    uint64_t rounds = 0;
+    if (!ctx) return TNM_ERR_ARGUMENT;
+    if (tnmi_door_is_inside(ctx))
+        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_destroy", TNMI_INSIDE);
+    tnmi_door_enter(ctx);
+    if (!ctx->e.closing && tnmi_engine_is_pinned(&ctx->e)) {
+        tnmi_door_refuse(ctx, TNM_ERR_BUSY, "tnm_destroy", "a pin is held");
+        return tnmi_door_leave(ctx, TNM_ERR_BUSY);
+    }
+    tnmi_door_stop_pump(ctx);
+    if (!ctx->e.closing) tnmi_engine_begin_close(&ctx->e);
+    while (!tnmi_engine_finish_close(&ctx->e))
+        if (!tnmi_door_turn(ctx, &rounds, 0)) return tnmi_door_leave(ctx, TNM_PENDING);
+    tnmi_door_tell(ctx);
+    tnmi_door_unlock(ctx);
+    tnmi_door_end_threads(ctx);
+    tnm_desc desc = ctx->desc;
+    tnmi_door_free_all(ctx);
+    tnmi_door_give(&desc, ctx, sizeof *ctx);
+    return TNM_OK;
+}
+
+/* ---- validation ---- */
+/* The slot a handle names, or TNMI_NONE after a log item. Under the lock. */
+static uint32_t tnmi_door_find(tnm_ctx *ctx, tnm_tensor tensor, const char *call, tnm_result *r) {
+    uint32_t name = tnmi_tensor_find(&ctx->e.tensors, tensor.id, r);
+    if (name != TNMI_NONE)
+        *r = TNM_OK;
+    else
+        tnmi_door_refuse(ctx, *r, call,
+                         *r == TNM_ERR_STALE ? "the tensor was destroyed"
+                                             : "the handle is none of this context's");
+    return name;
+}
+
+static int tnmi_door_is_tier(const tnm_ctx *ctx, int tier) {
+    return tier >= 0 && tier < (int)ctx->e.tiers.count;
+}
+
+/* A set of uses: handles, tiers, accesses. Under the lock. */
+static tnm_result tnmi_door_check_set(tnm_ctx *ctx, const tnm_use *set, int count,
+                                      const char *call) {
+    tnm_result r;
+    for (int i = 0; i < count; i++) {
+        if (!tnmi_door_is_tier(ctx, set[i].tier))
+            return tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call,
+                                    "tier is not one of the context's");
+        if ((int)set[i].access < TNM_READ || (int)set[i].access > TNM_DISCARD)
+            return tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call, "access is none of tnm_access");
+        if (set[i].flags & ~(uint32_t)(TNM_IF_READY | TNM_SURE))
+            return tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call, "flags has an unknown bit");
+        if (tnmi_door_find(ctx, set[i].tensor, call, &r) == TNMI_NONE) return r;
+    }
+    return TNM_OK;
+}
+
+/* Common to all calls with an array. NULL = fine, else the rule. */
+static const char *tnmi_door_check_call(const tnm_ctx *ctx, const void *array, int count) {
+    if (tnmi_door_is_inside(ctx)) return TNMI_INSIDE;
+    if (count < 0 || (count > 0 && !array)) return "count is negative, or the array is missing";
+    return NULL;
+}
+
+/* ---- tensors ---- */
+/* A new name with what its descriptor says; its flags are complete, its content is not. */
+static tnm_result tnmi_door_new_name(tnm_ctx *ctx, const tnm_tensor_desc *desc, uint64_t bytes,
+                                     int rank, const char *call, uint32_t *out) {
+    tnmi_engine *e = &ctx->e;
+    tnm_result r = tnmi_door_table(ctx, &e->tensors.names, 1, call);
+    if (r != TNM_OK) return r;
+    *out = tnmi_tensor_new(&e->tensors);
+    tnmi_tensor *tensor = tnmi_tensor_at(&e->tensors, *out);
+    tnmi_base_poke64(&tensor->bytes, bytes);
+    tensor->label = desc->label;
+    tensor->user = desc->user;
+    tnmi_tensor_set_flags(tensor, TNMI_NAMED | (uint32_t)desc->dtype << TNMI_DTYPE_SHIFT,
+                          ~(uint32_t)0);
+    tnmi_tensor_set_field(tensor, TNMI_ADVICE_SHIFT, 5, desc->advice);
+    tnmi_tensor_keep_shape(tensor, desc, rank);
+    return TNM_OK;
+}
+
+/* What a descriptor says about size, or the rule it breaks. */
+static const char *tnmi_door_measure(const tnm_tensor_desc *desc, uint64_t *bytes, int *rank) {
+    const char *rule = tnmi_tensor_shape(desc, rank, bytes);
+    if (rule) return rule;
+    if (desc->advice & ~(uint32_t)(3 | TNM_DROPPABLE | TNM_SCRUB))
+        return "advice has an unknown bit";
+    if (*rank > 0 && desc->bytes && desc->bytes != *bytes)
+        return "bytes do not agree with the shape";
+    if (*rank == 0) *bytes = desc->bytes;
+    if (*bytes == 0) return "a tensor has at least one byte";
+    return *bytes > INT64_MAX ? "bytes overflow" : NULL;
+}
+
+TENSORMEM_API tnm_result tnm_tensor_create(tnm_ctx *ctx, const tnm_tensor_desc *desc,
+                                           tnm_tensor *out) {
+    uint64_t bytes;
+    int rank;
+    uint32_t name;
+    if (out) out->id = 0;
+    if (!ctx || !desc || !out)
+        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_tensor_create", "an argument is NULL");
+    const char *rule =
+        tnmi_door_is_inside(ctx) ? TNMI_INSIDE : tnmi_door_measure(desc, &bytes, &rank);
+    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_tensor_create", rule);
+    tnmi_door_enter(ctx);
+    tnm_result r = tnmi_door_new_name(ctx, desc, bytes, rank, "tnm_tensor_create", &name);
+    if (r == TNM_OK) out->id = tnmi_tensor_id(&ctx->e.tensors, name);
+    return tnmi_door_leave(ctx, r);
+}
+
+/* The adopted range becomes the content's replica: READY, alone, outside every segment. */
+static void tnmi_door_adopt(tnmi_engine *e, uint32_t name, const tnm_adopt_desc *adopt) {
+    uint32_t tier = (uint32_t)adopt->tier;
+    uint32_t index = tnmi_tensor_place(&e->tensors, name, tier, TNMI_NONE);
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+    replica->segment = tnmi_tensor_adopt(&e->tensors, adopt);
+    int by_host = (int)tnmi_tensor_region(&e->tensors, replica->segment)->by_host;
+    tnmi_base_poke64(&replica->stamp, by_host ? (uint64_t)(uintptr_t)adopt->host : adopt->offset);
+    tnmi_tensor_set_flags(tnmi_tensor_at(&e->tensors, name), TNMI_WRITTEN, 0);
+    tnmi_tensor_mark(replica, TNMI_READY, TNMI_BUSY);
+    tnmi_tensor_set_alone(&e->tensors, name);
+    e->tensors.on[tier].ready++;
+}
+
+TENSORMEM_API tnm_result tnm_tensor_adopt(tnm_ctx *ctx, const tnm_tensor_desc *desc,
+                                          const tnm_adopt_desc *adopt, tnm_tensor *out) {
+    static const char call[] = "tnm_tensor_adopt";
+    uint64_t bytes, end;
+    int rank;
+    uint32_t name;
+    if (out) out->id = 0;
+    if (!ctx || !desc || !adopt || !out)
+        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, "an argument is NULL");
+    const char *rule =
+        tnmi_door_is_inside(ctx) ? TNMI_INSIDE : tnmi_door_measure(desc, &bytes, &rank);
+    if (!rule && !tnmi_door_is_tier(ctx, adopt->tier)) rule = "tier is not one of the context's";
+    if (!rule && !tnmi_base_add(adopt->offset, bytes, &end)) rule = "the range overflows";
+    if (!rule && !adopt->host && !ctx->e.tiers.tier[adopt->tier].own_backend)
+        rule = "memory of a tier on the context's allocator needs its host address";
+    if (!rule && (desc->advice & TNM_SCRUB)) rule = "adopted memory is not ours to scrub";
+    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
+    tnmi_door_enter(ctx);
+    tnmi_engine *e = &ctx->e;
+    tnmi_residents *on = &e->tensors.on[adopt->tier];
+    tnm_result r = tnmi_door_table(ctx, &on->replicas, 1, call);
+    if (r == TNM_OK && on->order.slots.capacity < on->replicas.capacity)
+        r = tnmi_door_table(ctx, &on->order.slots, on->order.slots.capacity + 1, call);
+    if (r == TNM_OK) r = tnmi_door_table(ctx, &e->tensors.regions, 1, call);
+    if (r == TNM_OK) r = tnmi_door_new_name(ctx, desc, bytes, rank, call, &name);
+    if (r == TNM_OK) {
+        tnmi_door_adopt(e, name, adopt);
+        out->id = tnmi_tensor_id(&e->tensors, name);
+    }
+    return tnmi_door_leave(ctx, r);
+}
+
+TENSORMEM_API tnm_result tnm_tensor_view(tnm_ctx *ctx, tnm_tensor of, uint64_t offset,
+                                         const tnm_tensor_desc *desc, tnm_tensor *out) {
+    static const char call[] = "tnm_tensor_view";
+    uint64_t bytes, end, base;
+    int rank;
+    uint32_t name;
+    tnm_result r;
+    if (out) out->id = 0;
+    if (!ctx || !desc || !out)
+        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, "an argument is NULL");
+    const char *rule =
+        tnmi_door_is_inside(ctx) ? TNMI_INSIDE : tnmi_door_measure(desc, &bytes, &rank);
+    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
+    tnmi_door_enter(ctx);
+    tnmi_engine *e = &ctx->e;
+    uint32_t whole = tnmi_door_find(ctx, of, call, &r);
+    if (r == TNM_OK &&
+        (!tnmi_base_add(offset, bytes, &end) || end > tnmi_tensor_at(&e->tensors, whole)->bytes))
+        r = tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call, "the view leaves its tensor");
+    if (r == TNM_OK) r = tnmi_door_new_name(ctx, desc, bytes, rank, call, &name);
+    tnm_result still;
+    if (r == TNM_OK && tnmi_tensor_find(&e->tensors, of.id, &still) != whole) {
+        tnmi_tensor_unname(tnmi_tensor_at(&e->tensors, name)); /* destroyed while a table grew */
+        tnmi_tensor_delete(&e->tensors, name);
+        r = still;
+    } else if (r == TNM_OK) {
+        uint32_t content = tnmi_tensor_content(&e->tensors, whole, &base);
+        tnmi_tensor_at(&e->tensors, content)->refs++;
+        tnmi_base_store32(tnmi_tensor_rep(&e->tensors, name, 0), content);
+        tnmi_base_store32(tnmi_tensor_rep(&e->tensors, name, 1), (uint32_t)(base + offset));
+        tnmi_base_store32(tnmi_tensor_rep(&e->tensors, name, 2), (uint32_t)((base + offset) >> 32));
+        tnmi_tensor_set_flags(tnmi_tensor_at(&e->tensors, name), TNMI_VIEW, 0);
+        out->id = tnmi_tensor_id(&e->tensors, name);
+    }
+    return tnmi_door_leave(ctx, r);
+}
+
+TENSORMEM_API tnm_result tnm_tensor_destroy(tnm_ctx *ctx, tnm_tensor tensor) {
+    tnm_result r;
+    if (!ctx) return TNM_ERR_ARGUMENT;
+    if (tnmi_door_is_inside(ctx))
+        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_tensor_destroy", TNMI_INSIDE);
+    tnmi_door_enter(ctx);
+    uint32_t name = tnmi_door_find(ctx, tensor, "tnm_tensor_destroy", &r);
+    if (name != TNMI_NONE) tnmi_engine_destroy(&ctx->e, name);
+    return tnmi_door_leave(ctx, r);
+}
+
+/* ---- pins ---- */
+/* Where a pinned replica's bytes are. It is pinned: its place fields are constant. */
+static void tnmi_door_address(const tnmi_engine *e, uint32_t tier, const tnmi_replica *replica,
+                              uint64_t offset, tnm_pinned *out) {
+    if (replica->node == TNMI_NONE) {
+        const tnmi_region *region = tnmi_tensor_region(&e->tensors, replica->segment);
+        uint64_t stamp = tnmi_base_peek64(&replica->stamp);
+        out->mem = region->mem;
+        out->offset = region->by_host ? offset : stamp + offset;
+        if (region->by_host)
+            out->host = (char *)(uintptr_t)stamp + (size_t)offset;
+        else if (region->base)
+            out->host = (char *)(region->base + (uintptr_t)out->offset);
+        return;
+    }
+    const tnmi_segment *segment = tnmi_tier_segment(&e->tiers, replica->segment);
+    out->mem = segment->mem;
+    out->offset = replica->offset * e->tiers.tier[tier].unit + offset;
+    if (segment->host) out->host = (char *)segment->host + (size_t)out->offset;
+}
+
+/* Let one pin go; the last one of something that is only waiting for it enters the slow path. */
+static int tnmi_door_release_pin(tnm_ctx *ctx, uint32_t tier, uint32_t index, tnm_access access,
+                                 int locked) {
+    tnmi_replica *replica = tnmi_tensor_replica(&ctx->e.tensors, tier, index);
+    uint64_t before = tnmi_tensor_unpin(replica, access);
+    if (tnmi_tensor_pins(before) == 0) return 0;
+    if (tnmi_tensor_pins(before) == 1 && (before & TNMI_NOTIFY)) {
+        if (!locked) tnmi_door_lock(ctx);
+        tnmi_engine_unpinned(&ctx->e, tier, index, before);
+        if (!locked) tnmi_door_unlock(ctx);
+    }
+    return 1;
+}
+
+/* The lock-free hit. The order of its steps is argued in [tensor]. */
+static int tnmi_door_hit(tnm_ctx *ctx, const tnm_use *use, tnm_pinned *out, int locked) {
+    tnmi_engine *e = &ctx->e;
+    tnm_result why;
+    uint64_t offset;
+    tnm_access access = use->access;
+    uint32_t tier = (uint32_t)use->tier;
+    uint32_t name = tnmi_tensor_find(&e->tensors, use->tensor.id, &why);
+    if (name == TNMI_NONE) return 0;
+    uint32_t content = tnmi_tensor_content(&e->tensors, name, &offset);
+    if (content >= tnmi_base_load32(&e->tensors.names.fresh)) return 0;
+    uint64_t bytes = tnmi_base_peek64(&tnmi_tensor_at(&e->tensors, name)->bytes);
+    const uint32_t *rep = tnmi_tensor_rep(&e->tensors, content, tier);
+    uint32_t flags = tnmi_base_load32(&tnmi_tensor_at(&e->tensors, content)->flags);
+    uint32_t index = tnmi_base_load32(rep);
+    if (index == TNMI_NONE || ((flags >> TNMI_ADVICE_SHIFT) & 3u) >= TNM_ONCE) return 0;
+    if (index >= tnmi_base_load32(&e->tensors.on[tier].replicas.fresh)) return 0;
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+    if (!tnmi_tensor_hit(replica, access)) return 0;
+    if (tnmi_base_load32(rep) != index ||
+        tnmi_tensor_find(&e->tensors, use->tensor.id, &why) != name) {
+        tnmi_door_release_pin(ctx, tier, index, access, locked);
+        return 0;
+    }
+    if (!e->threaded) e->clock++;
+    uint64_t clock = tnmi_base_peek64(&e->clock);
+    if (replica->node != TNMI_NONE && tnmi_base_peek64(&replica->stamp) != clock)
+        tnmi_base_poke64(&replica->stamp, clock);
+    out->host = NULL;
+    out->ready = 0;
+    tnmi_door_address(e, tier, replica, offset, out);
+    out->bytes = bytes;
+    out->access = access;
+    out->tier = (int)tier;
+    out->id = (uint64_t)1 << 63 |
+              (uint64_t)tnmi_tensor_recycle(tnmi_base_peek64(&replica->word)) << 32 | index;
+    return 1;
+}
+
+/* A hit taken back: neither pinned nor counted. */
+static void tnmi_door_unhit(tnm_ctx *ctx, tnm_pinned *pinned, int locked) {
+    uint32_t index = (uint32_t)pinned->id;
+    tnmi_replica *replica = tnmi_tensor_replica(&ctx->e.tensors, (uint32_t)pinned->tier, index);
+    uint64_t word = tnmi_base_peek64(&replica->word);
+    while ((word >> 32) & 0xffffu)
+        if (tnmi_base_swap64(&replica->word, &word, word - TNMI_HIT)) break;
+    tnmi_door_release_pin(ctx, (uint32_t)pinned->tier, index, pinned->access, locked);
+}
+
+/* All members by lock-free hits, or none. Tiers and accesses are checked here: handles are by the
+ * hit itself. */
+static int tnmi_door_hit_all(tnm_ctx *ctx, const tnm_use *set, int count, tnm_pinned *out,
+                             int locked) {
+    int i;
+    for (i = 0; i < count; i++) {
+        if (!tnmi_door_is_tier(ctx, set[i].tier) || (set[i].flags & ~(uint32_t)TNM_IF_READY)) break;
+        if ((int)set[i].access < TNM_READ || (int)set[i].access > TNM_DISCARD) break;
+        if (!tnmi_door_hit(ctx, &set[i], &out[i], locked)) break;
+    }
+    if (i == count) return 1;
+    while (i-- > 0)
+        tnmi_door_unhit(ctx, &out[i], locked);
+    return 0;
+}
+
+static void tnmi_door_complete(tnm_ctx *ctx, tnm_pinned *out, int count) {
+    for (int i = 0; i < count; i++) {
+        uint64_t offset = out[i].offset;
+        uint32_t tier = (uint32_t)out[i].tier;
+        const tnmi_replica *replica =
+            tnmi_tensor_replica(&ctx->e.tensors, tier, (uint32_t)out[i].id);
+        tnmi_door_address(&ctx->e, tier, replica, offset, &out[i]);
+    }
+}
+
+static tnm_result tnmi_door_ask(tnm_ctx *ctx, uint32_t request, const tnm_use *set, int count,
+                                tnm_pinned *out) {
+    tnm_result r;
+    while ((r = tnmi_engine_ask_request(&ctx->e, request, set, count, out)) == TNM_ABSENT)
+        tnmi_door_grow(ctx);
+    if (r == TNM_OK) tnmi_door_complete(ctx, out, count);
+    return r;
+}
+
+static tnm_result tnmi_door_new_request(tnm_ctx *ctx, const tnm_use *set, int count, int calling,
+                                        uint32_t *out) {
+    tnm_result r;
+    while ((r = tnmi_engine_new_request(&ctx->e, set, count, calling, out)) == TNM_ABSENT)
+        tnmi_door_grow(ctx);
+    return r;
+}
+
+/* Is every member here, so that nothing would have to be started? */
+static int tnmi_door_all_here(tnm_ctx *ctx, const tnm_use *set, int count) {
+    for (int i = 0; i < count; i++) {
+        tnm_result why;
+        uint64_t offset;
+        uint32_t name = tnmi_tensor_find(&ctx->e.tensors, set[i].tensor.id, &why);
+        uint32_t content = tnmi_tensor_content(&ctx->e.tensors, name, &offset);
+        if (!tnmi_tensor_is_ready(tnmi_tensor_on(&ctx->e.tensors, content, (uint32_t)set[i].tier)))
+            return 0;
+    }
+    return 1;
+}
+
+static int tnmi_door_if_ready(const tnm_use *set, int count) {
+    for (int i = 0; i < count; i++)
+        if (set[i].flags & TNM_IF_READY) return 1;
+    return 0;
+}
+
+/* A refusal in words, with its numbers. */
+static void tnmi_door_log_refusal(tnm_ctx *ctx, tnm_result r, const char *call) {
+    const tnmi_engine *e = &ctx->e;
+    if (r != TNM_ERR_BUDGET) return;
+    tnm_log *log = tnmi_tell_log(&ctx->e.tell, TNM_LOG_INFO, r,
+                                 "cannot fit beside the pins held now; tnm_why has the numbers");
+    if (!log) return;
+    log->call = call;
+    log->tier = (int)e->last.tier;
+    log->need = e->last.need;
+    if (e->last.tier < e->tiers.count) log->have = e->tiers.tier[e->last.tier].budget;
+}
+
+/* The slow path of both pins. waits: a blocking call. */
+static tnm_result tnmi_door_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm_pinned *out,
+                                int waits, const char *call) {
+    tnmi_engine *e = &ctx->e;
+    uint32_t request = TNMI_NONE;
+    uint64_t rounds = 0;
+    int only_here = tnmi_door_if_ready(set, count);
+    tnm_result r = tnmi_door_check_set(ctx, set, count, call);
+    if (r != TNM_OK) return r;
+    if (!waits) request = tnmi_engine_find_request(e, set, count);
+    if (only_here && !tnmi_door_all_here(ctx, set, count)) return TNM_ABSENT;
+    if (request == TNMI_NONE) {
+        r = tnmi_door_new_request(ctx, set, count, waits, &request);
+        if (r != TNM_OK) {
+            if (r == TNM_ERR_CAPACITY) tnmi_door_refuse(ctx, r, call, "max_replicas");
+            if (r == TNM_ERR_ARGUMENT)
+                tnmi_door_refuse(ctx, r, call, "one tensor on two tiers of a set, to be written");
+            return r;
+        }
+    } else if (tnmi_engine_request(e, request)->lapse != TNMI_NEVER) {
+        tnmi_engine_request(e, request)->lapse = e->tick + TNMI_LAPSE_TICKS;
+    }
+    if (e->threaded) tnmi_engine_advance(e);
+    r = tnmi_door_ask(ctx, request, set, count, out);
+    while (waits && !only_here && r == TNM_PENDING) {
+        if (!tnmi_door_turn(ctx, &rounds, 1)) break;
+        r = tnmi_door_ask(ctx, request, set, count, out);
+    }
+    if (r == TNM_OK) return r;
+    if (r == TNM_PENDING && !waits && !only_here) {
+        e->tick++;
+        return r;
+    }
+    tnmi_engine_end_request(e, request);
+    tnmi_door_log_refusal(ctx, r, call);
+    return r == TNM_PENDING && only_here ? TNM_ABSENT : r;
+}
+
+static tnm_result tnmi_door_pin_call(tnm_ctx *ctx, const tnm_use *set, int count, tnm_pinned *out,
+                                     int waits, const char *call) {
+    if (!ctx) return TNM_ERR_ARGUMENT;
+    const char *rule = tnmi_door_check_call(ctx, set, count);
+    if (!rule && count > 0 && !out) rule = "out is missing";
+    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
+    int quiet = !ctx->e.tell.events, bare = TNMI_ATOMICS || !ctx->e.threaded;
+    if (quiet && bare && tnmi_door_hit_all(ctx, set, count, out, 0)) return TNM_OK;
+    if (count > 0) memset(out, 0, (size_t)count * sizeof *out);
+    tnmi_door_enter(ctx);
+    if (quiet && !bare && tnmi_door_hit_all(ctx, set, count, out, 1))
+        return tnmi_door_leave(ctx, TNM_OK);
+    if (count > 0) memset(out, 0, (size_t)count * sizeof *out);
+    return tnmi_door_leave(ctx, tnmi_door_pin(ctx, set, count, out, waits, call));
+}
+
+TENSORMEM_API tnm_result tnm_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm_pinned *out) {
+    return tnmi_door_pin_call(ctx, set, count, out, 1, "tnm_pin");
+}
+
+TENSORMEM_API tnm_result tnm_try_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm_pinned *out) {
+    return tnmi_door_pin_call(ctx, set, count, out, 0, "tnm_try_pin");
+}
+
+/* Does this struct name a pinned replica? */
+static int tnmi_door_is_pin(const tnm_ctx *ctx, const tnm_pinned *pinned) {
+    uint32_t index = (uint32_t)pinned->id, recycle = (uint32_t)(pinned->id >> 32) & 0xffffu;
+    if (!(pinned->id >> 63) || !tnmi_door_is_tier(ctx, pinned->tier)) return 0;
+    const tnmi_table *table = &ctx->e.tensors.on[pinned->tier].replicas;
+    if (index >= tnmi_base_load32(&table->fresh)) return 0;
+    uint64_t word = tnmi_base_peek64(
+        &tnmi_tensor_replica(&ctx->e.tensors, (uint32_t)pinned->tier, index)->word);
+    if (tnmi_tensor_recycle(word) != recycle || tnmi_tensor_pins(word) == 0) return 0;
+    return pinned->access == TNM_READ || tnmi_tensor_writers(word) > 0;
+}
+
+static void tnmi_door_tell_unpin(tnm_ctx *ctx, const tnm_pinned *pinned, uint64_t fence) {
+    const tnmi_replica *replica =
+        tnmi_tensor_replica(&ctx->e.tensors, (uint32_t)pinned->tier, (uint32_t)pinned->id);
+    tnm_event *event =
+        tnmi_engine_event(&ctx->e, TNM_EVENT_UNPIN, (uint32_t)pinned->tier, replica->content);
+    if (event) event->detail = fence;
+}
+
+/* Under the lock: with a fence, with a trace callback, or without atomics. */
+static tnm_result tnmi_door_unpin(tnm_ctx *ctx, tnm_pinned *set, int count, uint64_t fence) {
+    tnmi_engine *e = &ctx->e;
+    if (fence) {
+        tnm_result r = tnmi_door_table(ctx, &e->fences, (uint32_t)count, "tnm_unpin");
+        if (r != TNM_OK) return r;
+    }
+    for (int i = 0; i < count; i++) {
+        uint32_t tier = (uint32_t)set[i].tier, index = (uint32_t)set[i].id;
+        tnmi_door_tell_unpin(ctx, &set[i], fence);
+        if (fence)
+            tnmi_engine_fence(e, tier, index, set[i].access != TNM_READ, fence);
+        else
+            tnmi_door_release_pin(ctx, tier, index, set[i].access, 1);
+    }
+    if (fence && e->threaded) tnmi_engine_advance(e);
+    return TNM_OK;
+}
+
+TENSORMEM_API tnm_result tnm_unpin(tnm_ctx *ctx, tnm_pinned *set, int count, uint64_t fence) {
+    static const char call[] = "tnm_unpin";
+    tnm_result r = TNM_OK;
+    if (!ctx) return TNM_ERR_ARGUMENT;
+    const char *rule = tnmi_door_check_call(ctx, set, count);
+    if (!rule && fence && !ctx->e.has_passed) rule = "a fence needs tnm_desc.passed";
+    if (!rule && fence && !(fence & (((uint64_t)1 << 56) - 1))) rule = "a fence value is not 0";
+    for (int i = 0; !rule && i < count; i++)
+        if (!tnmi_door_is_pin(ctx, &set[i])) rule = "not pinned, or unpinned before";
+    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
+    if (fence || ctx->e.tell.events || (!TNMI_ATOMICS && ctx->e.threaded)) {
+        tnmi_door_enter(ctx);
+        r = tnmi_door_leave(ctx, tnmi_door_unpin(ctx, set, count, fence));
+    } else {
+        for (int i = 0; i < count; i++)
+            if (!tnmi_door_release_pin(ctx, (uint32_t)set[i].tier, (uint32_t)set[i].id,
+                                       set[i].access, 0))
+                r = TNM_ERR_ARGUMENT;
+    }
+    if (r == TNM_OK && count > 0) memset(set, 0, (size_t)count * sizeof *set);
+    return r;
+}
+
+/* ---- read and write ---- */
+/* The tier on which plain bytes meet the content: the cheapest current replica; for an empty one
+ * the slowest tier of the first one's spill path that can hold it. */
+static uint32_t tnmi_door_meet(const tnmi_engine *e, uint32_t content, int writes) {
+    uint32_t best = TNMI_NONE, slowest = 0;
+    uint64_t bytes = tnmi_tensor_at(&e->tensors, content)->bytes;
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        const tnmi_replica *replica = tnmi_tensor_on(&e->tensors, content, t);
+        if (!tnmi_tensor_is_ready(replica)) continue;
+        if (writes && tnmi_tensor_is_lent(&e->tensors, replica)) continue;
+        if (best == TNMI_NONE || e->cost_in[t] < e->cost_in[best]) best = t;
+    }
+    for (int t = 0; best == TNMI_NONE && t >= 0; t = e->tiers.tier[t].spill) {
+        const tnmi_tier *tier = &e->tiers.tier[t];
+        if (tnmi_tensor_on(&e->tensors, content, (uint32_t)t)) continue;
+        if (tnmi_tier_can_ever(tier, tnmi_tier_placed(tier, bytes, 0))) slowest = (uint32_t)t;
+    }
+    return best == TNMI_NONE ? slowest : best;
+}
+
+/* Move bytes between plain memory (NULL: zeros) and a pinned content; waits for the end. */
+static tnm_result tnmi_door_transfer(tnm_ctx *ctx, const tnm_pinned *pinned, tnmi_op_kind kind,
+                                     uint64_t offset, void *plain, uint64_t bytes) {
+    tnmi_engine *e = &ctx->e;
+    uint64_t rounds = 0;
+    if (bytes == 0) return TNM_OK;
+    tnm_result r = tnmi_door_table(ctx, &e->move.ops, 1, "tnm_read or tnm_write");
+    if (r != TNM_OK) return r;
+    uint32_t index = tnmi_move_new(&e->move, kind, TNM_CLASS_DEMAND, 0);
+    tnmi_op *op = tnmi_engine_op(e, index);
+    op->tier = (uint32_t)pinned->tier;
+    op->replica = (uint32_t)pinned->id;
+    op->content = tnmi_tensor_replica(&e->tensors, op->tier, op->replica)->content;
+    op->plain = (unsigned char *)plain;
+    op->plain_offset = offset;
+    op->bytes = bytes;
+    op->claims = 1;
+    op->state = TNMI_OP_PLACED;
+    tnmi_move_enqueue(&e->move, index, TNM_CLASS_DEMAND);
+    while (op->state != TNMI_OP_DONE && tnmi_door_turn(ctx, &rounds, 1))
+        continue;
+    if (op->state != TNMI_OP_DONE) { /* idle gave up: the bytes must not move any more */
+        tnmi_engine_fail(e, index, TNM_PENDING);
+        if (op->out == 0) op->state = TNMI_OP_DONE;
+        while (op->state != TNMI_OP_DONE)
+            tnmi_door_turn(ctx, &rounds, 1);
+        op->error = TNM_PENDING;
+    }
+    r = op->error;
+    tnmi_move_delete(&e->move, index);
+    return r;
+}
+
+static void tnmi_door_drop_pin(tnm_ctx *ctx, const tnm_pinned *pinned) {
+    tnmi_door_tell_unpin(ctx, pinned, 0);
+    tnmi_door_release_pin(ctx, (uint32_t)pinned->tier, (uint32_t)pinned->id, pinned->access, 1);
+}
+
+/* Common to read and write: the name, its range, the content. */
+static tnm_result tnmi_door_range(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offset, uint64_t bytes,
+                                  const char *call, uint32_t *content, uint64_t *base) {
+    tnm_result r;
+    uint64_t end;
+    uint32_t name = tnmi_door_find(ctx, tensor, call, &r);
+    if (r != TNM_OK) return r;
+    if (!tnmi_base_add(offset, bytes, &end) || end > tnmi_tensor_at(&ctx->e.tensors, name)->bytes)
+        return tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call, "the range leaves the tensor");
+    *content = tnmi_tensor_content(&ctx->e.tensors, name, base);
+    return TNM_OK;
+}
+
+TENSORMEM_API tnm_result tnm_read(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offset, void *dst,
+                                  uint64_t bytes) {
+    static const char call[] = "tnm_read";
+    uint32_t content;
+    uint64_t base;
+    if (!ctx) return TNM_ERR_ARGUMENT;
+    const char *rule = tnmi_door_is_inside(ctx) ? TNMI_INSIDE : NULL;
+    if (!rule && !dst && bytes) rule = "dst is NULL";
+    if (!rule && bytes > SIZE_MAX / 2) rule = "the range is larger than memory";
+    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
+    tnmi_door_enter(ctx);
+    tnm_result r = tnmi_door_range(ctx, tensor, offset, bytes, call, &content, &base);
+    if (r == TNM_OK) {
+        tnm_use use;
+        tnm_pinned pinned;
+        memset(&use, 0, sizeof use);
+        memset(&pinned, 0, sizeof pinned);
+        use.tensor = tensor;
+        use.tier = (int)tnmi_door_meet(&ctx->e, content, 0);
+        r = tnmi_door_pin(ctx, &use, 1, &pinned, 1, call);
+        if (r == TNM_OK) {
+            r = tnmi_door_transfer(ctx, &pinned, TNMI_OP_READ, base + offset, dst, bytes);
+            tnmi_door_drop_pin(ctx, &pinned);
+        }
+    }
+    return tnmi_door_leave(ctx, r);
+}
+
+/* The bytes, and zeros around them in a tensor that held nothing. */
+static tnm_result tnmi_door_write_range(tnm_ctx *ctx, const tnm_pinned *pinned, uint64_t at,
+                                        const void *src, uint64_t bytes, uint64_t all, int fill) {
+    void *from = (void *)(uintptr_t)src; /* only read */
+    tnm_result r = tnmi_door_transfer(ctx, pinned, TNMI_OP_WRITE, at, from, bytes);
+    if (r == TNM_OK && fill) r = tnmi_door_transfer(ctx, pinned, TNMI_OP_WRITE, 0, NULL, at);
+    if (r == TNM_OK && fill)
+        r = tnmi_door_transfer(ctx, pinned, TNMI_OP_WRITE, at + bytes, NULL, all - at - bytes);
+    return r;
+}
+
+TENSORMEM_API tnm_result tnm_write(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offset,
+                                   const void *src, uint64_t bytes) {
+    static const char call[] = "tnm_write";
+    uint32_t content;
+    uint64_t base;
+    if (!ctx) return TNM_ERR_ARGUMENT;
+    const char *rule = tnmi_door_is_inside(ctx) ? TNMI_INSIDE : NULL;
+    if (!rule && !src && bytes) rule = "src is NULL";
+    if (!rule && bytes > SIZE_MAX / 2) rule = "the range is larger than memory";
+    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
+    tnmi_door_enter(ctx);
+    tnmi_engine *e = &ctx->e;
+    tnm_result r = tnmi_door_range(ctx, tensor, offset, bytes, call, &content, &base);
+    if (r == TNM_OK && bytes > 0) {
+        tnm_use use;
+        tnm_pinned pinned;
+        uint64_t all = tnmi_tensor_at(&e->tensors, content)->bytes;
+        int empty = 0;
+        memset(&use, 0, sizeof use);
+        memset(&pinned, 0, sizeof pinned);
+        /* the whole content, whichever name was given */
+        use.tensor.id = tnmi_tensor_id(&e->tensors, content);
+        if (!(tnmi_tensor_at(&e->tensors, content)->flags & TNMI_NAMED)) use.tensor = tensor;
+        do { /* again if a DROPPABLE content was dropped while we waited for it */
+            empty = tnmi_tensor_is_empty(&e->tensors, content);
+            if (tnmi_tensor_at(&e->tensors, content)->flags & TNMI_BROKEN)
+                empty = bytes == all; /* only a whole write is a way out of LOST */
+            use.tier = (int)tnmi_door_meet(e, content, 1);
+            use.access = empty ? TNM_DISCARD : TNM_WRITE;
+            r = tnmi_door_pin(ctx, &use, 1, &pinned, 1, call);
+        } while (r == TNM_ERR_EMPTY && !empty);
+        if (r == TNM_OK) {
+            r = tnmi_door_write_range(ctx, &pinned, base + offset, src, bytes, all, empty);
+            uint32_t tier = (uint32_t)pinned.tier, index = (uint32_t)pinned.id;
+            if (r != TNM_OK && empty) tnmi_engine_forget_bytes(e, tier, index);
+            tnmi_door_drop_pin(ctx, &pinned);
+        }
+    }
+    return tnmi_door_leave(ctx, r);
+}
+
+/* ---- foresight ---- */
+/* Uses of a schedule or prefetch, checked and with room in the table. */
+static tnm_result tnmi_door_check_uses(tnm_ctx *ctx, uint32_t lane, const tnm_use *uses, int count,
+                                       const char *call) {
+    if (lane >= TNM_MAX_LANES)
+        return tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call, "lane is not 0 .. TNM_MAX_LANES-1");
+    tnm_result r = tnmi_door_check_set(ctx, uses, count, call);
+    if (r == TNM_OK) r = tnmi_door_table(ctx, &ctx->e.hints.uses, (uint32_t)count, call);
+    return r == TNM_OK ? tnmi_door_check_set(ctx, uses, count, call) : r;
+}
+
+static tnmi_use tnmi_door_use(const tnm_ctx *ctx, uint32_t lane, const tnm_use *from) {
+    tnmi_use use;
+    tnm_result why;
+    uint64_t offset;
+    uint32_t name = tnmi_tensor_find(&ctx->e.tensors, from->tensor.id, &why);
+    memset(&use, 0, sizeof use);
+    use.step = from->step;
+    use.content = tnmi_tensor_content(&ctx->e.tensors, name, &offset);
+    use.tier = (uint8_t)from->tier;
+    use.lane = (uint8_t)lane;
+    use.access = (uint8_t)tnmi_engine_access(&ctx->e, name, use.content, from->access);
+    return use;
+}
+
+TENSORMEM_API tnm_result tnm_schedule(tnm_ctx *ctx, uint32_t lane, const tnm_use *uses, int count,
+                                      uint32_t period) {
+    static const char call[] = "tnm_schedule";
+    if (!ctx) return TNM_ERR_ARGUMENT;
+    const char *rule = tnmi_door_check_call(ctx, uses, count);
+    if (!rule && count > 0 && period == 0) rule = "period is 0";
+    for (int i = 0; !rule && i < count; i++)
+        if (uses[i].step >= period) rule = "a step lies outside the period";
+    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
+    tnmi_door_enter(ctx);
+    tnmi_engine *e = &ctx->e;
+    tnm_result r = tnmi_door_check_uses(ctx, lane, uses, count, call);
+    if (r == TNM_OK) {
+        tnmi_lane *l = &e->hints.lane[lane];
+        tnmi_hint_forget_cycle(&e->hints, &e->tensors, lane);
+        for (int i = 0; i < count; i++) {
+            tnmi_use use = tnmi_door_use(ctx, lane, &uses[i]);
+            uint32_t index = tnmi_hint_new(&e->hints, tnmi_engine_content(e, use.content), &use);
+            tnmi_hint_use(&e->hints, index)->next = l->cycle;
+            l->cycle = index;
+        }
+        l->cycle_count = (uint32_t)count;
+        l->period = count ? period : 0;
+        tnmi_hint_sort_cycle(&e->hints, lane);
+        tnmi_engine_split(e);
+        e->changed++;
+    }
+    return tnmi_door_leave(ctx, r);
+}
+
+TENSORMEM_API tnm_result tnm_step(tnm_ctx *ctx, uint32_t lane, uint64_t step) {
+    if (!ctx) return TNM_ERR_ARGUMENT;
+    const char *rule = tnmi_door_is_inside(ctx) ? TNMI_INSIDE : NULL;
+    if (!rule && lane >= TNM_MAX_LANES) rule = "lane is not 0 .. TNM_MAX_LANES-1";
+    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_step", rule);
+    tnmi_door_enter(ctx);
+    tnmi_engine_step(&ctx->e, lane, step);
+    return tnmi_door_leave(ctx, TNM_OK);
+}
+
+/* One single use: a guess is replaced by a later one for the same lane and tier; the same sure use
+ * is not kept twice. */
+static void tnmi_door_prefetch(tnmi_engine *e, tnmi_use *use) {
+    tnmi_tensor *content = tnmi_engine_content(e, use->content);
+    tnmi_lane *lane = &e->hints.lane[use->lane];
+    use->step = tnmi_base_max(use->step, lane->step);
+    for (uint32_t i = content->use; i != TNMI_NONE;) {
+        const tnmi_use *old = tnmi_hint_use(&e->hints, i);
+        uint32_t index = i;
+        i = old->same;
+        if (!(old->flags & TNMI_USE_SINGLE) || old->lane != use->lane || old->tier != use->tier)
+            continue;
+        if ((old->flags & TNMI_USE_SURE) && old->step == use->step) return;
+        if (old->flags & TNMI_USE_SURE) continue;
+        tnmi_hint_unlink_single(&e->hints, index);
+        tnmi_hint_delete(&e->hints, &e->tensors, index);
+    }
+    content->failed &= 0xffffu;
+    tnmi_hint_add_single(&e->hints, &e->tensors, use);
+    tnmi_engine_rekey_all(e, use->content);
+}
+
+TENSORMEM_API tnm_result tnm_prefetch(tnm_ctx *ctx, uint32_t lane, const tnm_use *uses, int count) {
+    static const char call[] = "tnm_prefetch";
+    if (!ctx) return TNM_ERR_ARGUMENT;
+    const char *rule = tnmi_door_check_call(ctx, uses, count);
+    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
+    tnmi_door_enter(ctx);
+    tnm_result r = tnmi_door_check_uses(ctx, lane, uses, count, call);
+    for (int i = 0; r == TNM_OK && i < count; i++) {
+        tnmi_use use = tnmi_door_use(ctx, lane, &uses[i]);
+        use.flags = TNMI_USE_SINGLE;
+        if (uses[i].flags & TNM_SURE) use.flags |= TNMI_USE_SURE;
+        tnmi_door_prefetch(&ctx->e, &use);
+    }
+    ctx->e.changed++;
+    return tnmi_door_leave(ctx, r);
+}
+
+/* Prefetches of one content, and the unanswered try_ requests it is in. */
+static void tnmi_door_cancel(tnmi_engine *e, uint32_t content) {
+    tnmi_hint_forget_singles(&e->hints, &e->tensors, content, TNMI_NONE);
+    for (uint32_t r = e->oldest_request; r != TNMI_NONE;) {
+        uint32_t index = r, m = tnmi_engine_request(e, r)->members;
+        r = tnmi_engine_request(e, r)->next;
+        if (tnmi_engine_request(e, index)->calling) continue;
+        while (m != TNMI_NONE && tnmi_engine_member(e, m)->content != content)
+            m = tnmi_engine_member(e, m)->next;
+        if (m != TNMI_NONE) tnmi_engine_end_request(e, index);
+    }
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        tnmi_replica *replica = tnmi_engine_on(e, content, t);
+        if (!tnmi_engine_is_busy(replica)) continue;
+        const tnmi_op *op = tnmi_engine_filling(e, replica);
+        if (op->from != TNMI_NONE && op->from < t) continue; /* a write-back */
+        if (op->class_ == TNM_CLASS_WRITE_BACK || !(op->fresh || op->via || !op->claims)) continue;
+        if (op->fresh || op->via || op->class_ == TNM_CLASS_DEMAND)
+            tnmi_engine_cancel_op(e, replica->offset);
+    }
+    tnmi_engine_rekey_all(e, content);
+}
+
+TENSORMEM_API tnm_result tnm_cancel(tnm_ctx *ctx, const tnm_tensor *set, int count) {
+    static const char call[] = "tnm_cancel";
+    tnm_result r = TNM_OK;
+    uint64_t offset;
+    if (!ctx) return TNM_ERR_ARGUMENT;
+    const char *rule = tnmi_door_check_call(ctx, set, count);
+    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
+    tnmi_door_enter(ctx);
+    for (int i = 0; r == TNM_OK && i < count; i++)
+        tnmi_door_find(ctx, set[i], call, &r);
+    for (int i = 0; r == TNM_OK && i < count; i++) {
+        tnm_result why;
+        uint32_t name = tnmi_tensor_find(&ctx->e.tensors, set[i].id, &why);
+        tnmi_door_cancel(&ctx->e, tnmi_tensor_content(&ctx->e.tensors, name, &offset));
+    }
+    return tnmi_door_leave(ctx, r);
+}
+
+TENSORMEM_API tnm_result tnm_advise(tnm_ctx *ctx, tnm_tensor tensor, uint32_t advice) {
+    static const char call[] = "tnm_advise";
+    tnm_result r;
+    uint64_t offset;
+    if (!ctx) return TNM_ERR_ARGUMENT;
+    const char *rule = tnmi_door_is_inside(ctx) ? TNMI_INSIDE : NULL;
+    if (!rule && (advice & ~(uint32_t)(3 | TNM_DROPPABLE | TNM_SCRUB)))
+        rule = "advice has an unknown bit";
+    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
+    tnmi_door_enter(ctx);
+    uint32_t name = tnmi_door_find(ctx, tensor, call, &r);
+    if (r == TNM_OK) {
+        uint32_t content = tnmi_tensor_content(&ctx->e.tensors, name, &offset);
+        tnmi_tensor_set_field(tnmi_engine_content(&ctx->e, content), TNMI_ADVICE_SHIFT, 5, advice);
+        tnmi_engine_rekey_all(&ctx->e, content);
+        ctx->e.changed++;
+    }
+    return tnmi_door_leave(ctx, r);
+}
+
+/* Ask the engine until no table has to grow. */
+static tnm_result tnmi_door_leave_tier(tnm_ctx *ctx, uint32_t content, uint32_t tier, int flush) {
+    for (;;) {
+        tnm_result r = flush ? tnmi_engine_flush(&ctx->e, content, tier)
+                             : tnmi_engine_evict(&ctx->e, content, tier);
+        if (!ctx->e.grow) return r;
+        tnmi_door_grow(ctx);
+    }
+}
+
+TENSORMEM_API tnm_result tnm_evict(tnm_ctx *ctx, tnm_tensor tensor, int tier) {
+    static const char call[] = "tnm_evict";
+    tnm_result r;
+    uint64_t offset;
+    if (!ctx) return TNM_ERR_ARGUMENT;
+    const char *rule = tnmi_door_is_inside(ctx) ? TNMI_INSIDE : NULL;
+    if (!rule && !tnmi_door_is_tier(ctx, tier)) rule = "tier is not one of the context's";
+    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
+    tnmi_door_enter(ctx);
+    uint32_t name = tnmi_door_find(ctx, tensor, call, &r);
+    if (r == TNM_OK)
+        r = tnmi_door_leave_tier(ctx, tnmi_tensor_content(&ctx->e.tensors, name, &offset),
+                                 (uint32_t)tier, 0);
+    return tnmi_door_leave(ctx, r);
+}
+
+/* Every content, some per locked step. PENDING if any is, else the first obstacle. */
+static tnm_result tnmi_door_flush_all(tnm_ctx *ctx, uint32_t tier) {
+    tnmi_engine *e = &ctx->e;
+    tnm_result worst = TNM_OK, first = TNM_OK;
+    for (uint32_t i = 1; i < e->tensors.names.fresh; i++) {
+        const tnmi_tensor *tensor = tnmi_engine_content(e, i);
+        if (!tensor->flags || (tensor->flags & TNMI_VIEW) || tensor->refs == 0) continue;
+        if (tensor->flags & TNMI_BROKEN) continue;
+        tnm_result r = tnmi_door_leave_tier(ctx, i, tier, 1);
+        if (r == TNM_PENDING) worst = r;
+        if (r < 0 && first == TNM_OK) first = r;
+        if (i % 4096 == 0) {
+            tnmi_door_unlock(ctx);
+            tnmi_door_lock(ctx);
+        }
+    }
+    return worst == TNM_PENDING ? worst : first;
+}
+
+TENSORMEM_API tnm_result tnm_flush(tnm_ctx *ctx, tnm_tensor tensor, int tier) {
+    static const char call[] = "tnm_flush";
+    tnm_result r = TNM_OK;
+    uint64_t offset;
+    if (!ctx) return TNM_ERR_ARGUMENT;
+    const char *rule = tnmi_door_is_inside(ctx) ? TNMI_INSIDE : NULL;
+    if (!rule && !tnmi_door_is_tier(ctx, tier)) rule = "tier is not one of the context's";
+    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
+    tnmi_door_enter(ctx);
+    if (tensor.id == 0) return tnmi_door_leave(ctx, tnmi_door_flush_all(ctx, (uint32_t)tier));
+    uint32_t name = tnmi_door_find(ctx, tensor, call, &r);
+    if (r == TNM_OK)
+        r = tnmi_door_leave_tier(ctx, tnmi_tensor_content(&ctx->e.tensors, name, &offset),
+                                 (uint32_t)tier, 1);
+    return tnmi_door_leave(ctx, r);
+}
+
+TENSORMEM_API tnm_result tnm_set_budget(tnm_ctx *ctx, int tier, uint64_t bytes) {
+    static const char call[] = "tnm_set_budget";
+    if (!ctx) return TNM_ERR_ARGUMENT;
+    const char *rule = tnmi_door_is_inside(ctx) ? TNMI_INSIDE : NULL;
+    if (!rule && !tnmi_door_is_tier(ctx, tier)) rule = "tier is not one of the context's";
+    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
+    tnmi_door_enter(ctx);
+    tnmi_engine *e = &ctx->e;
+    tnmi_tier *t = &e->tiers.tier[tier];
+    if (t->budget != bytes) {
+        t->budget = bytes;
+        if (t->set_aside > bytes / 4) t->set_aside = 0;
+        tnm_event *event = tnmi_engine_event(e, TNM_EVENT_BUDGET, (uint32_t)tier, TNMI_NONE);
+        if (event) event->bytes = bytes;
+        tnmi_engine_split(e);
+        e->changed++;
+    }
+    return tnmi_door_leave(ctx, tnmi_engine_shrink(e, (uint32_t)tier));
+}
+
+/* ---- heartbeat ---- */
+static int tnmi_door_is_idle(const tnmi_engine *e) {
+    if (!tnmi_engine_is_resting(e) || e->tiers.todo_head != TNMI_NONE) return 0;
+    for (uint32_t t = 0; t < e->tiers.count; t++)
+        if (e->tiers.tier[t].reserved > e->tiers.tier[t].budget || e->tiers.tier[t].compact)
+            return 0;
+    for (uint32_t r = e->oldest_request; r != TNMI_NONE; r = tnmi_engine_request(e, r)->next)
+        if (tnmi_engine_request(e, r)->result == TNM_PENDING &&
+            !(tnmi_engine_request(e, r)->admitted &&
+              tnmi_engine_is_complete(e, tnmi_engine_request(e, r))))
+            return 0;
+    return 1;
+}
+
+TENSORMEM_API tnm_result tnm_pump(tnm_ctx *ctx, uint64_t max_bytes) {
+    if (!ctx) return TNM_ERR_ARGUMENT;
+    if (tnmi_door_is_inside(ctx))
+        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_pump", TNMI_INSIDE);
+    tnmi_door_enter(ctx);
+    if (!ctx->driving) {
+        ctx->driving = 1;
+        tnmi_door_drive(ctx, max_bytes, 0);
+        ctx->driving = 0;
+    }
+    return tnmi_door_leave(ctx, tnmi_door_is_idle(&ctx->e) ? TNM_OK : TNM_PENDING);
+}
+
+TENSORMEM_API tnm_result tnm_wait(tnm_ctx *ctx) {
+    uint64_t rounds = 0;
+    int go_on = 1;
+    if (!ctx) return TNM_ERR_ARGUMENT;
+    if (tnmi_door_is_inside(ctx))
+        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_wait", TNMI_INSIDE);
+    tnmi_door_enter(ctx);
+    tnmi_engine *e = &ctx->e;
+    uint64_t before = e->changed;
+    uint32_t used = e->move.used, fences = e->fence_count;
+    int first = 1;
+    while (go_on &&
+           (first || (e->changed == before && e->move.used >= used && e->fence_count >= fences))) {
+        if (!first && tnmi_door_is_idle(e) && e->fence_count == 0) break;
+        go_on = tnmi_door_turn(ctx, &rounds, 0);
+        first = 0;
+        if (rounds > 0 && e->move.used == 0 && e->fence_count == 0)
+            break; /* what is left waits for pins, and only their holders end those */
+    }
+    int rests = tnmi_door_is_idle(e) && e->fence_count == 0;
+    return tnmi_door_leave(ctx, rests ? TNM_OK : TNM_PENDING);
+}
+
+/* ---- built-in storage ---- */
+#    ifndef TENSORMEM_NO_FILE
+TENSORMEM_API tnm_result tnm_file_open(const tnm_file_desc *desc, tnm_backend *out) {
+    return tnmi_shelf_file_open(desc, out);
+}
+
+TENSORMEM_API tnm_result tnm_file_adopt(const tnm_backend *backend, const char *path, uint64_t *mem,
+                                        uint64_t *size) {
+    return tnmi_shelf_file_adopt(backend, path, mem, size);
+}
+
+TENSORMEM_API void tnm_file_close(tnm_backend *backend) {
+    tnmi_shelf_file_close(backend);
+}
+#    endif
+
+/* ---- sight ---- */
+TENSORMEM_API tnm_result tnm_info(tnm_ctx *ctx, tnm_tensor tensor, int tier, tnm_tensor_info *out) {
+    tnm_result r;
+    if (out) memset(out, 0, sizeof *out);
+    if (!ctx || !out || !tnmi_door_is_tier(ctx, tier))
+        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_info",
+                                "out is NULL, or tier is not one of the context's");
+    tnmi_door_lock(ctx);
+    uint32_t name = tnmi_door_find(ctx, tensor, "tnm_info", &r);
+    if (r == TNM_OK) tnmi_watch_info(&ctx->e, name, (uint32_t)tier, out);
+    return tnmi_door_leave(ctx, r);
+}
+
+TENSORMEM_API tnm_result tnm_stats(tnm_ctx *ctx, int tier, tnm_tier_stats *out) {
+    if (out) memset(out, 0, sizeof *out);
+    if (!ctx || !out || !tnmi_door_is_tier(ctx, tier))
+        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_stats",
+                                "out is NULL, or tier is not one of the context's");
+    tnmi_door_lock(ctx);
+    tnmi_watch_stats(&ctx->e, (uint32_t)tier, out);
+    return tnmi_door_leave(ctx, TNM_OK);
+}
+
+TENSORMEM_API tnm_result tnm_why(tnm_ctx *ctx, const tnm_use *set, int count, tnm_shortage *out) {
+    static const char call[] = "tnm_why";
+    uint32_t request;
+    if (out) memset(out, 0, sizeof *out);
+    if (!ctx) return TNM_ERR_ARGUMENT;
+    if (!out || count < 0 || (count > 0 && !set))
+        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, "an argument is missing");
+    out->tier = -1;
+    if (tnmi_door_is_inside(ctx))
+        tnmi_door_lock(ctx);
+    else
+        tnmi_door_enter(ctx);
+    tnm_result r = tnmi_door_check_set(ctx, set, count, call);
+    if (r == TNM_OK) r = tnmi_door_new_request(ctx, set, count, 1, &request);
+    if (r == TNM_OK) {
+        uint32_t tier = TNMI_NONE;
+        while ((out->result = tnmi_engine_rehearse(&ctx->e, request, &tier, &out->need_bytes)) ==
+               TNM_ABSENT)
+            tnmi_door_grow(ctx);
+        tnmi_engine_end_request(&ctx->e, request);
+        if (tier == TNMI_NONE && count > 0) tier = (uint32_t)set[0].tier;
+        if (tier != TNMI_NONE) tnmi_watch_shortage(&ctx->e, tier, out);
+    }
+    return tnmi_door_leave(ctx, r);
+}
+
+#    ifndef TENSORMEM_NO_STDIO
+static int tnmi_door_stdout(void *user, const char *text, uint64_t bytes) {
+    (void)user;
+    return fwrite(text, 1, (size_t)bytes, stdout) != (size_t)bytes;
+}
+#    endif
+
+/* One row leaves the lock, the writer runs, the lock is taken again. 1 = the writer said no. */
+static int tnmi_door_write(tnm_ctx *ctx, const tnm_writer *writer, tnmi_text *text) {
+    tnmi_door_unlock(ctx);
+    ctx->inside++;
+    int stop = (writer->write)(writer->user, text->at, text->used);
+    ctx->inside--;
+    tnmi_door_lock(ctx);
+    text->used = 0;
+    return stop;
+}
+
+/* Tiers, then (as JSON) tensors: a few rows per hold of the lock. */
+static int tnmi_door_dump(tnm_ctx *ctx, int json, const tnm_writer *writer, tnmi_text *text) {
+    const tnmi_engine *e = &ctx->e;
+    tnmi_watch_put(text, json ? "{\n  \"tensormem\": "
+                              : "tier                    budget           peak           used"
+                                "         pinned           hits           late         misses"
+                                "       bytes in      bytes out      evictions\n");
+    if (json) tnmi_watch_number(text, TNM_VERSION);
+    if (json) tnmi_watch_put(text, ",\n  \"tiers\": [");
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        if (json)
+            tnmi_watch_tier_json(e, t, text);
+        else
+            tnmi_watch_tier_text(e, t, text);
+        if (tnmi_door_write(ctx, writer, text)) return 1;
+    }
+    if (!json) return 0;
+    tnmi_watch_put(text, " ],\n  \"tensors\": [");
+    int first = 1;
+    for (uint32_t i = 1; i < e->tensors.names.fresh; i++) {
+        if (!(tnmi_tensor_at(&e->tensors, i)->flags & TNMI_NAMED)) continue;
+        tnmi_watch_tensor_json(e, i, first, text);
+        first = 0;
+        if (text->used > text->size / 2 && tnmi_door_write(ctx, writer, text)) return 1;
+    }
+    tnmi_watch_put(text, " ]\n}\n");
+    return tnmi_door_write(ctx, writer, text);
+}
+
+TENSORMEM_API tnm_result tnm_dump(tnm_ctx *ctx, tnm_dump_format format, const tnm_writer *writer) {
+    char buffer[16384];
+    tnmi_text text;
+    tnm_writer to;
+    memset(&to, 0, sizeof to);
+    if (writer) to = *writer;
+#    ifndef TENSORMEM_NO_STDIO
+    else
+        to.write = tnmi_door_stdout;
+#    endif
+    if (!ctx || !to.write || ((int)format != TNM_DUMP_TEXT && (int)format != TNM_DUMP_JSON))
+        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_dump",
+                                "no writer, or format is none of tnm_dump_format");
+    if (tnmi_door_is_inside(ctx))
+        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_dump", TNMI_INSIDE);
+    text.at = buffer;
+    text.size = sizeof buffer;
+    text.used = 0;
+    text.full = 0;
+    tnmi_door_enter(ctx);
+    int stop = tnmi_door_dump(ctx, format == TNM_DUMP_JSON, &to, &text);
+    return tnmi_door_leave(ctx, stop ? TNM_ERR_BACKEND : TNM_OK);
+}
+
+TENSORMEM_API int tnm_check(tnm_ctx *ctx) {
+    if (!ctx) return 1;
+    tnmi_door_lock(ctx);
+    int broken = tnmi_watch_check(&ctx->e);
+    tnmi_door_unlock(ctx);
+    return broken;
+}
+
+TENSORMEM_API const char *tnm_result_string(tnm_result result) {
+    return tnmi_tell_result(result);
+}
+
+TENSORMEM_API int tnm_version(void) {
+    return TNM_VERSION;
+}
+
+#    ifdef __cplusplus
+}
+#    endif
+#endif /* TENSORMEM_IMPLEMENTATION */
+/* [end] --------------------------------------------------------------------- *
+ * tensormem is available under two licences. Choose whichever you prefer.
+ *
+ * ----
+ * ALTERNATIVE A - MIT License
+ *
+ * Copyright (c) 2026 the tensormem authors
+ *
+ * Permission is hereby granted, free of charge, to any person obtaining a copy of
+ * this software and associated documentation files (the "Software"), to deal in
+ * the Software without restriction, including without limitation the rights to
+ * use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of
+ * the Software, and to permit persons to whom the Software is furnished to do so,
+ * subject to the following conditions:
+ *
+ * The above copyright notice and this permission notice shall be included in all
+ * copies or substantial portions of the Software.
+ *
+ * THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+ * IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS
+ * FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+ * COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER
+ * IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN
+ * CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+ *
+ * ----
+ * ALTERNATIVE B - Public Domain (www.unlicense.org)
+ *
+ * This is free and unencumbered software released into the public domain.
+ *
+ * Anyone is free to copy, modify, publish, use, compile, sell, or distribute this
+ * software, either in source code form or as a compiled binary, for any purpose,
+ * commercial or non-commercial, and by any means.
+ *
+ * In jurisdictions that recognize copyright laws, the author or authors of this
+ * software dedicate any and all copyright interest in the software to the public
+ * domain. We make this dedication for the benefit of the public at large and to
+ * the detriment of our heirs and successors. We intend this dedication to be an
+ * overt act of relinquishment in perpetuity of all present and future rights to
+ * this software under copyright law.
+ *
+ * THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR
+ * IMPLIED, INCLUDING BUT NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS
+ * FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS BE
+ * LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF
+ * CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE
+ * SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+ * -------------------------------------------------------------------------- */

@@ -1,0 +1,1269 @@
+/* The room [shelf] from inside: host memory, spill files, adopted files. The system calls that move
+ * and reserve bytes pass through hooks here, so that interrupted, short and failing ones happen. */
+#if defined(__linux__)
+#    define _GNU_SOURCE
+#endif
+#include <stddef.h>
+#include <stdint.h>
+#ifndef _WIN32
+#    include <errno.h>
+#    include <fcntl.h>
+#    include <sys/stat.h>
+#    include <sys/types.h>
+#    include <unistd.h>
+static ssize_t hook_pread(int fd, void *at, size_t size, int64_t offset);
+static ssize_t hook_pwrite(int fd, const void *at, size_t size, int64_t offset);
+#    define TNMI_SHELF_PREAD  hook_pread
+#    define TNMI_SHELF_PWRITE hook_pwrite
+#endif
+#if defined(__linux__)
+#    include <dirent.h>
+#    include <sys/mount.h>
+static int hook_unnamed = O_TMPFILE;
+static int hook_fallocate(int fd, int how, int64_t at, int64_t size);
+static int hook_switch(int fd, int flags);
+#    define TNMI_SHELF_UNNAMED   hook_unnamed
+#    define TNMI_SHELF_FALLOCATE hook_fallocate
+#    define TNMI_SHELF_SWITCH    hook_switch
+#    ifdef __GLIBC__
+static ssize_t hook_copy_range(int src, int64_t *from, int dst, int64_t *to, size_t size,
+                               unsigned flags);
+#        define TNMI_SHELF_COPY_RANGE hook_copy_range
+#    endif
+#endif
+static int asserted; /* broken contracts seen by the room */
+#define TENSORMEM_ASSERT(x) ((x) ? (void)0 : (void)asserted++)
+#define TENSORMEM_IMPLEMENTATION
+#include "../tensormem.h"
+#include "check.h"
+
+/* ---- small things ---- */
+static uint64_t seed = 1;
+
+static uint64_t draw(uint64_t below) {
+    seed = seed * 6364136223846793005u + 1442695040888963407u;
+    return (seed >> 33) % below;
+}
+
+static void fill(unsigned char *at, size_t size, uint64_t from) {
+    for (size_t i = 0; i < size; i++)
+        at[i] = (unsigned char)((from + i) * 2654435761u >> 13);
+}
+
+static tnm_span plain(void *host) {
+    tnm_span span;
+    memset(&span, 0, sizeof span);
+    span.host = host;
+    span.tier = -1;
+    return span;
+}
+
+static tnm_span stored(const tnm_backend *backend, uint64_t mem, uint64_t offset) {
+    tnm_span span;
+    memset(&span, 0, sizeof span);
+    span.backend = backend;
+    span.mem = mem;
+    span.offset = offset;
+    return span;
+}
+
+static tnm_result copy(const tnm_backend *by, tnm_span dst, tnm_span src, uint64_t size) {
+    uint64_t ticket = 0;
+    tnm_result result = by->copy(by->user, &dst, &src, size, &ticket);
+    CHECK_EQ(ticket, 0);
+    return result;
+}
+
+/* ---- host memory ---- */
+static char host_user;
+
+static void *host_take(void *user, size_t size) {
+    CHECK(user == &host_user);
+    return check_alloc(NULL, size);
+}
+
+static void host_give(void *user, void *ptr, size_t size) {
+    CHECK(user == &host_user);
+    check_release(NULL, ptr, size);
+}
+
+static tnmi_shelf_host host_heap(void) {
+    tnmi_shelf_host heap;
+    heap.alloc = host_take;
+    heap.release = host_give;
+    heap.user = &host_user;
+    return heap;
+}
+
+TEST(host_blocks_are_aligned_and_given_back_exactly) {
+    tnmi_shelf_host heap = host_heap();
+    tnm_backend backend;
+    tnmi_shelf_host_backend(&heap, &backend);
+    CHECK(backend.user == &heap && backend.granularity == 0 && !backend.poll);
+    for (uint64_t align = 1; align <= 1 << 20; align *= 2)
+        for (uint64_t size = 1; size <= 70000; size = size * 3 + 1) {
+            uint64_t mem;
+            void *host;
+            CHECK_EQ(backend.alloc(backend.user, size, align, NULL, &mem, &host), TNM_OK);
+            CHECK_EQ(mem % align, 0);
+            CHECK(mem == (uint64_t)(uintptr_t)host);
+            memset(host, 0x5a, (size_t)size); /* check_release and the sanitizers see an overrun */
+            backend.release(backend.user, mem, size);
+        }
+    backend.release(backend.user, 0, 0);
+}
+
+TEST(host_refuses_what_cannot_be) {
+    static const uint64_t sizes[] = { UINT64_MAX, UINT64_MAX - 16, (uint64_t)PTRDIFF_MAX,
+                                      (uint64_t)PTRDIFF_MAX + 1, (uint64_t)SIZE_MAX - 8 };
+    tnmi_shelf_host heap = host_heap();
+    tnm_backend backend;
+    uint64_t mem = 1;
+    void *host = &heap;
+    long long asked = check_alloc_count();
+    tnmi_shelf_host_backend(&heap, &backend);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        CHECK_EQ(backend.alloc(backend.user, sizes[i], 256, NULL, &mem, &host), TNM_ERR_MEMORY);
+        CHECK(mem == 0 && host == NULL);
+    }
+    CHECK_EQ(backend.alloc(backend.user, 64, (uint64_t)1 << 63, NULL, &mem, &host), TNM_ERR_MEMORY);
+    CHECK_EQ(backend.alloc(backend.user, 64, 48, NULL, &mem, &host), TNM_ERR_ARGUMENT);
+    CHECK_EQ(check_alloc_count(), asked); /* the allocator was never asked */
+    check_fail_alloc(1, 0);
+    CHECK_EQ(backend.alloc(backend.user, 64, 64, NULL, &mem, &host), TNM_ERR_MEMORY);
+    CHECK(mem == 0 && host == NULL);
+}
+
+TEST(host_copies_what_the_cpu_sees) {
+    tnmi_shelf_host heap;
+    tnm_backend backend;
+    unsigned char from[100], to[100];
+    memset(&heap, 0, sizeof heap); /* malloc and free */
+    tnmi_shelf_host_backend(&heap, &backend);
+    fill(from, sizeof from, 7);
+    memset(to, 0, sizeof to);
+    CHECK_EQ(copy(&backend, plain(to), plain(from), sizeof to), TNM_OK);
+    CHECK(memcmp(from, to, sizeof to) == 0);
+    CHECK_EQ(copy(&backend, stored(&backend, 5, 0), plain(from), 1), TNM_ERR_UNSUPPORTED);
+    CHECK_EQ(copy(&backend, plain(to), stored(&backend, 5, 0), 1), TNM_ERR_UNSUPPORTED);
+    CHECK_EQ(copy(&backend, plain(to), plain(from), UINT64_MAX), TNM_ERR_BACKEND);
+    uint64_t mem;
+    void *host;
+    CHECK_EQ(backend.alloc(backend.user, 1000, 4096, NULL, &mem, &host), TNM_OK);
+    memset(host, 1, 1000);
+    backend.release(backend.user, mem, 1000);
+}
+
+static char folder[512]; /* a fresh folder of this run */
+
+static const char *in_folder(const char *name) {
+    static char path[4][600];
+    static int turn;
+    turn = (turn + 1) % 4;
+    snprintf(path[turn], sizeof path[turn], "%s/%s", folder, name);
+    return path[turn];
+}
+
+static tnm_result open_at(const char *path, int direct, tnm_backend *out) {
+    tnm_file_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.path = path;
+    desc.direct = direct;
+    desc.alloc = check_alloc;
+    desc.release = check_release;
+    return tnmi_shelf_file_open(&desc, out);
+}
+
+static tnmi_shelf_state *state_of(const tnm_backend *backend) {
+    return (tnmi_shelf_state *)backend->user;
+}
+
+static uint64_t must_alloc(const tnm_backend *backend, uint64_t size, uint64_t align) {
+    uint64_t mem = 0;
+    void *host = &mem;
+    CHECK_EQ(backend->alloc(backend->user, size, align, NULL, &mem, &host), TNM_OK);
+    CHECK(mem != 0 && host == NULL);
+    return mem;
+}
+
+static tnm_result try_alloc(const tnm_backend *backend, uint64_t size, uint64_t align) {
+    uint64_t mem = 1;
+    void *host = &mem;
+    tnm_result result = backend->alloc(backend->user, size, align, NULL, &mem, &host);
+    if (result < 0) CHECK(mem == 0 && host == NULL);
+    return result;
+}
+
+static void make_file(const char *path, uint64_t size, uint64_t from) {
+    unsigned char block[4096];
+    FILE *file = fopen(path, "wb");
+    CHECK(file != NULL);
+    for (uint64_t at = 0; file && at < size; at += sizeof block) {
+        size_t now = (size_t)tnmi_base_min(size - at, sizeof block);
+        fill(block, now, from + at);
+        CHECK_EQ(fwrite(block, 1, now, file), now);
+    }
+    if (file) fclose(file);
+}
+
+/* Every promise of the free list, and that file and list agree. */
+static void check_ranges(const tnm_backend *backend) {
+    const tnmi_shelf_state *state = state_of(backend);
+    uint64_t end = 0;
+    CHECK(state->free_count <= state->live);
+    CHECK(state->live <= state->free_capacity);
+    for (uint32_t k = 0; k < state->free_count; k++) {
+        const tnmi_shelf_range *range = &state->free[k];
+        CHECK(range->size > 0 && (range->at | range->size) % TNMI_SHELF_PAGE == 0);
+        CHECK(k == 0 || range->at > end); /* equal would be two that touch */
+        end = range->at + range->size;
+    }
+    CHECK(state->free_count == 0 || end < state->spill.size);
+    CHECK(state->live > 0 || state->spill.size == 0);
+}
+
+/* ---- everywhere: open, alloc, copy ---- */
+TEST(open_refuses_bad_descriptors) {
+    tnm_file_desc desc;
+    tnm_backend backend;
+    uint64_t mem = 1, size = 1;
+    memset(&desc, 0, sizeof desc);
+    CHECK_EQ(tnmi_shelf_file_open(&desc, NULL), TNM_ERR_ARGUMENT);
+    backend.user = &desc;
+    CHECK_EQ(tnmi_shelf_file_open(NULL, &backend), TNM_ERR_ARGUMENT);
+    CHECK(backend.user == NULL); /* zeroed on failure */
+    desc.alloc = check_alloc;
+    CHECK_EQ(tnmi_shelf_file_open(&desc, &backend), TNM_ERR_ARGUMENT);
+    desc.alloc = NULL;
+    desc.release = check_release;
+    CHECK_EQ(tnmi_shelf_file_open(&desc, &backend), TNM_ERR_ARGUMENT);
+    desc.release = NULL;
+    desc.path = "";
+    CHECK_EQ(tnmi_shelf_file_open(&desc, &backend), TNM_ERR_ARGUMENT);
+    desc.path = NULL;
+    desc.threads = 1;
+    CHECK_EQ(tnmi_shelf_file_open(&desc, &backend), TNM_ERR_ARGUMENT);
+    desc.threads = 0;
+    CHECK_EQ(tnmi_shelf_file_open(&desc, &backend), TNM_OK); /* malloc, adopted files only */
+    CHECK_EQ(try_alloc(&backend, 4096, 1), TNM_ERR_UNSUPPORTED);
+    CHECK_EQ(tnmi_shelf_file_adopt(&backend, NULL, &mem, &size), TNM_ERR_ARGUMENT);
+    CHECK(mem == 0 && size == 0);
+    CHECK_EQ(tnmi_shelf_file_adopt(&backend, "", &mem, &size), TNM_ERR_ARGUMENT);
+    CHECK_EQ(tnmi_shelf_file_adopt(&backend, "x", NULL, &size), TNM_ERR_ARGUMENT);
+    CHECK_EQ(tnmi_shelf_file_adopt(&backend, "x", &mem, NULL), TNM_ERR_ARGUMENT);
+    CHECK_EQ(tnmi_shelf_file_adopt(NULL, "x", &mem, &size), TNM_ERR_ARGUMENT);
+    CHECK_EQ(tnmi_shelf_file_adopt(&backend, in_folder("nothing"), &mem, &size), TNM_ERR_BACKEND);
+    CHECK_EQ(tnmi_shelf_file_adopt(&backend, folder, &mem, &size), TNM_ERR_BACKEND);
+    CHECK(mem == 0 && size == 0);
+    tnmi_shelf_file_close(&backend);
+    CHECK(backend.copy == NULL && backend.user == NULL);
+    CHECK_EQ(tnmi_shelf_file_adopt(&backend, "x", &mem, &size), TNM_ERR_ARGUMENT);
+    tnmi_shelf_file_close(&backend); /* a zeroed one */
+    tnmi_shelf_file_close(NULL);
+    CHECK_EQ(open_at(in_folder("no/such/folder"), 0, &backend), TNM_ERR_BACKEND);
+}
+
+TEST(close_leaves_other_backends_alone) {
+    tnmi_shelf_host heap = host_heap();
+    tnm_backend backend;
+    tnmi_shelf_host_backend(&heap, &backend);
+    tnmi_shelf_file_close(&backend);
+    CHECK(backend.user == &heap);
+    uint64_t mem, size;
+    CHECK_EQ(tnmi_shelf_file_adopt(&backend, "x", &mem, &size), TNM_ERR_ARGUMENT);
+}
+
+TEST(an_existing_file_is_refused_and_untouched) {
+    tnm_backend backend;
+    unsigned char block[100], want[100];
+    make_file(in_folder("mine"), sizeof block, 3);
+    CHECK_EQ(open_at(in_folder("mine"), 0, &backend), TNM_ERR_BACKEND);
+    CHECK(backend.copy == NULL);
+    FILE *file = fopen(in_folder("mine"), "rb");
+    CHECK(file != NULL);
+    if (!file) return;
+    CHECK_EQ(fread(block, 1, sizeof block, file), sizeof block);
+    fclose(file);
+    fill(want, sizeof want, 3);
+    CHECK(memcmp(block, want, sizeof want) == 0);
+    remove(in_folder("mine"));
+}
+
+TEST(hostile_sizes_are_refused) {
+    static const uint64_t sizes[] = { UINT64_MAX, UINT64_MAX - 4095, UINT64_MAX - 4096,
+                                      (uint64_t)1 << 63, (uint64_t)INT64_MAX };
+    tnm_backend backend;
+    unsigned char block[64];
+    CHECK_EQ(open_at(in_folder("spill"), 0, &backend), TNM_OK);
+    uint64_t mem = must_alloc(&backend, 8192, 1);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        tnm_span far_away = stored(&backend, mem, sizes[i]);
+        CHECK(try_alloc(&backend, sizes[i], 256) < 0);
+        check_ranges(&backend);
+        CHECK_EQ(copy(&backend, far_away, plain(block), 64), TNM_ERR_BACKEND);
+        CHECK_EQ(copy(&backend, plain(block), far_away, 64), TNM_ERR_BACKEND);
+        CHECK_EQ(copy(&backend, plain(block), stored(&backend, mem, 0), sizes[i]), TNM_ERR_BACKEND);
+    }
+    CHECK_EQ(try_alloc(&backend, 0, 256), TNM_ERR_ARGUMENT);
+    CHECK_EQ(try_alloc(&backend, 64, 5000), TNM_ERR_ARGUMENT);
+    CHECK(try_alloc(&backend, 64, (uint64_t)1 << 63) < 0);
+    memset(block, 0, sizeof block);
+    CHECK_EQ(copy(&backend, plain(block), stored(&backend, mem, 8192 - 63), 64), TNM_ERR_BACKEND);
+    CHECK_EQ(copy(&backend, stored(&backend, mem, 8192 - 63), plain(block), 64), TNM_ERR_BACKEND);
+    CHECK_EQ(copy(&backend, stored(&backend, mem, 8192), plain(block), 1), TNM_ERR_BACKEND);
+    CHECK_EQ(copy(&backend, plain(block), stored(&backend, mem, 8192 - 64), 64), TNM_OK);
+    CHECK_EQ(copy(&backend, plain(block), stored(&backend, 0, 0), 1), TNM_ERR_BACKEND);
+    CHECK_EQ(copy(&backend, plain(block), stored(&backend, 1, 0), 1), TNM_ERR_BACKEND);
+    CHECK_EQ(copy(&backend, plain(block), stored(&backend, UINT64_MAX, 0), 1), TNM_ERR_BACKEND);
+    backend.release(backend.user, mem, 8192);
+    tnmi_shelf_file_close(&backend);
+}
+
+TEST(a_release_of_what_was_not_given_is_ignored) {
+    tnm_backend backend;
+    CHECK_EQ(open_at(in_folder("spill"), 0, &backend), TNM_OK);
+    uint64_t a = must_alloc(&backend, 4096, 1), b = must_alloc(&backend, 4096, 1);
+    asserted = 0;
+    backend.release(backend.user, a, 4096);
+    CHECK_EQ(asserted, 0);
+    backend.release(backend.user, a, 4096);     /* twice */
+    backend.release(backend.user, a, 3 * 4096); /* past the end */
+    backend.release(backend.user, 1, 4096);     /* an adopted file's token */
+    backend.release(backend.user, b, 0);
+    backend.release(backend.user, b, UINT64_MAX);
+    CHECK_EQ(asserted, 5);
+    check_ranges(&backend);
+    backend.release(backend.user, b, 4096);
+    backend.release(backend.user, b, 4096); /* nothing is live */
+    CHECK_EQ(asserted, 6);
+    asserted = 0;
+    check_ranges(&backend);
+    tnmi_shelf_file_close(&backend);
+}
+
+TEST(released_ranges_are_reused_and_coalesced) {
+    tnm_backend backend;
+    uint64_t mem[6];
+    CHECK_EQ(open_at(in_folder("spill"), 0, &backend), TNM_OK);
+    const tnmi_shelf_state *state = state_of(&backend);
+    for (int i = 0; i < 6; i++) {
+        mem[i] = must_alloc(&backend, 5000, 1); /* two pages */
+        CHECK_EQ(mem[i] & ~TNMI_SHELF_SPILL, i * 8192);
+    }
+    backend.release(backend.user, mem[1], 5000);
+    backend.release(backend.user, mem[3], 5000);
+    CHECK_EQ(state->free_count, 2);
+    CHECK(must_alloc(&backend, 8192, 1) == mem[1]); /* first fit */
+    backend.release(backend.user, mem[1], 8192);
+    backend.release(backend.user, mem[2], 5000); /* joins both neighbours */
+    CHECK_EQ(state->free_count, 1);
+    CHECK_EQ(state->free[0].size, 3 * 8192);
+    CHECK(must_alloc(&backend, 3 * 8192, 1) == mem[1]);
+    CHECK_EQ(state->free_count, 0);
+    CHECK_EQ(state->spill.size, 6 * 8192);
+    backend.release(backend.user, mem[1], 3 * 8192);
+    backend.release(backend.user, mem[5], 5000); /* the end shrinks */
+    CHECK_EQ(state->spill.size, 5 * 8192);
+    backend.release(backend.user, mem[4], 5000); /* and swallows the free range before it */
+    CHECK_EQ(state->spill.size, 8192);
+    CHECK_EQ(state->free_count, 0);
+    uint64_t high = must_alloc(&backend, 4096, 65536); /* the gap before it is free */
+    CHECK_EQ(high & ~TNMI_SHELF_SPILL, 65536);
+    CHECK(must_alloc(&backend, 4096, 1) == mem[1]);
+    check_ranges(&backend);
+    tnmi_shelf_file_close(&backend);
+}
+
+enum { PAGES = 512, SEGMENTS = 24 };
+
+/* Random segments against a map of pages. */
+TEST(segments_never_overlap) {
+    tnm_backend backend;
+    unsigned char owner[PAGES];
+    struct {
+        uint64_t mem, size;
+    } live[SEGMENTS];
+    memset(owner, 0, sizeof owner);
+    memset(live, 0, sizeof live);
+    CHECK_EQ(open_at(in_folder("spill"), 0, &backend), TNM_OK);
+    for (int round = 0; round < check_scale(4000, 400); round++) {
+        unsigned i = (unsigned)draw(SEGMENTS);
+        if (live[i].size != 0) {
+            uint64_t first = (live[i].mem & ~TNMI_SHELF_SPILL) / 4096;
+            for (uint64_t page = first; page < first + (live[i].size + 4095) / 4096; page++) {
+                CHECK_EQ(owner[page], i + 1);
+                owner[page] = 0;
+            }
+            backend.release(backend.user, live[i].mem, live[i].size);
+            live[i].size = 0;
+        } else {
+            uint64_t align = (uint64_t)1 << draw(16), size = 1 + draw(40000);
+            live[i].mem = must_alloc(&backend, size, align);
+            live[i].size = size;
+            uint64_t first = (live[i].mem & ~TNMI_SHELF_SPILL) / 4096;
+            CHECK_EQ((live[i].mem & ~TNMI_SHELF_SPILL) % tnmi_base_max(align, 4096), 0);
+            for (uint64_t page = first; page < first + (size + 4095) / 4096 && page < PAGES;
+                 page++) {
+                CHECK_EQ(owner[page], 0);
+                owner[page] = (unsigned char)(i + 1);
+            }
+        }
+        check_ranges(&backend);
+    }
+    for (int i = 0; i < SEGMENTS; i++)
+        if (live[i].size) backend.release(backend.user, live[i].mem, live[i].size);
+    CHECK_EQ(state_of(&backend)->spill.size, 0);
+    CHECK_EQ(state_of(&backend)->free_count, 0);
+    tnmi_shelf_file_close(&backend);
+}
+
+/* Random copies between a segment and memory, odd everywhere, against a plain array. */
+enum { ROOM = 300000 };
+
+static void play(int direct, int rounds) {
+    tnm_backend backend;
+    unsigned char *shadow = (unsigned char *)calloc(1, ROOM);
+    unsigned char *raw = (unsigned char *)malloc(ROOM + 8192);
+    CHECK(shadow && raw);
+    unsigned char *paged = raw + (4096 - (uintptr_t)raw % 4096);
+    CHECK_EQ(open_at(in_folder("spill"), direct, &backend), TNM_OK);
+    uint64_t pad = must_alloc(&backend, 4096, 1), mem = must_alloc(&backend, ROOM, 1);
+    memset(paged, 0, ROOM);
+    CHECK_EQ(copy(&backend, stored(&backend, mem, 0), plain(paged), ROOM), TNM_OK);
+    for (int i = 0; i < rounds; i++) {
+        uint64_t size = 1 + draw(draw(2) ? 70000 : 9000), at = draw(ROOM - size);
+        uint64_t odd = draw(3) ? at % 4096 : draw(4096); /* often the same remainder as the file */
+        if (draw(4) == 0) at -= at % 4096, odd = 0;
+        tnm_span there = stored(&backend, mem, at);
+        if (draw(2)) {
+            fill(paged + odd, (size_t)size, draw(1000000));
+            memcpy(shadow + at, paged + odd, (size_t)size);
+            CHECK_EQ(copy(&backend, there, plain(paged + odd), size), TNM_OK);
+        } else {
+            memset(paged + odd, 0xee, (size_t)size);
+            CHECK_EQ(copy(&backend, plain(paged + odd), there, size), TNM_OK);
+            CHECK(memcmp(shadow + at, paged + odd, (size_t)size) == 0);
+        }
+    }
+    CHECK_EQ(copy(&backend, plain(paged), stored(&backend, mem, 0), ROOM), TNM_OK);
+    CHECK(memcmp(shadow, paged, ROOM) == 0);
+    backend.release(backend.user, pad, 4096);
+    tnmi_shelf_file_close(&backend);
+    free(shadow);
+    free(raw);
+}
+
+TEST(bytes_come_back_buffered) {
+    play(0, check_scale(1500, 150));
+}
+
+TEST(bytes_come_back_direct) {
+    play(1, check_scale(1500, 150));
+}
+
+static void play_between(int direct) {
+    enum { SIZE = 200000 };
+    tnm_backend one, two;
+    unsigned char guard[40];
+    unsigned char *bytes = (unsigned char *)malloc(SIZE), *back = (unsigned char *)malloc(SIZE);
+    CHECK(bytes && back);
+    CHECK_EQ(open_at(in_folder("one"), direct, &one), TNM_OK);
+    CHECK_EQ(open_at(in_folder("two"), 0, &two), TNM_OK);
+    uint64_t a = must_alloc(&one, SIZE, 1), b = must_alloc(&one, SIZE, 1);
+    uint64_t c = must_alloc(&two, SIZE, 1);
+    fill(bytes, SIZE, 99);
+    memset(guard, 0xa7, sizeof guard);
+    CHECK_EQ(copy(&one, stored(&one, a, 0), plain(bytes), SIZE), TNM_OK);
+    for (uint64_t shift = 0; shift < 5000; shift += 1237) {
+        uint64_t size = SIZE - 5000 - 40;
+        tnm_span mid = stored(&one, b, 5000 - shift), far_end = stored(&two, c, shift);
+        tnm_span mid_end = stored(&one, b, 5000 - shift + size);
+        tnm_span far_guard = stored(&two, c, shift + size);
+        CHECK_EQ(copy(&one, mid_end, plain(guard), sizeof guard), TNM_OK);
+        CHECK_EQ(copy(&two, far_guard, plain(guard), sizeof guard), TNM_OK);
+        CHECK_EQ(copy(&one, mid, stored(&one, a, shift), size), TNM_OK); /* within one file */
+        CHECK_EQ(copy(&two, far_end, mid, size), TNM_OK);                /* across two */
+        CHECK_EQ(copy(&two, plain(back), far_end, size), TNM_OK);
+        CHECK(memcmp(back, bytes + shift, (size_t)size) == 0);
+        CHECK_EQ(copy(&one, plain(back), mid_end, sizeof guard), TNM_OK); /* and not a byte more */
+        CHECK(memcmp(back, guard, sizeof guard) == 0);
+        CHECK_EQ(copy(&two, plain(back), far_guard, sizeof guard), TNM_OK);
+        CHECK(memcmp(back, guard, sizeof guard) == 0);
+    }
+    tnmi_shelf_file_close(&two);
+    tnmi_shelf_file_close(&one);
+    free(bytes);
+    free(back);
+}
+
+TEST(bytes_move_between_files) {
+    play_between(0);
+    play_between(1);
+}
+
+TEST(adopted_files_are_read_at_any_offset) {
+    enum { SIZE = 30001 };
+    static unsigned char want[SIZE], raw[SIZE + 8192];
+    unsigned char *paged = raw + (4096 - (uintptr_t)raw % 4096);
+    make_file(in_folder("model"), SIZE, 0);
+    fill(want, SIZE, 0);
+    for (int direct = 0; direct < 2; direct++) {
+        tnm_backend backend;
+        uint64_t mem, again, size;
+        CHECK_EQ(open_at(NULL, direct, &backend), TNM_OK);
+        CHECK_EQ(backend.granularity, direct ? 4096 : 1);
+        const tnmi_shelf_state *state = state_of(&backend);
+        CHECK_EQ((uintptr_t)state->bounce % 4096, 0);
+        CHECK(state->bounce >= (const unsigned char *)(state + 1));
+        CHECK(state->bounce + TNMI_SHELF_BOUNCE <= (const unsigned char *)state + state->bytes);
+        CHECK_EQ(tnmi_shelf_file_adopt(&backend, in_folder("model"), &mem, &size), TNM_OK);
+        CHECK_EQ(size, SIZE);
+        CHECK_EQ(tnmi_shelf_file_adopt(&backend, in_folder("model"), &again, &size), TNM_OK);
+        CHECK(mem != again);
+        CHECK(direct || !state->adopted[0].direct_ok);
+        for (int i = 0; i < check_scale(600, 100); i++) {
+            uint64_t bytes = 1 + draw(SIZE - 1), at = draw(SIZE - bytes + 1);
+            uint64_t odd = draw(2) ? at % 4096 : draw(4096);
+            uint64_t token = draw(2) ? mem : again;
+            memset(paged + odd, 0xee, (size_t)bytes);
+            CHECK_EQ(copy(&backend, plain(paged + odd), stored(&backend, token, at), bytes),
+                     TNM_OK);
+            CHECK(memcmp(paged + odd, want + at, (size_t)bytes) == 0);
+        }
+        tnmi_shelf_file_close(&backend);
+    }
+    remove(in_folder("model"));
+}
+
+/* 30001 bytes are 7 pages and 1329 bytes: the last page may be asked for whole when direct. */
+TEST(adopted_files_end_where_they_end) {
+    static unsigned char raw[16384], zero[4096];
+    unsigned char *paged = raw + (4096 - (uintptr_t)raw % 4096);
+    make_file(in_folder("model"), 30001, 0);
+    for (int direct = 0; direct < 2; direct++) {
+        tnm_backend backend;
+        uint64_t mem, size;
+        tnm_result tail = direct ? TNM_OK : TNM_ERR_BACKEND;
+        CHECK_EQ(open_at(NULL, direct, &backend), TNM_OK);
+        CHECK_EQ(tnmi_shelf_file_adopt(&backend, in_folder("model"), &mem, &size), TNM_OK);
+        memset(raw, 0xee, sizeof raw);
+        CHECK_EQ(copy(&backend, plain(paged), stored(&backend, mem, 28672), 4096), tail);
+        CHECK(!direct || memcmp(paged + 1329, zero, 4096 - 1329) == 0);
+        CHECK_EQ(paged[4096], 0xee);
+        CHECK_EQ(copy(&backend, plain(paged), stored(&backend, mem, 30001), 1), tail);
+        CHECK_EQ(copy(&backend, plain(paged), stored(&backend, mem, 28672), 1329), TNM_OK);
+        CHECK_EQ(copy(&backend, plain(paged), stored(&backend, mem, 28673), 4096), TNM_ERR_BACKEND);
+        CHECK_EQ(copy(&backend, plain(paged), stored(&backend, mem, 32768), 1), TNM_ERR_BACKEND);
+        CHECK_EQ(copy(&backend, plain(paged), stored(&backend, mem + 1, 0), 1), TNM_ERR_BACKEND);
+        CHECK_EQ(copy(&backend, stored(&backend, mem, 0), plain(paged), 1), TNM_ERR_BACKEND);
+        tnmi_shelf_file_close(&backend);
+    }
+    remove(in_folder("model"));
+}
+
+TEST(an_empty_file_may_be_adopted) {
+    tnm_backend backend;
+    unsigned char byte;
+    uint64_t mem, size = 1;
+    make_file(in_folder("model"), 0, 0);
+    CHECK_EQ(open_at(NULL, 0, &backend), TNM_OK);
+    CHECK_EQ(tnmi_shelf_file_adopt(&backend, in_folder("model"), &mem, &size), TNM_OK);
+    CHECK(mem != 0 && size == 0);
+    CHECK_EQ(copy(&backend, plain(&byte), stored(&backend, mem, 0), 1), TNM_ERR_BACKEND);
+    tnmi_shelf_file_close(&backend);
+    remove(in_folder("model"));
+}
+
+TEST(an_adopted_file_that_shrank_is_an_error) {
+    tnm_backend backend;
+    unsigned char block[4096];
+    uint64_t mem, size;
+    make_file(in_folder("model"), 20000, 0);
+    CHECK_EQ(open_at(NULL, 0, &backend), TNM_OK);
+    CHECK_EQ(tnmi_shelf_file_adopt(&backend, in_folder("model"), &mem, &size), TNM_OK);
+    make_file(in_folder("model"), 10000, 0);
+    CHECK_EQ(copy(&backend, plain(block), stored(&backend, mem, 8000), 4096), TNM_ERR_BACKEND);
+    CHECK_EQ(copy(&backend, plain(block), stored(&backend, mem, 5000), 4096), TNM_OK);
+    tnmi_shelf_file_close(&backend);
+    remove(in_folder("model"));
+}
+
+TEST(adopted_bytes_copy_into_a_spill_file) {
+    enum { SIZE = 150001 };
+    static unsigned char want[SIZE + 8192], got[SIZE + 8192];
+    make_file(in_folder("model"), SIZE, 17);
+    fill(want, SIZE, 17); /* zeros behind it */
+    for (int direct = 0; direct < 2; direct++) {
+        tnm_backend backend;
+        uint64_t model, size, padded = direct ? 151552 : SIZE;
+        CHECK_EQ(open_at(in_folder("spill"), direct, &backend), TNM_OK);
+        uint64_t mem = must_alloc(&backend, padded, 1);
+        CHECK_EQ(tnmi_shelf_file_adopt(&backend, in_folder("model"), &model, &size), TNM_OK);
+        if (backend.granularity <= 1) padded = SIZE;
+        tnm_span there = stored(&backend, mem, 0);
+        CHECK_EQ(copy(&backend, there, stored(&backend, model, 0), padded), TNM_OK);
+        CHECK_EQ(copy(&backend, plain(got), there, padded), TNM_OK);
+        CHECK(memcmp(got, want, (size_t)padded) == 0);
+        CHECK_EQ(copy(&backend, stored(&backend, model, 0), there, 10), TNM_ERR_BACKEND);
+        tnmi_shelf_file_close(&backend);
+    }
+    remove(in_folder("model"));
+}
+
+TEST(spans_of_others_are_not_our_route) {
+    tnm_backend backend, device;
+    unsigned char block[64], other[64];
+    CHECK_EQ(open_at(in_folder("spill"), 0, &backend), TNM_OK);
+    uint64_t mem = must_alloc(&backend, 4096, 1);
+    memset(&device, 0, sizeof device);
+    tnm_span ours = stored(&backend, mem, 0), theirs = stored(&device, mem, 0);
+    CHECK_EQ(copy(&backend, theirs, ours, 1), TNM_ERR_UNSUPPORTED);
+    CHECK_EQ(copy(&backend, ours, theirs, 1), TNM_ERR_UNSUPPORTED);
+    CHECK_EQ(copy(&backend, plain(NULL), ours, 1), TNM_ERR_UNSUPPORTED);
+    CHECK_EQ(copy(&backend, ours, plain(NULL), 1), TNM_ERR_UNSUPPORTED);
+    fill(block, sizeof block, 1);
+    tnm_span mapped = stored(&backend, 0, 0); /* a mapped file adopted on this tier */
+    mapped.host = block;
+    CHECK_EQ(copy(&backend, plain(other), mapped, 64), TNM_OK);
+    CHECK(memcmp(block, other, 64) == 0);
+    CHECK_EQ(copy(&backend, ours, mapped, 64), TNM_OK);
+    memset(other, 0, sizeof other);
+    CHECK_EQ(copy(&backend, plain(other), ours, 64), TNM_OK);
+    CHECK(memcmp(block, other, 64) == 0);
+    tnmi_shelf_file_close(&backend);
+}
+
+/* The n-th allocation fails, for every n: nothing leaks, and a second try works. */
+TEST(every_allocation_may_fail) {
+    make_file(in_folder("model"), 100, 0);
+    for (int n = 1; n < 100; n++) {
+        tnm_backend backend;
+        uint64_t mem = 0, size;
+        long long refused = check_alloc_refused();
+        check_fail_alloc(n, 0);
+        tnm_result result = open_at(in_folder("spill"), 0, &backend);
+        if (result == TNM_ERR_MEMORY) continue;
+        CHECK_EQ(result, TNM_OK);
+        for (int i = 0; i < 40; i++) {
+            result = try_alloc(&backend, 4096, 1);
+            CHECK(result == TNM_OK || result == TNM_ERR_MEMORY);
+            if (result != TNM_OK) must_alloc(&backend, 4096, 1);
+            check_ranges(&backend);
+            result = tnmi_shelf_file_adopt(&backend, in_folder("model"), &mem, &size);
+            CHECK(result == TNM_OK || (result == TNM_ERR_MEMORY && mem == 0 && size == 0));
+            if (result != TNM_OK)
+                result = tnmi_shelf_file_adopt(&backend, in_folder("model"), &mem, &size);
+            CHECK_EQ(result, TNM_OK);
+            CHECK_EQ(mem, i + 1);
+        }
+        tnmi_shelf_file_close(&backend);
+        CHECK(n < 8 || check_alloc_refused() == refused); /* 1 and 2 times 2 growths are asked */
+        if (check_alloc_refused() == refused) break;
+        CHECK(n < 50);
+    }
+    remove(in_folder("model"));
+}
+
+static void run_everywhere(void) {
+    RUN(host_blocks_are_aligned_and_given_back_exactly);
+    RUN(host_refuses_what_cannot_be);
+    RUN(host_copies_what_the_cpu_sees);
+    RUN(open_refuses_bad_descriptors);
+    RUN(close_leaves_other_backends_alone);
+    RUN(an_existing_file_is_refused_and_untouched);
+    RUN(hostile_sizes_are_refused);
+    RUN(a_release_of_what_was_not_given_is_ignored);
+    RUN(released_ranges_are_reused_and_coalesced);
+    RUN(segments_never_overlap);
+    RUN(bytes_come_back_buffered);
+    RUN(bytes_come_back_direct);
+    RUN(bytes_move_between_files);
+    RUN(adopted_files_are_read_at_any_offset);
+    RUN(adopted_files_end_where_they_end);
+    RUN(an_empty_file_may_be_adopted);
+    RUN(adopted_bytes_copy_into_a_spill_file);
+    RUN(spans_of_others_are_not_our_route);
+    RUN(every_allocation_may_fail);
+}
+
+#ifdef _WIN32
+/* ---- Windows ---- */
+static int exists(const char *path) {
+    return GetFileAttributesA(path) != INVALID_FILE_ATTRIBUTES;
+}
+
+TEST(a_spill_file_is_removed_by_close) {
+    for (int direct = 0; direct < 2; direct++) {
+        tnm_backend backend;
+        CHECK_EQ(open_at(in_folder("spill"), direct, &backend), TNM_OK);
+        CHECK(exists(in_folder("spill")));
+        CHECK_EQ(backend.granularity, direct && state_of(&backend)->spill.direct_ok ? 4096 : 1);
+        tnmi_shelf_file_close(&backend);
+        CHECK(!exists(in_folder("spill")));
+        CHECK_EQ(open_at(folder, direct, &backend), TNM_OK); /* a name of its own inside */
+        must_alloc(&backend, 100000, 1);
+        tnmi_shelf_file_close(&backend);
+    }
+}
+
+int main(void) {
+    snprintf(folder, sizeof folder, "shelf-%lu", (unsigned long)GetCurrentProcessId());
+    CHECK(CreateDirectoryA(folder, NULL));
+    run_everywhere();
+    RUN(a_spill_file_is_removed_by_close);
+    if (!RemoveDirectoryA(folder)) printf("%s is not empty\n", folder), check_failed++;
+    return check_done();
+}
+#else
+/* ---- POSIX: hooks ---- */
+static struct hooks {
+    int interrupt;        /* every call fails with EINTR first */
+    int was;              /* ... and this one already did */
+    size_t most;          /* bytes moved by one call; 0 = all */
+    int fail_in;          /* the n-th call from now fails with ... */
+    int error;            /* ... this; 0: moves nothing */
+    int refuse_direct;    /* EINVAL while the descriptor is direct */
+    int copies;           /* copy_file_range: 0 works, -1 moves nothing, else errno */
+    int reserve;          /* fallocate: 0 works, else errno */
+    int64_t reserve_most; /* a longer fallocate is interrupted */
+    int reserve_left;     /* so many work, then ENOSPC; 0 = all */
+    int no_switch;        /* F_SETFL is refused */
+    int calls, direct_calls, range_calls, reserve_calls;
+} hook;
+
+static int is_direct(int fd) {
+#    if defined(__linux__)
+    return (fcntl(fd, F_GETFL) & O_DIRECT) != 0;
+#    else
+    return fd < 0;
+#    endif
+}
+
+/* 1 = the call ends here with `result` */
+static int hooked(int fd, ssize_t *result) {
+    hook.calls++;
+    hook.direct_calls += is_direct(fd);
+    *result = -1;
+    if (hook.interrupt && (hook.was = !hook.was) != 0) {
+        errno = EINTR;
+        return 1;
+    }
+    if (hook.refuse_direct && is_direct(fd)) {
+        errno = EINVAL;
+        return 1;
+    }
+    if (hook.fail_in == 0 || --hook.fail_in > 0) return 0;
+    errno = hook.error;
+    if (hook.error == 0) *result = 0;
+    return 1;
+}
+
+static ssize_t hook_pread(int fd, void *at, size_t size, int64_t offset) {
+    ssize_t result;
+    if (hooked(fd, &result)) return result;
+    return tnmi_shelf_pread(fd, at, hook.most && hook.most < size ? hook.most : size, offset);
+}
+
+static ssize_t hook_pwrite(int fd, const void *at, size_t size, int64_t offset) {
+    ssize_t result;
+    if (hooked(fd, &result)) return result;
+    return tnmi_shelf_pwrite(fd, at, hook.most && hook.most < size ? hook.most : size, offset);
+}
+
+TEST(interrupted_and_short_transfers_go_on) {
+    memset(&hook, 0, sizeof hook);
+    hook.interrupt = 1;
+    play(0, 60);
+    play(1, 60);
+    for (hook.most = 512; hook.most < 40000; hook.most = hook.most * 3 + 1) {
+        if (hook.most == 512) hook.most = 1001;
+        play(0, 30);
+    }
+    hook.most = 4096; /* direct ones may only be cut at pages, buffered ones anywhere */
+    play(1, 60);
+    hook.copies = EXDEV;
+    play_between(0);
+    play_between(1);
+    memset(&hook, 0, sizeof hook);
+}
+
+TEST(a_failed_transfer_is_told_and_the_next_works) {
+    static const int errors[] = { EIO, ENOSPC, EBADF, EINVAL, 0 };
+    static unsigned char block[20000], back[20000];
+    tnm_backend backend;
+    CHECK_EQ(open_at(in_folder("spill"), 0, &backend), TNM_OK);
+    uint64_t mem = must_alloc(&backend, 40000, 1);
+    fill(block, sizeof block, 5);
+    tnm_span there = stored(&backend, mem, 0), copied = stored(&backend, mem, 20000);
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++)
+        for (int n = 1; n <= 4; n++) {
+            memset(&hook, 0, sizeof hook);
+            hook.most = 5000;
+            hook.copies = ENOSYS;
+            hook.error = errors[i];
+            hook.fail_in = n;
+            CHECK_EQ(copy(&backend, there, plain(block), 20000), TNM_ERR_BACKEND);
+            CHECK_EQ(copy(&backend, there, plain(block), 20000), TNM_OK);
+            hook.fail_in = n;
+            CHECK_EQ(copy(&backend, plain(back), there, 20000), TNM_ERR_BACKEND);
+            hook.fail_in = n + 4; /* the reads come before the writes of one bounce */
+            CHECK_EQ(copy(&backend, copied, there, 20000), TNM_ERR_BACKEND);
+            CHECK_EQ(copy(&backend, copied, there, 20000), TNM_OK);
+            memset(back, 0, sizeof back);
+            CHECK_EQ(copy(&backend, plain(back), copied, 20000), TNM_OK);
+            CHECK(memcmp(block, back, sizeof back) == 0);
+        }
+    memset(&hook, 0, sizeof hook);
+    tnmi_shelf_file_close(&backend);
+}
+
+static int count_in(const char *path) { /* entries of a folder, or of our table of descriptors */
+#    if defined(__linux__)
+    int count = 0;
+    DIR *dir = opendir(path);
+    if (!dir) return -1;
+    while (readdir(dir) != NULL)
+        count++;
+    closedir(dir);
+    return count;
+#    else
+    (void)path;
+    return 0;
+#    endif
+}
+
+TEST(links_and_pipes_at_the_path_are_refused) {
+    tnm_backend backend;
+    struct stat about;
+    uint64_t mem, size;
+    CHECK_EQ(symlink(in_folder("victim"), in_folder("link")), 0); /* dangling */
+    CHECK_EQ(open_at(in_folder("link"), 0, &backend), TNM_ERR_BACKEND);
+    CHECK(lstat(in_folder("victim"), &about) != 0);
+    make_file(in_folder("victim"), 10, 0);
+    CHECK_EQ(open_at(in_folder("link"), 0, &backend), TNM_ERR_BACKEND);
+    CHECK(stat(in_folder("victim"), &about) == 0 && about.st_size == 10);
+    CHECK_EQ(open_at(NULL, 0, &backend), TNM_OK); /* a model may well be a link */
+    CHECK_EQ(tnmi_shelf_file_adopt(&backend, in_folder("link"), &mem, &size), TNM_OK);
+    CHECK_EQ(size, 10);
+    CHECK_EQ(mkfifo(in_folder("pipe"), 0600), 0); /* and opening a pipe would wait for ever */
+    CHECK_EQ(tnmi_shelf_file_adopt(&backend, in_folder("pipe"), &mem, &size), TNM_ERR_BACKEND);
+    CHECK_EQ(tnmi_shelf_file_adopt(&backend, "/dev/zero", &mem, &size), TNM_ERR_BACKEND);
+    tnmi_shelf_file_close(&backend);
+    CHECK_EQ(open_at(in_folder("pipe"), 0, &backend), TNM_ERR_BACKEND);
+    remove(in_folder("link"));
+    CHECK_EQ(symlink(folder, in_folder("link")), 0); /* to a folder */
+    CHECK_EQ(open_at(in_folder("link"), 0, &backend), TNM_ERR_BACKEND);
+    remove(in_folder("link"));
+    remove(in_folder("pipe"));
+    remove(in_folder("victim"));
+}
+
+static void check_private(const tnm_backend *backend) {
+    struct stat about;
+    int fd = state_of(backend)->spill.fd;
+    CHECK_EQ(fstat(fd, &about), 0);
+    CHECK(S_ISREG(about.st_mode));
+    CHECK_EQ(about.st_mode & 07777, 0600);
+    CHECK_EQ(about.st_nlink, 0); /* nobody can open it any more */
+    CHECK_EQ(about.st_uid, geteuid());
+    CHECK(fcntl(fd, F_GETFD) & FD_CLOEXEC);
+}
+
+TEST(a_spill_file_is_private_and_has_no_name) {
+    mode_t mask = umask(0);
+    int entries = count_in(folder);
+    for (int direct = 0; direct < 2; direct++) {
+        tnm_backend backend;
+        CHECK_EQ(open_at(in_folder("spill"), direct, &backend), TNM_OK);
+        check_private(&backend);
+        CHECK(access(in_folder("spill"), F_OK) != 0);
+        tnmi_shelf_file_close(&backend);
+        CHECK_EQ(open_at(folder, direct, &backend), TNM_OK);
+        check_private(&backend);
+        tnmi_shelf_file_close(&backend);
+#    if defined(__linux__)
+        hook_unnamed = 0; /* as on a system without unnamed files */
+        CHECK_EQ(open_at(folder, direct, &backend), TNM_OK);
+        check_private(&backend);
+        tnmi_shelf_file_close(&backend);
+        hook_unnamed = O_TMPFILE;
+#    endif
+        CHECK_EQ(count_in(folder), entries);
+    }
+    umask(mask);
+}
+
+TEST(names_inside_a_folder_differ) {
+    char one[48], two[48];
+    uint64_t a[2] = { 0, 0 }, b[2] = { 0, 0 };
+    CHECK(tnmi_shelf_os_noise(a) && tnmi_shelf_os_noise(b));
+    tnmi_shelf_name(one, a[0], a[1]);
+    tnmi_shelf_name(two, b[0], b[1]);
+    CHECK_EQ(strlen(one), 42);
+    CHECK(strcmp(one, two) != 0);
+    tnmi_shelf_name(one, 0x0123456789abcdef, 0xfedcba9876543210);
+    CHECK(strcmp(one, "tensormem-0123456789abcdeffedcba9876543210") == 0);
+}
+
+TEST(paths_are_taken_as_they_are) {
+    static const char *const names[] = { "\xff\xfe\x01", "%s%n", "a b\nc", "-rf", "\xc3\xa9" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        tnm_backend backend;
+        uint64_t mem, size;
+        make_file(in_folder(names[i]), 5, 0);
+        CHECK_EQ(open_at(in_folder(names[i]), 0, &backend), TNM_ERR_BACKEND);
+        CHECK_EQ(open_at(NULL, 0, &backend), TNM_OK);
+        CHECK_EQ(tnmi_shelf_file_adopt(&backend, in_folder(names[i]), &mem, &size), TNM_OK);
+        CHECK_EQ(size, 5);
+        tnmi_shelf_file_close(&backend);
+        remove(in_folder(names[i]));
+        CHECK_EQ(open_at(in_folder(names[i]), 0, &backend), TNM_OK);
+        tnmi_shelf_file_close(&backend);
+    }
+}
+
+#    if defined(__linux__)
+/* ---- Linux: the disk itself ---- */
+static int hook_fallocate(int fd, int how, int64_t at, int64_t size) {
+    hook.reserve_calls++;
+    if (how == 0 && hook.reserve_most && size > hook.reserve_most) {
+        errno = EINTR;
+        return -1;
+    }
+    if (how == 0 && hook.reserve_left && --hook.reserve_left == 0) {
+        hook.reserve_left = 1;
+        errno = ENOSPC;
+        return -1;
+    }
+    if (hook.reserve == 0) return tnmi_shelf_fallocate(fd, how, at, size);
+    errno = hook.reserve;
+    return -1;
+}
+
+#        ifdef TNMI_SHELF_COPY_RANGE
+static ssize_t hook_copy_range(int src, int64_t *from, int dst, int64_t *to, size_t size,
+                               unsigned flags) {
+    hook.range_calls++;
+    if (hook.interrupt && (hook.was = !hook.was) != 0) {
+        errno = EINTR;
+        return -1;
+    }
+    if (hook.copies < 0) return 0;
+    if (hook.copies != 0) {
+        errno = hook.copies;
+        return -1;
+    }
+    return tnmi_shelf_copy_range(src, from, dst, to,
+                                 hook.most && hook.most < size ? hook.most : size, flags);
+}
+#        endif
+
+static int hook_switch(int fd, int flags) {
+    if (!hook.no_switch) return fcntl(fd, F_SETFL, flags);
+    errno = EINVAL;
+    return -1;
+}
+
+static uint64_t blocks_of(const tnm_backend *backend) {
+    struct stat about;
+    CHECK_EQ(fstat(state_of(backend)->spill.fd, &about), 0);
+    return (uint64_t)about.st_blocks * 512;
+}
+
+TEST(no_descriptor_leaks) {
+    int before = count_in("/proc/self/fd");
+    make_file(in_folder("model"), 100, 0);
+    for (int i = 0; i < 10; i++) {
+        tnm_backend backend;
+        uint64_t mem, size;
+        hook_unnamed = i % 2 ? O_TMPFILE : 0;
+        CHECK_EQ(open_at(i % 3 ? folder : in_folder("spill"), i & 1, &backend), TNM_OK);
+        for (int k = 0; k < 20; k++)
+            CHECK_EQ(tnmi_shelf_file_adopt(&backend, in_folder("model"), &mem, &size), TNM_OK);
+        CHECK_EQ(tnmi_shelf_file_adopt(&backend, folder, &mem, &size), TNM_ERR_BACKEND);
+        CHECK_EQ(count_in("/proc/self/fd"), before + 21);
+        CHECK(fcntl(state_of(&backend)->spill.fd, F_GETFD) & FD_CLOEXEC); /* nor to a child */
+        for (int k = 0; k < 20; k++)
+            CHECK(fcntl(state_of(&backend)->adopted[k].fd, F_GETFD) & FD_CLOEXEC);
+        tnmi_shelf_file_close(&backend);
+        CHECK_EQ(open_at(in_folder("model"), 0, &backend), TNM_ERR_BACKEND);
+        check_fail_alloc(1, 0);
+        CHECK_EQ(open_at(in_folder("spill"), 0, &backend), TNM_ERR_MEMORY);
+        CHECK_EQ(count_in("/proc/self/fd"), before);
+    }
+    hook_unnamed = O_TMPFILE;
+    remove(in_folder("model"));
+}
+
+TEST(the_disk_is_reserved_and_given_back) {
+    tnm_backend backend;
+    memset(&hook, 0, sizeof hook);
+    CHECK_EQ(open_at(in_folder("spill"), 0, &backend), TNM_OK);
+    uint64_t a = must_alloc(&backend, 1 << 20, 1), b = must_alloc(&backend, 1 << 20, 1);
+    uint64_t c = must_alloc(&backend, 1 << 20, 1);
+    uint64_t full = blocks_of(&backend);
+    CHECK(full >= 3 << 20);
+    backend.release(backend.user, a, 1 << 20); /* a hole */
+    CHECK(blocks_of(&backend) <= full - (1 << 20));
+    backend.release(backend.user, c, 1 << 20); /* a shorter file */
+    CHECK(blocks_of(&backend) <= full - (2 << 20));
+    CHECK(must_alloc(&backend, 1 << 20, 1) == a);
+    CHECK(blocks_of(&backend) >= 2 << 20); /* reserved again, not written */
+    backend.release(backend.user, a, 1 << 20);
+    backend.release(backend.user, b, 1 << 20);
+    CHECK(blocks_of(&backend) < 1 << 20);
+    tnmi_shelf_file_close(&backend);
+}
+
+TEST(a_refused_reservation_changes_nothing) {
+    static const int errors[] = { ENOSPC, EFBIG, EDQUOT, EIO };
+    tnm_backend backend;
+    memset(&hook, 0, sizeof hook);
+    CHECK_EQ(open_at(in_folder("spill"), 0, &backend), TNM_OK);
+    uint64_t a = must_alloc(&backend, 65536, 1), b = must_alloc(&backend, 4096, 1);
+    backend.release(backend.user, a, 65536);
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) {
+        struct stat about;
+        hook.reserve = errors[i];
+        CHECK_EQ(try_alloc(&backend, 4096, 1), TNM_ERR_BACKEND);  /* in the free range */
+        CHECK_EQ(try_alloc(&backend, 99999, 1), TNM_ERR_BACKEND); /* at the end */
+        check_ranges(&backend);
+        CHECK_EQ(state_of(&backend)->spill.size, 65536 + 4096);
+        CHECK_EQ(state_of(&backend)->free_count, 1);
+        CHECK_EQ(fstat(state_of(&backend)->spill.fd, &about), 0);
+        CHECK_EQ(about.st_size, 65536 + 4096);
+    }
+    hook.reserve = EOPNOTSUPP; /* cannot reserve: the file only gets longer */
+    CHECK(must_alloc(&backend, 4096, 1) == a);
+    must_alloc(&backend, 99999, 1);
+    hook.reserve = 0;
+    hook.reserve_most = 3 << 20; /* longer ones are interrupted for ever */
+    uint64_t c = must_alloc(&backend, 20 << 20, 1);
+    CHECK(blocks_of(&backend) >= 20 << 20);
+    struct stat about;
+    CHECK_EQ(fstat(state_of(&backend)->spill.fd, &about), 0);
+    CHECK_EQ(about.st_size, state_of(&backend)->spill.size);
+    backend.release(backend.user, c, 20 << 20);
+    backend.release(backend.user, b, 4096);
+    memset(&hook, 0, sizeof hook);
+    tnmi_shelf_file_close(&backend);
+}
+
+/* The disk fills halfway through: what was got is given back, in a hole and at the end. */
+TEST(half_a_reservation_is_given_back) {
+    tnm_backend backend;
+    memset(&hook, 0, sizeof hook);
+    CHECK_EQ(open_at(in_folder("spill"), 0, &backend), TNM_OK);
+    uint64_t a = must_alloc(&backend, 8 << 20, 1);
+    must_alloc(&backend, 4096, 1);
+    backend.release(backend.user, a, 8 << 20);
+    uint64_t before = blocks_of(&backend);
+    CHECK(before < 1 << 20);
+    for (int size = 8 << 20; size <= 16 << 20; size *= 2) {
+        hook.reserve_most = 1 << 20;
+        hook.reserve_left = 5;
+        hook.reserve_calls = 0;
+        CHECK_EQ(try_alloc(&backend, (uint64_t)size, 1), TNM_ERR_BACKEND);
+        CHECK(hook.reserve_calls > 5);
+        CHECK_EQ(blocks_of(&backend), before);
+        check_ranges(&backend);
+    }
+    memset(&hook, 0, sizeof hook);
+    tnmi_shelf_file_close(&backend);
+}
+
+/* A file system of 1 MiB that is really full. */
+TEST(a_full_disk_refuses_at_alloc) {
+    static unsigned char block[65536];
+    char place[600];
+    tnm_backend backend;
+    uint64_t mem[32], count = 0;
+    void *host;
+    snprintf(place, sizeof place, "%s/small", folder);
+    CHECK_EQ(mkdir(place, 0700), 0);
+    if (mount("none", place, "tmpfs", 0, "size=1m") != 0) {
+        rmdir(place);
+        SKIP("a_full_disk_refuses_at_alloc", "mounting a small file system needs root");
+        return;
+    }
+    memset(&hook, 0, sizeof hook);
+    CHECK_EQ(open_at(place, 0, &backend), TNM_OK);
+    CHECK_EQ(try_alloc(&backend, 2 << 20, 1), TNM_ERR_BACKEND); /* leaves nothing behind */
+    CHECK_EQ(blocks_of(&backend), 0);
+    while (count < 32 &&
+           backend.alloc(backend.user, sizeof block, 1, NULL, &mem[count], &host) == TNM_OK)
+        count++;
+    CHECK(count >= 12 && count <= 16);
+    for (uint64_t i = 0; i < count; i++) { /* whatever was granted can be written */
+        fill(block, sizeof block, i);
+        CHECK_EQ(copy(&backend, stored(&backend, mem[i], 0), plain(block), sizeof block), TNM_OK);
+    }
+    CHECK_EQ(try_alloc(&backend, sizeof block, 1), TNM_ERR_BACKEND);
+    backend.release(backend.user, mem[2], sizeof block);
+    CHECK(must_alloc(&backend, sizeof block, 1) == mem[2]);
+    tnmi_shelf_file_close(&backend);
+    CHECK_EQ(umount(place), 0);
+    CHECK_EQ(rmdir(place), 0);
+}
+
+TEST(offsets_beyond_4_gib) {
+    const uint64_t big = (uint64_t)5 << 30, far_off = ((uint64_t)4 << 30) + 123;
+    unsigned char block[5000], back[5000], zero[5000];
+    tnm_backend backend;
+    uint64_t model, size;
+    memset(&hook, 0, sizeof hook);
+    memset(zero, 0, sizeof zero);
+    fill(block, sizeof block, 11);
+    make_file(in_folder("model"), 1, 0);
+    int fd = tnmi_shelf_openat(TNMI_SHELF_CWD, in_folder("model"), O_WRONLY);
+    CHECK_EQ(tnmi_shelf_ftruncate(fd, (int64_t)big), 0);
+    CHECK_EQ(tnmi_shelf_pwrite(fd, block, sizeof block, (int64_t)far_off), sizeof block);
+    close(fd);
+    hook.reserve = EOPNOTSUPP; /* sparse */
+    for (int direct = 0; direct < 2; direct++) {
+        CHECK_EQ(open_at(in_folder("spill"), direct, &backend), TNM_OK);
+        CHECK_EQ(tnmi_shelf_file_adopt(&backend, in_folder("model"), &model, &size), TNM_OK);
+        CHECK(size == big);
+        tnm_span source = stored(&backend, model, far_off);
+        CHECK_EQ(copy(&backend, plain(back), source, sizeof back), TNM_OK);
+        CHECK(memcmp(block, back, sizeof back) == 0);
+        uint64_t mem = must_alloc(&backend, big, 1), next = must_alloc(&backend, 8192, 1);
+        CHECK((next & ~TNMI_SHELF_SPILL) == big);
+        CHECK_EQ(copy(&backend, stored(&backend, mem, far_off), source, sizeof block), TNM_OK);
+        CHECK_EQ(copy(&backend, stored(&backend, next, 7), plain(block), sizeof block), TNM_OK);
+        CHECK_EQ(copy(&backend, plain(back), stored(&backend, mem, 123), sizeof back), TNM_OK);
+        CHECK(memcmp(zero, back, sizeof back) == 0); /* not cut to 32 bits */
+        CHECK_EQ(copy(&backend, plain(back), stored(&backend, mem, far_off), sizeof back), TNM_OK);
+        CHECK(memcmp(block, back, sizeof back) == 0);
+        CHECK_EQ(copy(&backend, plain(back), stored(&backend, next, 7), sizeof back), TNM_OK);
+        CHECK(memcmp(block, back, sizeof back) == 0);
+        tnmi_shelf_file_close(&backend);
+    }
+    memset(&hook, 0, sizeof hook);
+    remove(in_folder("model"));
+}
+
+TEST(direct_is_direct_where_it_can_be) {
+    static unsigned char raw[65536 + 8192];
+    unsigned char *paged = raw + (4096 - (uintptr_t)raw % 4096);
+    tnm_backend backend;
+    memset(&hook, 0, sizeof hook);
+    CHECK_EQ(open_at(in_folder("spill"), 1, &backend), TNM_OK);
+    if (!state_of(&backend)->spill.direct_ok) {
+        CHECK_EQ(backend.granularity, 1);
+        tnmi_shelf_file_close(&backend);
+        SKIP("direct_is_direct_where_it_can_be", "the file system here has no direct access");
+        return;
+    }
+    uint64_t mem = must_alloc(&backend, 65536, 1);
+    CHECK_EQ(copy(&backend, stored(&backend, mem, 0), plain(paged), 65536), TNM_OK);
+    CHECK(hook.calls == 1 && hook.direct_calls == 1);
+    hook.error = EIO; /* the disk's fault, not that of going direct */
+    hook.fail_in = 1;
+    CHECK_EQ(copy(&backend, stored(&backend, mem, 0), plain(paged), 65536), TNM_ERR_BACKEND);
+    CHECK_EQ(state_of(&backend)->spill.direct_ok, 1);
+    memset(&hook, 0, sizeof hook); /* head, pages, tail */
+    CHECK_EQ(copy(&backend, plain(paged + 100), stored(&backend, mem, 100), 60000), TNM_OK);
+    CHECK(hook.calls == 3 && hook.direct_calls == 1);
+    memset(&hook, 0, sizeof hook); /* different remainders */
+    CHECK_EQ(copy(&backend, plain(paged + 1), stored(&backend, mem, 100), 60000), TNM_OK);
+    CHECK(hook.calls == 1 && hook.direct_calls == 0);
+    tnmi_shelf_file_close(&backend);
+    memset(&hook, 0, sizeof hook);
+}
+
+TEST(direct_that_is_refused_becomes_buffered) {
+    tnm_backend backend;
+    uint64_t mem, size;
+    memset(&hook, 0, sizeof hook);
+    hook.no_switch = 1; /* at the open */
+    CHECK_EQ(open_at(in_folder("spill"), 1, &backend), TNM_OK);
+    CHECK_EQ(backend.granularity, 1);
+    CHECK_EQ(state_of(&backend)->spill.direct_ok, 0);
+    tnmi_shelf_file_close(&backend);
+    make_file(in_folder("model"), 9000, 0);
+    CHECK_EQ(open_at(NULL, 1, &backend), TNM_OK);
+    CHECK_EQ(tnmi_shelf_file_adopt(&backend, in_folder("model"), &mem, &size), TNM_OK);
+    CHECK_EQ(state_of(&backend)->adopted[0].direct_ok, 0);
+    tnmi_shelf_file_close(&backend);
+    play(1, 30);
+    hook.no_switch = 0;
+    hook.refuse_direct = 1; /* only at the transfer */
+    play(1, 100);
+    play_between(1);
+    memset(&hook, 0, sizeof hook);
+    remove(in_folder("model"));
+}
+
+/* A file that lies about its size, as those of the kernel do. */
+TEST(a_short_file_is_an_error) {
+    tnm_backend backend;
+    unsigned char block[4096];
+    uint64_t mem, size;
+    CHECK_EQ(open_at(NULL, 0, &backend), TNM_OK);
+    if (tnmi_shelf_file_adopt(&backend, "/sys/kernel/mm/transparent_hugepage/enabled", &mem,
+                              &size) != TNM_OK ||
+        size != 4096)
+        SKIP("a_short_file_is_an_error", "no such file in this kernel");
+    else
+        CHECK_EQ(copy(&backend, plain(block), stored(&backend, mem, 0), 4096), TNM_ERR_BACKEND);
+    tnmi_shelf_file_close(&backend);
+}
+
+TEST(the_system_copies_or_we_do) {
+    static const int errors[] = { 0, EXDEV, ENOSYS, EOPNOTSUPP, EINVAL, -1 };
+    for (size_t i = 0; i < sizeof errors / sizeof *errors; i++) {
+        memset(&hook, 0, sizeof hook);
+        hook.copies = errors[i];
+        hook.interrupt = i == 0;
+        hook.most = i == 0 ? 70001 : 0;
+        play_between(0);
+        play_between(1);
+#        ifdef TNMI_SHELF_COPY_RANGE
+        CHECK(hook.range_calls > 0);
+        tnm_backend backend;
+        CHECK_EQ(open_at(in_folder("spill"), 0, &backend), TNM_OK);
+        uint64_t mem = must_alloc(&backend, 100000, 1);
+        hook.calls = 0;
+        CHECK_EQ(copy(&backend, stored(&backend, mem, 0), stored(&backend, mem, 50000), 50000),
+                 TNM_OK);
+        CHECK_EQ(hook.calls > 0, errors[i] != 0);
+        tnmi_shelf_file_close(&backend);
+#        endif
+    }
+    memset(&hook, 0, sizeof hook);
+}
+#    endif /* Linux */
+
+static int make_folder(void) {
+    const char *base = getenv("TMPDIR");
+    snprintf(folder, sizeof folder, "%s/shelf-XXXXXX", base && *base ? base : "/tmp");
+    return mkdtemp(folder) != NULL;
+}
+
+int main(void) {
+    if (!make_folder()) return printf("cannot make %s\n", folder), 1;
+    run_everywhere();
+    RUN(an_adopted_file_that_shrank_is_an_error);
+    RUN(interrupted_and_short_transfers_go_on);
+    RUN(a_failed_transfer_is_told_and_the_next_works);
+    RUN(links_and_pipes_at_the_path_are_refused);
+    RUN(a_spill_file_is_private_and_has_no_name);
+    RUN(names_inside_a_folder_differ);
+    RUN(paths_are_taken_as_they_are);
+#    if defined(__linux__)
+    RUN(no_descriptor_leaks);
+    RUN(the_disk_is_reserved_and_given_back);
+    RUN(a_refused_reservation_changes_nothing);
+    RUN(half_a_reservation_is_given_back);
+    RUN(a_full_disk_refuses_at_alloc);
+    RUN(offsets_beyond_4_gib);
+    RUN(direct_is_direct_where_it_can_be);
+    RUN(direct_that_is_refused_becomes_buffered);
+    RUN(a_short_file_is_an_error);
+    RUN(the_system_copies_or_we_do);
+#    endif
+    if (rmdir(folder) != 0) printf("%s is not empty\n", folder), check_failed++;
+    return check_done();
+}
+#endif /* POSIX */
