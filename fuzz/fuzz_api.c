@@ -1,0 +1,14 @@
+/* Bytes become calls: trees of tiers, backends with delays, reordering, refusals and faults, and
+ * the naive model of tests/model.h as the oracle; tnm_check after every call. */
+#define TENSORMEM_IMPLEMENTATION
+#include "tensormem.h"
+#include "../tests/model.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+    static model world;
+    model_play(&world, data, size, size > 0 ? data[0] : 0, 4000);
+    if (check_bad > 0 || check_live_blocks() != 0) abort();
+    return 0;
+}

@@ -1,0 +1,490 @@
+/* Budgets from outside: never exceeded (the devices hold every alloc against the budget in force),
+ * changed at run time down to zero, staging and tails charged, peaks, refusing backends. P2. */
+#define TENSORMEM_IMPLEMENTATION
+#include "tensormem.h"
+#include "sim.h"
+
+enum { KIB = 1024, ONE = 8 * KIB };
+
+static void make(rig *g, tnm_tensor *t, int count, uint64_t bytes, int tier) {
+    for (int i = 0; i < count; i++) {
+        t[i] = rig_tensor(g, bytes, 0);
+        rig_write(g, t[i], tier, (uint64_t)i);
+    }
+}
+
+static void expect_all(rig *g, const tnm_tensor *t, int count, int tier) {
+    for (int i = 0; i < count; i++)
+        rig_expect(g, t[i], tier, (uint64_t)i);
+}
+
+EACH(whole_budget_is_usable) {
+    tnm_tensor t[4];
+    tnm_pinned p[4];
+    rig_pair(g, kind, rig_room(4, ONE));
+    make(g, t, 4, ONE, 1);
+    for (int i = 0; i < 4; i++)
+        CHECK_EQ(rig_pin(g, t[i], 0, TNM_READ, &p[i]), TNM_OK);
+    CHECK_EQ(rig_stats(g, 0).budget_bytes, rig_room(4, ONE));
+    CHECK_EQ(rig_stats(g, 0).used_bytes, rig_room(4, ONE));
+    CHECK(rig_stats(g, 0).peak_bytes <= rig_room(4, ONE));
+    for (int i = 0; i < 4; i++)
+        CHECK_EQ(rig_unpin(g, &p[i], 0), TNM_OK);
+    rig_end(g);
+}
+
+EACH(segments_are_charged) { /* many small segments instead of one */
+    tnm_tensor t[20];
+    rig_tier(g, "fast", kind, 8 * rig_room(1, ONE));
+    g->tiers[0].segment_bytes = 2 * rig_room(1, ONE);
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    g->tiers[1].segment_bytes = 4 * rig_room(1, ONE);
+    rig_create(g);
+    make(g, t, 20, ONE, 0);
+    for (int round = 0; round < 3; round++)
+        expect_all(g, t, 20, 0);
+    CHECK(g->sim.device[0].peak > 2 * rig_room(1, ONE));
+    rig_end(g);
+}
+
+EACH(larger_than_a_segment) {
+    tnm_tensor small[6], big;
+    rig_tier(g, "fast", kind, 8 * rig_room(1, ONE));
+    g->tiers[0].segment_bytes = 2 * rig_room(1, ONE);
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    rig_create(g);
+    make(g, small, 6, ONE, 0);
+    big = rig_tensor(g, 5 * ONE, 0);
+    rig_write(g, big, 1, 77);
+    rig_expect(g, big, 0, 77); /* empty segments make way for it */
+    expect_all(g, small, 6, 0);
+    rig_expect(g, big, 0, 77);
+    rig_end(g);
+}
+
+EACH(dedicated_segments) {
+    static int item[3];
+    tnm_tensor t[3];
+    tnm_tensor_desc d;
+    rig_tier(g, "fast", kind, 2 * rig_room(1, ONE));
+    g->tiers[0].segment_bytes = TNM_DEDICATED;
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    rig_create(g);
+    memset(&d, 0, sizeof d);
+    d.bytes = ONE;
+    for (int i = 0; i < 3; i++) {
+        d.user = &item[i];
+        CHECK_EQ(tnm_tensor_create(g->ctx, &d, &t[i]), TNM_OK);
+        rig_write(g, t[i], 0, (uint64_t)i);
+    }
+    for (int round = 0; round < 3; round++)
+        expect_all(g, t, 3, 0);
+    CHECK(g->sim.calls[SIM_ALLOC] >= 6); /* one per placement */
+    rig_end(g);
+}
+
+EACH(tails_are_charged) {
+    tnm_tensor t[3];
+    tnm_pinned p[3];
+    tnm_use u[3];
+    rig_tier(g, "fast", kind, 2 * rig_room(1, ONE + 512));
+    g->tiers[0].tail_bytes = 512;
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    rig_create(g);
+    make(g, t, 3, ONE, 1);
+    for (int i = 0; i < 3; i++)
+        u[i] = rig_use(t[i], 0, TNM_READ);
+    CHECK_EQ(tnm_pin(g->ctx, u, 2, p), TNM_OK);
+    for (int i = 0; i < 2; i++) {
+        uint8_t *at = sim_at(&g->sim, &p[i]);
+        CHECK(sim_same(at, (uint64_t)i, 0, ONE));
+        CHECK(p[i].offset + ONE + 512 <= sim_find(&g->sim.device[0], p[i].mem)->size);
+    }
+    CHECK(sim_at(&g->sim, &p[0]) + ONE + 512 <= sim_at(&g->sim, &p[1]) ||
+          sim_at(&g->sim, &p[1]) + ONE + 512 <= sim_at(&g->sim, &p[0]));
+    CHECK_EQ(tnm_unpin(g->ctx, p, 2, 0), TNM_OK);
+    CHECK_EQ(tnm_pin(g->ctx, u, 3, p), TNM_ERR_BUDGET);
+    rig_end(g);
+}
+
+EACH(alignment_is_kept) {
+    tnm_tensor t[6];
+    rig_tier(g, "fast", kind, 40 * KIB);
+    g->tiers[0].alignment = 1024;
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    g->tiers[1].alignment = 64;
+    rig_create(g);
+    for (int i = 0; i < 6; i++) {
+        tnm_pinned p;
+        t[i] = rig_tensor(g, 100 + (uint64_t)i * 700, 0);
+        rig_write(g, t[i], i & 1, (uint64_t)i);
+        CHECK_EQ(rig_pin(g, t[i], 0, TNM_READ, &p), TNM_OK);
+        CHECK_EQ((uintptr_t)sim_at(&g->sim, &p) % 1024, 0);
+        CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+        CHECK_EQ(rig_pin(g, t[i], 1, TNM_READ, &p), TNM_OK);
+        CHECK_EQ((uintptr_t)sim_at(&g->sim, &p) % 64, 0);
+        CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    }
+    expect_all(g, t, 6, 0);
+    rig_end(g);
+}
+
+EACH(staging_is_charged_to_its_tier) { /* hidden over plain over hidden: the disk needs two hops */
+    tnm_tensor t[6];
+    uint64_t host = rig_room(4, ONE) + 16384 + 4096;
+    rig_tier(g, "device", kind | SIM_HIDDEN, rig_room(2, ONE));
+    rig_tier(g, "host", SIM_PLAIN, host);
+    rig_tier(g, "disk", SIM_HIDDEN | (kind & SIM_ASYNC), 0);
+    rig_create(g);
+    make(g, t, 6, ONE, 0);
+    for (int round = 0; round < 3; round++)
+        expect_all(g, t, 6, 0);
+    CHECK(g->sim.device[1].peak <= host);
+    CHECK(rig_stats(g, 1).peak_bytes <= host);
+    rig_end(g);
+}
+
+/* ---- changes at run time ---- */
+EACH(grow) {
+    tnm_tensor t[4];
+    tnm_pinned p[4];
+    rig_pair(g, kind, rig_room(2, ONE));
+    make(g, t, 4, ONE, 1);
+    CHECK_EQ(rig_pin(g, t[0], 0, TNM_READ, &p[0]), TNM_OK);
+    CHECK_EQ(rig_pin(g, t[1], 0, TNM_READ, &p[1]), TNM_OK);
+    CHECK_EQ(rig_pin(g, t[2], 0, TNM_READ, &p[2]), TNM_ERR_BUDGET);
+    CHECK_EQ(rig_budget(g, 0, rig_room(4, ONE)), TNM_OK);
+    CHECK_EQ(rig_pin(g, t[2], 0, TNM_READ, &p[2]), TNM_OK);
+    CHECK_EQ(rig_pin(g, t[3], 0, TNM_READ, &p[3]), TNM_OK);
+    for (int i = 0; i < 4; i++)
+        CHECK_EQ(rig_unpin(g, &p[i], 0), TNM_OK);
+    expect_all(g, t, 4, 0);
+    rig_end(g);
+}
+
+EACH(shrink_drains_dirty_bytes) {
+    tnm_tensor t[4];
+    tnm_result r;
+    rig_tier(g, "fast", kind, rig_room(4, ONE));
+    g->tiers[0].segment_bytes = rig_room(1, ONE);
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    rig_create(g);
+    make(g, t, 4, ONE, 0); /* dirty, all of them */
+    RIG_UNTIL(r, g, rig_budget(g, 0, rig_room(2, ONE)));
+    CHECK_EQ(r, TNM_OK);
+    CHECK(g->sim.device[0].held <= rig_room(2, ONE));
+    CHECK_EQ(rig_stats(g, 0).budget_bytes, rig_room(2, ONE));
+    expect_all(g, t, 4, 1);
+    expect_all(g, t, 4, 0);
+    rig_end(g);
+}
+
+EACH(shrink_one_big_segment) {
+    tnm_tensor t[4];
+    tnm_result r;
+    rig_pair(g, kind, rig_room(4, ONE));
+    make(g, t, 4, ONE, 0);
+    RIG_UNTIL(r, g, rig_budget(g, 0, rig_room(3, ONE)));
+    CHECK_EQ(r, TNM_OK);
+    CHECK(g->sim.device[0].held <= rig_room(3, ONE));
+    expect_all(g, t, 4, 0); /* the tier works again, within what is left */
+    rig_end(g);
+}
+
+EACH(shrink_to_zero_and_back) {
+    tnm_tensor t[3];
+    tnm_pinned p;
+    tnm_result r;
+    rig_pair(g, kind, rig_room(3, ONE));
+    make(g, t, 3, ONE, 0);
+    RIG_UNTIL(r, g, rig_budget(g, 0, 0)); /* literal: none, not "no limit" */
+    CHECK_EQ(r, TNM_OK);
+    CHECK_EQ(g->sim.device[0].held, 0);
+    CHECK_EQ(rig_stats(g, 0).reserved_bytes, 0);
+    CHECK_EQ(rig_stats(g, 0).budget_bytes, 0);
+    CHECK_EQ(rig_pin(g, t[0], 0, TNM_READ, &p), TNM_ERR_BUDGET);
+    expect_all(g, t, 3, 1);
+    CHECK_EQ(rig_budget(g, 0, TNM_ALL), TNM_OK);
+    CHECK_EQ(rig_stats(g, 0).budget_bytes, TNM_ALL);
+    expect_all(g, t, 3, 0);
+    rig_end(g);
+}
+
+EACH(shrink_under_a_pin) {
+    tnm_tensor t[2];
+    tnm_pinned p, q;
+    tnm_result r = TNM_PENDING;
+    rig_tier(g, "fast", kind, rig_room(2, ONE));
+    g->tiers[0].segment_bytes = rig_room(1, ONE);
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    rig_create(g);
+    make(g, t, 2, ONE, 0);
+    CHECK_EQ(rig_pin(g, t[0], 0, TNM_READ, &p), TNM_OK);
+    for (int i = 0; i < 1000 && r == TNM_PENDING; i++) {
+        r = rig_budget(g, 0, 0);
+        tnm_pump(g->ctx, TNM_ALL);
+    }
+    CHECK_EQ(r, TNM_ERR_BUSY); /* only a live pin is left to wait for */
+    CHECK(sim_same(sim_at(&g->sim, &p), 0, 0, ONE));
+    CHECK_EQ(rig_pin(g, t[1], 0, TNM_READ, &q), TNM_ERR_BUDGET);
+    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    RIG_UNTIL(r, g, rig_budget(g, 0, 0));
+    CHECK_EQ(r, TNM_OK);
+    CHECK_EQ(g->sim.device[0].held, 0);
+    expect_all(g, t, 2, 1);
+    rig_end(g);
+}
+
+EACH(nothing_grows_from_the_call_on) {
+    tnm_tensor t[4];
+    tnm_result r;
+    rig_tier(g, "fast", kind, rig_room(4, ONE));
+    g->tiers[0].segment_bytes = rig_room(1, ONE);
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    rig_create(g);
+    make(g, t, 2, ONE, 0);
+    make(g, t + 2, 2, ONE, 1);
+    r = rig_budget(g, 0, rig_room(1, ONE)); /* the device's limit falls with the call */
+    CHECK(r == TNM_PENDING || r == TNM_OK);
+    rig_expect(g, t[2], 0, 0);
+    rig_expect(g, t[3], 0, 1);
+    RIG_UNTIL(r, g, rig_budget(g, 0, rig_room(1, ONE)));
+    CHECK_EQ(r, TNM_OK);
+    CHECK(g->sim.device[0].held <= rig_room(1, ONE));
+    expect_all(g, t, 2, 0);
+    rig_end(g);
+}
+
+EACH(shrink_with_copies_in_flight) {
+    tnm_tensor t[4];
+    tnm_pinned p;
+    tnm_result r;
+    rig_tier(g, "fast", kind, rig_room(4, ONE));
+    g->tiers[0].segment_bytes = rig_room(1, ONE);
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    rig_create(g);
+    make(g, t, 4, ONE, 1);
+    for (int i = 0; i < 4; i++)
+        CHECK_EQ(rig_try(g, t[i], 0, TNM_READ, &p), TNM_PENDING);
+    tnm_pump(g->ctx, 6 * KIB);
+    RIG_UNTIL(r, g, rig_budget(g, 0, rig_room(1, ONE)));
+    CHECK(r == TNM_OK);
+    CHECK(g->sim.device[0].held <= rig_room(1, ONE));
+    expect_all(g, t, 4, 0);
+    rig_end(g);
+}
+
+EACH(shrink_says_when_the_lower_tier_refuses) {
+    tnm_tensor t[2];
+    tnm_result r;
+    rig_pair(g, kind, rig_room(2, ONE));
+    make(g, t, 2, ONE, 0);
+    g->sim.fault_class = SIM_COPY;
+    g->sim.fault_forever = 1;
+    g->sim.fault_at = g->sim.calls[SIM_COPY] + 1;
+    RIG_UNTIL(r, g, rig_budget(g, 0, 0));
+    CHECK_EQ(r, TNM_ERR_BACKEND); /* instead of PENDING for ever */
+    CHECK(rig_stats(g, 1).failures + rig_stats(g, 0).failures > 0);
+    g->sim.fault_at = 0;
+    for (int i = 0; i < 600 && r != TNM_OK; i++) {
+        r = rig_budget(g, 0, 0);
+        tnm_pump(g->ctx, TNM_ALL);
+    }
+    CHECK_EQ(r, TNM_OK);
+    CHECK_EQ(g->sim.device[0].held, 0);
+    expect_all(g, t, 2, 1);
+    rig_end(g);
+}
+
+EACH(shrink_waits_for_fences) {
+    tnm_tensor t;
+    tnm_pinned p;
+    tnm_result r = TNM_PENDING;
+    rig_pair(g, kind, rig_room(1, ONE));
+    t = rig_tensor(g, ONE, 0);
+    rig_write(g, t, 0, 1);
+    CHECK_EQ(rig_pin(g, t, 0, TNM_READ, &p), TNM_OK);
+    CHECK_EQ(rig_unpin(g, &p, TNM_FENCE(1, 5)), TNM_OK);
+    for (int i = 0; i < 50; i++) {
+        r = rig_budget(g, 0, 0);
+        CHECK_EQ(r, TNM_PENDING);
+        tnm_pump(g->ctx, TNM_ALL);
+    }
+    CHECK(g->sim.device[0].held > 0);
+    g->sim.now[1] = 5;
+    RIG_UNTIL(r, g, rig_budget(g, 0, 0));
+    CHECK_EQ(r, TNM_OK);
+    CHECK_EQ(g->sim.device[0].held, 0);
+    rig_expect(g, t, 1, 1);
+    rig_end(g);
+}
+
+EACH(bad_budget_arguments) {
+    rig_pair(g, kind, rig_room(1, ONE));
+    CHECK_EQ(tnm_set_budget(g->ctx, -1, 4096), TNM_ERR_ARGUMENT);
+    CHECK_EQ(tnm_set_budget(g->ctx, 2, 4096), TNM_ERR_ARGUMENT);
+    CHECK_EQ(tnm_set_budget(NULL, 0, 4096), TNM_ERR_ARGUMENT);
+    rig_end(g);
+}
+
+/* ---- a backend that gives less than the budget ---- */
+EACH(refusing_backend_is_made_do_with) {
+    tnm_tensor t[6];
+    sim_device *d = rig_tier(g, "fast", kind, rig_room(8, ONE));
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    d->capacity = rig_room(3, ONE); /* three of the eight exist */
+    rig_create(g);
+    make(g, t, 6, ONE, 0);
+    for (int round = 0; round < 3; round++)
+        expect_all(g, t, 6, 0);
+    CHECK(d->peak >= ONE && d->peak <= d->capacity);
+    rig_end(g);
+}
+
+EACH(available_is_asked) {
+    tnm_tensor t[4];
+    sim_device *d = rig_tier(g, "fast", kind, rig_room(8, ONE));
+    g->tiers[0].backend.available = sim_available;
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    d->capacity = rig_room(3, ONE);
+    rig_create(g);
+    make(g, t, 4, ONE, 0);
+    expect_all(g, t, 4, 0);
+    rig_end(g);
+}
+
+EACH(a_tier_that_never_gives) {
+    tnm_tensor t;
+    tnm_pinned p;
+    sim_device *d = rig_tier(g, "fast", kind, rig_room(2, ONE));
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    d->capacity = 16;
+    if (tnm_create(&g->desc, &g->ctx) != TNM_OK) { /* may already say so here */
+        rig_close_sim(g);
+        return;
+    }
+    t = rig_tensor(g, ONE, 0);
+    rig_write(g, t, 1, 1);
+    CHECK(rig_pin(g, t, 0, TNM_READ, &p) < 0);
+    rig_expect(g, t, 1, 1);
+    d->capacity = 0; /* it has thought better of it */
+    for (int i = 0; i < 300; i++)
+        tnm_pump(g->ctx, TNM_ALL);
+    rig_expect(g, t, 0, 1);
+    rig_end(g);
+}
+
+/* ---- a bottom that is full ---- */
+EACH(full_bottom_refuses_and_loses_nothing) {
+    tnm_tensor t[3];
+    tnm_pinned p;
+    tnm_tensor extra;
+    rig_tier(g, "fast", kind, rig_room(1, ONE));
+    rig_tier(g, "slow", SIM_PLAIN, rig_room(2, ONE));
+    rig_create(g);
+    make(g, t, 3, ONE, 0);
+    extra = rig_tensor(g, ONE, 0);
+    CHECK_EQ(rig_pin(g, extra, 0, TNM_DISCARD, &p), TNM_ERR_BUDGET);
+    for (int i = 0; i < 3; i++) {
+        uint8_t back[ONE];
+        CHECK_EQ(tnm_read(g->ctx, t[i], 0, back, ONE), TNM_OK);
+        CHECK(sim_same(back, (uint64_t)i, 0, ONE));
+    }
+    CHECK_EQ(tnm_tensor_destroy(g->ctx, t[0]), TNM_OK);
+    rig_write(g, extra, 0, 9);
+    rig_expect(g, extra, 0, 9);
+    rig_end(g);
+}
+
+EACH(one_tier_alone) {
+    tnm_tensor t[3];
+    tnm_pinned p;
+    rig_tier(g, "only", kind, rig_room(2, ONE));
+    rig_create(g);
+    make(g, t, 2, ONE, 0);
+    t[2] = rig_tensor(g, ONE, 0);
+    CHECK_EQ(rig_pin(g, t[2], 0, TNM_DISCARD, &p), TNM_ERR_BUDGET);
+    expect_all(g, t, 2, 0);
+    CHECK_EQ(tnm_tensor_destroy(g->ctx, t[0]), TNM_OK);
+    rig_write(g, t[2], 0, 5);
+    rig_expect(g, t[1], 0, 1);
+    rig_expect(g, t[2], 0, 5);
+    rig_end(g);
+}
+
+EACH(droppable_gives_way_in_a_bottom) {
+    tnm_tensor keep, drop;
+    tnm_pinned p;
+    rig_tier(g, "only", kind, rig_room(1, ONE));
+    rig_create(g);
+    drop = rig_tensor(g, ONE, TNM_DROPPABLE);
+    rig_write(g, drop, 0, 1);
+    keep = rig_tensor(g, ONE, 0);
+    rig_write(g, keep, 0, 2);
+    CHECK_EQ(rig_pin(g, drop, 0, TNM_READ, &p), TNM_ERR_EMPTY);
+    rig_expect(g, keep, 0, 2);
+    rig_end(g);
+}
+
+EACH(everything_is_given_back) { /* I05 */
+    tnm_tensor t[8];
+    rig_pair(g, kind, rig_room(3, ONE));
+    make(g, t, 8, ONE, 0);
+    for (int i = 0; i < 8; i++)
+        CHECK_EQ(tnm_tensor_destroy(g->ctx, t[i]), TNM_OK);
+    rig_rest(g);
+    for (int tier = 0; tier < 2; tier++) {
+        tnm_tier_stats s = rig_stats(g, tier);
+        CHECK_EQ(s.used_bytes, 0);
+        CHECK_EQ(s.tensors, 0);
+        CHECK_EQ(s.pinned_bytes, 0);
+        CHECK_EQ(s.dirty_bytes, 0);
+        CHECK_EQ(s.in_flight_bytes, 0);
+    }
+    rig_end(g);
+}
+
+EACH(default_backend_uses_our_allocator) {
+    tnm_tensor t[4];
+    long long before = check_live_bytes();
+    (void)kind;
+    memset(g->tiers, 0, sizeof g->tiers);
+    g->desc.tier_count = 2;
+    g->tiers[0].budget_bytes = rig_room(2, ONE);
+    CHECK_EQ(tnm_create(&g->desc, &g->ctx), TNM_OK);
+    make(g, t, 4, ONE, 0);
+    CHECK(check_live_bytes() - before >= 4 * ONE);
+    expect_all(g, t, 4, 0);
+    CHECK_EQ(tnm_check(g->ctx), 0);
+    CHECK_EQ(tnm_destroy(g->ctx), TNM_OK);
+    CHECK_EQ(check_live_bytes(), before);
+}
+
+int main(void) {
+    RUN(whole_budget_is_usable);
+    RUN(segments_are_charged);
+    RUN(larger_than_a_segment);
+    RUN(dedicated_segments);
+    RUN(tails_are_charged);
+    RUN(alignment_is_kept);
+    RUN(staging_is_charged_to_its_tier);
+    RUN(grow);
+    RUN(shrink_drains_dirty_bytes);
+    RUN(shrink_one_big_segment);
+    RUN(shrink_to_zero_and_back);
+    RUN(shrink_under_a_pin);
+    RUN(nothing_grows_from_the_call_on);
+    RUN(shrink_with_copies_in_flight);
+    RUN(shrink_says_when_the_lower_tier_refuses);
+    RUN(shrink_waits_for_fences);
+    RUN(bad_budget_arguments);
+    RUN(refusing_backend_is_made_do_with);
+    RUN(available_is_asked);
+    RUN(a_tier_that_never_gives);
+    RUN(full_bottom_refuses_and_loses_nothing);
+    RUN(one_tier_alone);
+    RUN(droppable_gives_way_in_a_bottom);
+    RUN(everything_is_given_back);
+    RUN(default_backend_uses_our_allocator);
+    return check_done();
+}

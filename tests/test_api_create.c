@@ -1,0 +1,372 @@
+/* tnm_create and tnm_destroy from outside: descriptors, defaults, refusals, several contexts side
+ * by side, destroying with work under way, and an idle that gives up. P4, P10. */
+#define TENSORMEM_IMPLEMENTATION
+#include "tensormem.h"
+#include "sim.h"
+
+enum { KIB = 1024, ONE = 8 * KIB };
+
+/* a valid rig of two tiers, not created yet */
+static rig *two(rig *g) {
+    rig_start(g, 1);
+    rig_tier(g, "fast", SIM_PLAIN, 8 * ONE);
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    return g;
+}
+
+static void refused(rig *g) {
+    g->ctx = (tnm_ctx *)&g->desc; /* must be overwritten */
+    CHECK_EQ(tnm_create(&g->desc, &g->ctx), TNM_ERR_ARGUMENT);
+    CHECK(g->ctx == NULL);
+    CHECK(g->sim.logs[TNM_LOG_ERROR] > 0);
+    CHECK_EQ(g->sim.calls[SIM_ALLOC], 0);
+    CHECK_EQ(g->sim.calls[SIM_COPY], 0);
+    rig_close_sim(g);
+}
+
+static void works(rig *g) {
+    tnm_tensor t;
+    if (!rig_create(g)) return;
+    t = rig_tensor(g, ONE, 0);
+    rig_write(g, t, 0, 1);
+    rig_expect(g, t, g->desc.tier_count - 1, 1);
+    rig_expect(g, t, 0, 1);
+    rig_end(g);
+}
+
+static void *some_alloc(void *user, size_t size) {
+    return check_alloc(user, size);
+}
+
+static void some_release(void *user, void *ptr, size_t size) {
+    check_release(user, ptr, size);
+}
+
+static void some_lock(void *user) {
+    (void)user;
+}
+
+TEST(bad_descriptors) {
+    static rig g;
+    two(&g)->desc.tiers = NULL;
+    refused(&g);
+    two(&g)->desc.tier_count = 0;
+    refused(&g);
+    two(&g)->desc.tier_count = -1;
+    refused(&g);
+    two(&g)->desc.tier_count = TNM_MAX_TIERS + 1;
+    refused(&g);
+    two(&g)->desc.release = NULL; /* alloc and release: both or none */
+    refused(&g);
+    two(&g)->desc.alloc = NULL;
+    refused(&g);
+    two(&g)->desc.lock = some_lock;
+    refused(&g);
+    two(&g)->desc.unlock = some_lock;
+    refused(&g);
+    two(&g)->desc.tag = 256;
+    refused(&g);
+    two(&g)->desc.policy = (tnm_policy)9;
+    refused(&g);
+    two(&g)->desc.staging_tier = 2;
+    refused(&g);
+    two(&g)->desc.staging_tier = -1;
+    refused(&g);
+}
+
+TEST(bad_tiers) {
+    static rig g;
+    two(&g)->tiers[0].alignment = 100;
+    refused(&g);
+    two(&g)->tiers[0].spill_to = 7;
+    refused(&g);
+    two(&g)->tiers[1].spill_to = 1; /* to itself; a tree has no circles */
+    refused(&g);
+    two(&g)->tiers[0].spill_to = -2;
+    refused(&g);
+    two(&g)->tiers[0].backend.copy = NULL; /* half a backend */
+    refused(&g);
+    two(&g)->tiers[0].backend.alloc = NULL;
+    refused(&g);
+    two(&g)->tiers[0].backend.release = NULL;
+    refused(&g);
+}
+
+TEST(null_arguments) {
+    static rig g;
+    two(&g);
+    CHECK_EQ(tnm_create(NULL, &g.ctx), TNM_ERR_ARGUMENT);
+    CHECK(g.ctx == NULL);
+    CHECK_EQ(tnm_create(&g.desc, NULL), TNM_ERR_ARGUMENT);
+    CHECK(tnm_destroy(NULL) == TNM_OK || tnm_destroy(NULL) == TNM_ERR_ARGUMENT);
+    rig_close_sim(&g);
+}
+
+TEST(shapes_of_descriptors_that_work) {
+    static rig g;
+    works(two(&g));
+    two(&g)->tiers[0].spill_to = 1;
+    works(&g);
+    two(&g)->tiers[1].spill_to = TNM_NOWHERE;
+    works(&g);
+    two(&g)->tiers[0].alignment = 1;
+    works(&g);
+    two(&g)->tiers[0].alignment = 4096;
+    works(&g);
+    two(&g)->desc.chunk_bytes = 1;
+    works(&g);
+    two(&g)->desc.chunk_bytes = UINT64_MAX;
+    works(&g);
+    two(&g)->tiers[0].queue_depth = 1;
+    g.sim.device[0].depth = 1;
+    works(&g);
+    two(&g)->desc.max_tensors = 4;
+    works(&g);
+    two(&g)->desc.tag = 255;
+    works(&g);
+    two(&g)->desc.log = NULL;
+    works(&g);
+    two(&g)->desc.idle = NULL;
+    works(&g);
+    two(&g)->desc.passed = NULL;
+    works(&g);
+    two(&g)->tiers[0].name = NULL;
+    works(&g);
+}
+
+TEST(one_tier_is_enough) {
+    static rig g;
+    rig_start(&g, 1);
+    rig_tier(&g, "only", SIM_PLAIN, 0);
+    works(&g);
+}
+
+TEST(many_tiers) {
+    static rig g;
+    tnm_tensor t;
+    rig_start(&g, 1);
+    for (int i = 0; i < SIM_DEVICES - 1; i++)
+        rig_tier(&g, "level", SIM_PLAIN, 3 * ONE);
+    rig_tier(&g, "bottom", SIM_PLAIN, 0);
+    if (!rig_create(&g)) return;
+    t = rig_tensor(&g, ONE, 0);
+    rig_write(&g, t, 0, 1);
+    for (int i = SIM_DEVICES - 1; i >= 0; i--)
+        rig_expect(&g, t, i, 1);
+    rig_end(&g);
+}
+
+TEST(the_most_tiers_there_can_be) {
+    static tnm_tier_desc tiers[TNM_MAX_TIERS];
+    tnm_desc d;
+    tnm_ctx *ctx;
+    tnm_tensor t;
+    tnm_tensor_desc td;
+    uint8_t back[16] = { 0 };
+    memset(&d, 0, sizeof d);
+    memset(&td, 0, sizeof td);
+    d.tiers = tiers;
+    d.tier_count = TNM_MAX_TIERS;
+    d.alloc = some_alloc;
+    d.release = some_release;
+    td.bytes = 16;
+    CHECK_EQ(tnm_create(&d, &ctx), TNM_OK);
+    CHECK_EQ(tnm_tensor_create(ctx, &td, &t), TNM_OK);
+    for (int i = 0; i < TNM_MAX_TIERS; i++) {
+        tnm_use u = rig_use(t, i, i == 0 ? TNM_DISCARD : TNM_WRITE);
+        tnm_pinned p;
+        CHECK_EQ(tnm_pin(ctx, &u, 1, &p), TNM_OK);
+        if (p.host == NULL) break;
+        memset(p.host, i, 16);
+        CHECK_EQ(tnm_unpin(ctx, &p, 1, 0), TNM_OK);
+    }
+    CHECK_EQ(tnm_read(ctx, t, 0, back, 16), TNM_OK);
+    CHECK(sim_all(back, TNM_MAX_TIERS - 1, 16));
+    CHECK_EQ(tnm_check(ctx), 0);
+    CHECK_EQ(tnm_destroy(ctx), TNM_OK);
+}
+
+TEST(descriptor_is_copied) {
+    static rig g;
+    tnm_tensor t;
+    two(&g);
+    if (!rig_create(&g)) return;
+    memset(&g.tiers, 0xFF, sizeof g.tiers);
+    t = rig_tensor(&g, ONE, 0);
+    rig_write(&g, t, 0, 1);
+    rig_expect(&g, t, 1, 1);
+    rig_end(&g);
+}
+
+TEST(host_allocator_fails_at_create) { /* every n, until it succeeds */
+    static rig g;
+    for (long long n = 1; n < 1000; n++) {
+        tnm_result r;
+        two(&g);
+        check_fail_alloc(n, 0);
+        r = tnm_create(&g.desc, &g.ctx);
+        check_fail_alloc(0, 0);
+        CHECK(r == TNM_OK || r == TNM_ERR_MEMORY);
+        if (r == TNM_OK) {
+            CHECK(n > 1);
+            rig_end(&g);
+            return;
+        }
+        CHECK(g.ctx == NULL);
+        rig_close_sim(&g);
+    }
+    check_fail(__FILE__, __LINE__, "create never succeeded");
+}
+
+TEST(fixed_tables_allocate_nothing_after_create) { /* max_tensors != 0 */
+    static rig g;
+    tnm_tensor t[8];
+    tnm_tensor_desc d;
+    tnm_tensor extra;
+    tnm_use u[8];
+    long long asked;
+    two(&g);
+    g.desc.max_tensors = 8;
+    if (!rig_create(&g)) return;
+    asked = check_alloc_count();
+    for (int i = 0; i < 8; i++) {
+        t[i] = rig_tensor(&g, ONE, 0);
+        rig_write(&g, t[i], i & 1, (uint64_t)i);
+        u[i] = rig_use(t[i], 0, TNM_READ);
+        u[i].step = (uint64_t)i;
+    }
+    CHECK_EQ(tnm_schedule(g.ctx, 0, u, 8, 8), TNM_OK);
+    for (uint64_t s = 0; s < 24; s++) {
+        CHECK_EQ(tnm_step(g.ctx, 0, s), TNM_OK);
+        tnm_pump(g.ctx, TNM_ALL);
+        rig_expect(&g, t[s % 8], 0, s % 8);
+    }
+    memset(&d, 0, sizeof d);
+    d.bytes = 8;
+    CHECK_EQ(tnm_tensor_create(g.ctx, &d, &extra), TNM_ERR_CAPACITY);
+    CHECK_EQ(extra.id, 0);
+    CHECK_EQ(tnm_tensor_destroy(g.ctx, t[3]), TNM_OK);
+    rig_rest(&g);
+    CHECK_EQ(tnm_tensor_create(g.ctx, &d, &extra), TNM_OK);
+    CHECK_EQ(check_alloc_count(), asked);
+    rig_end(&g);
+}
+
+TEST(contexts_side_by_side) { /* P10 */
+    static rig g[3];
+    tnm_tensor t[3][4];
+    for (int c = 0; c < 3; c++) {
+        rig_start(&g[c], (uint64_t)c);
+        g[c].desc.tag = (uint32_t)c + 1;
+        rig_pair(&g[c], c == 1 ? SIM_HIDDEN | SIM_ASYNC : SIM_ASYNC, rig_room(2, ONE));
+    }
+    for (int i = 0; i < 4; i++)
+        for (int c = 0; c < 3; c++) {
+            t[c][i] = rig_tensor(&g[c], ONE, 0);
+            rig_write(&g[c], t[c][i], 0, (uint64_t)(c * 10 + i));
+        }
+    for (int i = 0; i < 8; i++)
+        for (int c = 0; c < 3; c++)
+            rig_expect(&g[c], t[c][i % 4], i & 1, (uint64_t)(c * 10 + i % 4));
+    rig_end(&g[1]);
+    rig_expect(&g[0], t[0][0], 0, 0);
+    rig_expect(&g[2], t[2][0], 0, 20);
+    rig_end(&g[0]);
+    rig_end(&g[2]);
+}
+
+EACH(destroy_with_copies_in_flight) {
+    tnm_tensor t[4];
+    tnm_pinned p;
+    rig_pair(g, kind, rig_room(2, ONE));
+    for (int i = 0; i < 4; i++) {
+        t[i] = rig_tensor(g, ONE, 0);
+        rig_write(g, t[i], 0, (uint64_t)i);
+    }
+    CHECK_EQ(rig_try(g, t[0], 0, TNM_READ, &p), TNM_PENDING);
+    tnm_pump(g->ctx, 2 * KIB);
+    CHECK(tnm_evict(g->ctx, t[3], 0) >= 0);
+    tnm_pump(g->ctx, 2 * KIB);
+    rig_end(g);
+}
+
+EACH(destroy_waits_for_fences) {
+    tnm_tensor t;
+    tnm_pinned p;
+    rig_pair(g, kind, rig_room(2, ONE));
+    t = rig_tensor(g, ONE, 0);
+    rig_write(g, t, 0, 1);
+    CHECK_EQ(rig_pin(g, t, 0, TNM_READ, &p), TNM_OK);
+    CHECK_EQ(rig_unpin(g, &p, TNM_FENCE(3, 9)), TNM_OK);
+    rig_end(g); /* the device checks that held memory is not given back before */
+    CHECK(g->sim.told[3] >= 9);
+}
+
+EACH(destroy_is_busy_while_pinned) {
+    tnm_tensor t;
+    tnm_pinned p;
+    rig_pair(g, kind, rig_room(2, ONE));
+    t = rig_tensor(g, ONE, 0);
+    rig_write(g, t, 0, 1);
+    CHECK_EQ(rig_pin(g, t, 0, TNM_WRITE, &p), TNM_OK);
+    CHECK_EQ(tnm_destroy(g->ctx), TNM_ERR_BUSY);
+    sim_fill(sim_at(&g->sim, &p), 2, 0, ONE);
+    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    rig_expect(g, t, 1, 2);
+    rig_end(g);
+}
+
+EACH(idle_ends_a_destroy_that_hangs) {
+    tnm_tensor t;
+    tnm_pinned p;
+    if ((kind & SIM_ASYNC) == 0) return;
+    rig_pair(g, kind, rig_room(2, ONE));
+    t = rig_tensor(g, ONE, 0);
+    rig_write(g, t, 1, 1);
+    CHECK_EQ(rig_try(g, t, 0, TNM_READ, &p), TNM_PENDING);
+    g->sim.stuck = 1;
+    tnm_pump(g->ctx, TNM_ALL);
+    g->sim.idle_limit = 10;
+    CHECK_EQ(tnm_destroy(g->ctx), TNM_PENDING);
+    CHECK_EQ(tnm_check(g->ctx), 0);
+    g->sim.stuck = 0;
+    CHECK_EQ(tnm_destroy(g->ctx), TNM_OK);
+    rig_close_sim(g);
+}
+
+TEST(version_and_names) {
+    static const tnm_result all[] = { TNM_OK,           TNM_PENDING,     TNM_ABSENT,
+                                      TNM_ERR_ARGUMENT, TNM_ERR_STALE,   TNM_ERR_MEMORY,
+                                      TNM_ERR_CAPACITY, TNM_ERR_BUDGET,  TNM_ERR_BUSY,
+                                      TNM_ERR_EMPTY,    TNM_ERR_BACKEND, TNM_ERR_UNSUPPORTED,
+                                      TNM_ERR_LOST };
+    enum { COUNT = sizeof all / sizeof all[0] };
+    CHECK_EQ(tnm_version(), TNM_VERSION);
+    for (int i = 0; i < COUNT; i++) {
+        CHECK(tnm_result_string(all[i])[0] != '\0');
+        for (int k = 0; k < i; k++)
+            CHECK(strcmp(tnm_result_string(all[i]), tnm_result_string(all[k])) != 0);
+    }
+    CHECK(tnm_result_string((tnm_result)-99) != NULL);
+    CHECK(tnm_result_string((tnm_result)99) != NULL);
+}
+
+int main(void) {
+    RUN(bad_descriptors);
+    RUN(bad_tiers);
+    RUN(null_arguments);
+    RUN(shapes_of_descriptors_that_work);
+    RUN(one_tier_is_enough);
+    RUN(many_tiers);
+    RUN(the_most_tiers_there_can_be);
+    RUN(descriptor_is_copied);
+    RUN(host_allocator_fails_at_create);
+    RUN(fixed_tables_allocate_nothing_after_create);
+    RUN(contexts_side_by_side);
+    RUN(destroy_with_copies_in_flight);
+    RUN(destroy_waits_for_fences);
+    RUN(destroy_is_busy_while_pinned);
+    RUN(idle_ends_a_destroy_that_hangs);
+    RUN(version_and_names);
+    return check_done();
+}

@@ -1,0 +1,333 @@
+/* Fences from outside: what a pending one holds and what it does not, several queues, a dead queue,
+ * a full table, and waiting. P3, P4. */
+#define TENSORMEM_IMPLEMENTATION
+#include "tensormem.h"
+#include "sim.h"
+
+enum { KIB = 1024, ONE = 8 * KIB };
+
+static tnm_tensor_info info_of(rig *g, tnm_tensor t, int tier) {
+    tnm_tensor_info i;
+    memset(&i, 0, sizeof i);
+    CHECK_EQ(tnm_info(g->ctx, t, tier, &i), TNM_OK);
+    return i;
+}
+
+/* a tensor of payload 1 whose pin on tier 0 hangs on a fence */
+static tnm_tensor fenced(rig *g, tnm_access access, uint64_t fence) {
+    tnm_tensor t = rig_tensor(g, ONE, 0);
+    tnm_pinned p;
+    rig_write(g, t, 0, 1);
+    CHECK_EQ(rig_pin(g, t, 0, access, &p), TNM_OK);
+    CHECK_EQ(rig_unpin(g, &p, fence), TNM_OK);
+    return t;
+}
+
+EACH(a_fence_keeps_the_pin) {
+    tnm_tensor t;
+    tnm_result r;
+    rig_pair(g, kind, rig_room(2, ONE));
+    t = fenced(g, TNM_READ, TNM_FENCE(1, 4));
+    for (int i = 0; i < 20; i++)
+        tnm_pump(g->ctx, TNM_ALL);
+    CHECK_EQ(info_of(g, t, 0).pins, 1);
+    CHECK_EQ(info_of(g, t, 0).fenced, 1);
+    CHECK_EQ(tnm_evict(g->ctx, t, 0), TNM_PENDING); /* it ends without the caller */
+    CHECK(g->sim.asked_queue[1] > 0);
+    CHECK_EQ(g->sim.asked_queue[0], 0);
+    g->sim.now[1] = 3;
+    for (int i = 0; i < 20; i++)
+        tnm_pump(g->ctx, TNM_ALL);
+    CHECK_EQ(info_of(g, t, 0).fenced, 1);
+    g->sim.now[1] = 4;
+    tnm_pump(g->ctx, TNM_ALL);
+    CHECK_EQ(info_of(g, t, 0).pins, 0);
+    RIG_UNTIL(r, g, tnm_evict(g->ctx, t, 0));
+    CHECK_EQ(r, TNM_OK);
+    CHECK_EQ(info_of(g, t, 0).state, TNM_STATE_ABSENT);
+    rig_expect(g, t, 1, 1);
+    rig_end(g);
+}
+
+EACH(a_pending_fence_lets_the_same_tier_in) {
+    tnm_tensor t;
+    tnm_pinned p;
+    rig_pair(g, kind, rig_room(1, ONE));
+    t = fenced(g, TNM_WRITE, TNM_FENCE(0, 9));
+    CHECK_EQ(rig_try(g, t, 0, TNM_READ, &p), TNM_OK); /* ordered by the caller's own queue */
+    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    CHECK_EQ(rig_try(g, t, 0, TNM_WRITE, &p), TNM_OK);
+    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    CHECK_EQ(g->sim.now[0], 0); /* nobody waited */
+    rig_end(g);
+}
+
+EACH(a_pending_write_fence_holds_other_tiers_up) {
+    tnm_tensor t;
+    tnm_pinned p;
+    rig_pair(g, kind, rig_room(2, ONE));
+    t = fenced(g, TNM_WRITE, TNM_FENCE(2, 7));
+    for (int i = 0; i < 30; i++) {
+        CHECK_EQ(rig_try(g, t, 1, TNM_READ, &p), TNM_PENDING); /* PENDING, not BUSY */
+        tnm_pump(g->ctx, TNM_ALL);
+    }
+    rig_expect(g, t, 1, 1); /* a blocking pin waits for it */
+    CHECK(g->sim.told[2] >= 7);
+    rig_end(g);
+}
+
+EACH(a_pending_read_fence_holds_writers_up) {
+    tnm_tensor t;
+    tnm_pinned p;
+    rig_pair(g, kind, rig_room(2, ONE));
+    t = fenced(g, TNM_READ, TNM_FENCE(2, 7));
+    CHECK_EQ(rig_try(g, t, 1, TNM_WRITE, &p), TNM_PENDING);
+    CHECK_EQ(rig_pin(g, t, 1, TNM_READ, &p), TNM_OK); /* readers share */
+    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    CHECK_EQ(g->sim.told[2], 0);
+    CHECK_EQ(rig_pin(g, t, 1, TNM_WRITE, &p), TNM_OK);
+    CHECK(g->sim.told[2] >= 7);
+    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    rig_end(g);
+}
+
+EACH(read_waits_for_a_writing_fence) {
+    static uint8_t back[ONE];
+    tnm_tensor t;
+    rig_pair(g, kind, rig_room(2, ONE));
+    t = fenced(g, TNM_WRITE, TNM_FENCE(2, 7));
+    CHECK_EQ(tnm_read(g->ctx, t, 0, back, ONE), TNM_OK);
+    CHECK(g->sim.told[2] >= 7);
+    CHECK(sim_same(back, 1, 0, ONE));
+    rig_end(g);
+}
+
+EACH(nothing_is_read_while_the_device_writes) { /* no write-back before the fence */
+    tnm_tensor t;
+    tnm_result r = TNM_OK;
+    tnm_pinned p, q;
+    uint8_t *at;
+    rig_pair(g, kind, rig_room(2, ONE));
+    t = rig_tensor(g, ONE, 0);
+    rig_write(g, t, 0, 1);
+    CHECK_EQ(rig_pin(g, t, 0, TNM_WRITE, &p), TNM_OK);
+    at = sim_at(&g->sim, &p);
+    q = p;
+    CHECK_EQ(rig_unpin(g, &p, TNM_FENCE(0, 5)), TNM_OK);
+    for (int i = 0; i < 30; i++) {
+        r = tnm_flush(g->ctx, t, 1);
+        tnm_pump(g->ctx, TNM_ALL);
+    }
+    CHECK_EQ(r, TNM_PENDING);
+    sim_fill(at, 2, 0, q.bytes); /* the device is done only now */
+    g->sim.now[0] = 5;
+    RIG_UNTIL(r, g, tnm_flush(g->ctx, t, 1));
+    CHECK_EQ(r, TNM_OK);
+    rig_expect(g, t, 1, 2);
+    rig_end(g);
+}
+
+EACH(room_under_a_fence_is_waited_for) { /* not BUDGET: it passes without the caller */
+    tnm_tensor t, other;
+    tnm_pinned p;
+    rig_pair(g, kind, rig_room(1, ONE));
+    t = fenced(g, TNM_READ, TNM_FENCE(3, 2));
+    other = rig_tensor(g, ONE, 0);
+    rig_write(g, other, 1, 5);
+    CHECK_EQ(rig_try(g, other, 0, TNM_READ, &p), TNM_PENDING);
+    rig_expect(g, other, 0, 5);
+    CHECK(g->sim.told[3] >= 2);
+    rig_expect(g, t, 0, 1);
+    rig_end(g);
+}
+
+EACH(several_queues_on_one_replica) {
+    tnm_tensor t;
+    tnm_pinned p[3];
+    tnm_result r;
+    rig_pair(g, kind, rig_room(1, ONE));
+    t = rig_tensor(g, ONE, 0);
+    rig_write(g, t, 0, 1);
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ(rig_pin(g, t, 0, TNM_READ, &p[i]), TNM_OK);
+    for (uint32_t i = 0; i < 3; i++)
+        CHECK_EQ(rig_unpin(g, &p[i], TNM_FENCE(i, 10 - i)), TNM_OK);
+    CHECK_EQ(info_of(g, t, 0).fenced, 3);
+    g->sim.now[2] = 50;
+    tnm_pump(g->ctx, 0);
+    CHECK_EQ(info_of(g, t, 0).fenced, 2);
+    g->sim.now[0] = 10;
+    tnm_pump(g->ctx, 0);
+    CHECK_EQ(info_of(g, t, 0).fenced, 1);
+    CHECK_EQ(tnm_evict(g->ctx, t, 0), TNM_PENDING);
+    g->sim.now[1] = 9;
+    RIG_UNTIL(r, g, tnm_evict(g->ctx, t, 0));
+    CHECK_EQ(r, TNM_OK);
+    CHECK_EQ(info_of(g, t, 0).pins, 0);
+    rig_end(g);
+}
+
+EACH(a_fence_that_has_passed_already) {
+    tnm_tensor t;
+    rig_pair(g, kind, rig_room(1, ONE));
+    g->sim.now[0] = 100;
+    t = fenced(g, TNM_READ, TNM_FENCE(0, 100));
+    tnm_pump(g->ctx, 0);
+    CHECK_EQ(info_of(g, t, 0).pins, 0);
+    rig_end(g);
+}
+
+EACH(destroyed_under_a_fence) {
+    tnm_tensor t;
+    rig_pair(g, kind, rig_room(1, ONE));
+    t = fenced(g, TNM_READ, TNM_FENCE(0, 3));
+    CHECK_EQ(tnm_tensor_destroy(g->ctx, t), TNM_OK);
+    for (int i = 0; i < 10; i++)
+        tnm_pump(g->ctx, TNM_ALL);
+    CHECK(rig_stats(g, 0).used_bytes > 0); /* the device still reads it */
+    g->sim.now[0] = 3;
+    rig_rest(g);
+    CHECK_EQ(rig_stats(g, 0).used_bytes, 0);
+    rig_end(g);
+}
+
+EACH(bad_fences) {
+    tnm_tensor t;
+    tnm_pinned p;
+    rig_pair(g, kind, rig_room(1, ONE));
+    t = rig_tensor(g, ONE, 0);
+    rig_write(g, t, 0, 1);
+    CHECK_EQ(rig_pin(g, t, 0, TNM_READ, &p), TNM_OK);
+    CHECK_EQ(tnm_unpin(g->ctx, &p, 1, TNM_FENCE(5, 0)), TNM_ERR_ARGUMENT); /* values begin at 1 */
+    CHECK(p.id != 0);
+    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    rig_end(g);
+}
+
+TEST(no_passed_no_fences) {
+    static rig g;
+    tnm_tensor t;
+    tnm_pinned p;
+    rig_start(&g, 1);
+    g.desc.passed = NULL;
+    rig_pair(&g, SIM_PLAIN, 0);
+    t = rig_tensor(&g, ONE, 0);
+    rig_write(&g, t, 0, 1);
+    CHECK_EQ(rig_pin(&g, t, 0, TNM_READ, &p), TNM_OK);
+    CHECK_EQ(tnm_unpin(g.ctx, &p, 1, TNM_FENCE(0, 1)), TNM_ERR_ARGUMENT);
+    CHECK(p.id != 0);
+    CHECK_EQ(rig_unpin(&g, &p, 0), TNM_OK);
+    rig_end(&g);
+}
+
+EACH(a_full_table_unpins_nothing) {
+    enum { MOST = 8 };
+    tnm_tensor t;
+    tnm_pinned p[MOST + 2];
+    rig_tier(g, "fast", kind, rig_room(1, ONE));
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    g->desc.max_tensors = 4;
+    g->desc.max_fences = MOST;
+    rig_create(g);
+    t = rig_tensor(g, ONE, 0);
+    rig_write(g, t, 0, 1);
+    for (int i = 0; i < MOST + 2; i++)
+        CHECK_EQ(rig_pin(g, t, 0, TNM_READ, &p[i]), TNM_OK);
+    for (int i = 0; i < MOST; i++)
+        CHECK_EQ(rig_unpin(g, &p[i], TNM_FENCE(0, (uint64_t)i + 1)), TNM_OK);
+    CHECK_EQ(tnm_unpin(g->ctx, p + MOST, 2, TNM_FENCE(0, 50)), TNM_ERR_CAPACITY);
+    CHECK(p[MOST].id != 0 && p[MOST + 1].id != 0);
+    CHECK_EQ(info_of(g, t, 0).pins, MOST + 2);
+    CHECK_EQ(info_of(g, t, 0).fenced, MOST);
+    g->sim.now[0] = 2;
+    tnm_pump(g->ctx, 0); /* "pump and call again" */
+    CHECK_EQ(tnm_unpin(g->ctx, p + MOST, 2, TNM_FENCE(0, 50)), TNM_OK);
+    g->sim.now[0] = 50;
+    memset(g->sim.holds, 0, sizeof g->sim.holds);
+    rig_rest(g);
+    CHECK_EQ(info_of(g, t, 0).pins, 0);
+    rig_end(g);
+}
+
+/* ---- a queue that died ---- */
+static int queue_is_dead;
+static uint64_t dead_passed(void *user, uint32_t queue, uint64_t wait_for) {
+    uint64_t now = sim_passed(user, queue, queue_is_dead ? 0 : wait_for);
+    if (!queue_is_dead || queue != 1) return now;
+    ((sim *)user)->told[1] = UINT64_MAX >> 8;
+    return UINT64_MAX;
+}
+
+EACH(a_dead_queue_counts_as_passed) {
+    tnm_tensor r, w;
+    tnm_pinned p;
+    uint8_t byte = 0;
+    g->desc.passed = dead_passed;
+    queue_is_dead = 0;
+    rig_pair(g, kind, rig_room(3, ONE));
+    r = fenced(g, TNM_READ, TNM_FENCE(1, 5));
+    w = fenced(g, TNM_WRITE, TNM_FENCE(1, 6));
+    queue_is_dead = 1;
+    for (int i = 0; i < 5; i++)
+        tnm_pump(g->ctx, TNM_ALL);
+    CHECK_EQ(info_of(g, r, 0).pins, 0);
+    CHECK_EQ(info_of(g, w, 0).pins, 0);
+    rig_expect(g, r, 1, 1);                                 /* what it read is as it was */
+    CHECK_EQ(rig_pin(g, w, 0, TNM_READ, &p), TNM_ERR_LOST); /* what it was writing is lost */
+    CHECK_EQ(tnm_read(g->ctx, w, 0, &byte, 1), TNM_ERR_LOST);
+    CHECK_EQ(tnm_check(g->ctx), 0);
+    rig_write(g, w, 0, 8); /* DISCARD is the way out */
+    rig_expect(g, w, 1, 8);
+    rig_end(g);
+}
+
+EACH(wait_sleeps_until_something_ends) {
+    tnm_tensor t;
+    tnm_result r = TNM_PENDING;
+    rig_pair(g, kind, rig_room(1, ONE));
+    CHECK_EQ(tnm_wait(g->ctx), TNM_OK); /* nothing under way */
+    t = fenced(g, TNM_READ, TNM_FENCE(0, 3));
+    for (int i = 0; i < 20 && r == TNM_PENDING; i++)
+        r = tnm_wait(g->ctx);
+    CHECK_EQ(r, TNM_OK);
+    CHECK(g->sim.told[0] >= 3);
+    CHECK_EQ(info_of(g, t, 0).pins, 0);
+    rig_end(g);
+}
+
+EACH(a_fence_that_never_passes_is_given_up) {
+    tnm_tensor t;
+    rig_pair(g, kind, rig_room(1, ONE));
+    t = fenced(g, TNM_WRITE, TNM_FENCE(0, 3));
+    g->sim.fence_stuck = 1;
+    g->sim.idle_limit = 10;
+    {
+        tnm_pinned p;
+        CHECK_EQ(rig_pin(g, t, 1, TNM_READ, &p), TNM_PENDING);
+    }
+    CHECK_EQ(tnm_destroy(g->ctx), TNM_PENDING);
+    g->sim.fence_stuck = 0;
+    g->sim.idle_limit = 0;
+    rig_expect(g, t, 1, 1);
+    rig_end(g);
+}
+
+int main(void) {
+    RUN(a_fence_keeps_the_pin);
+    RUN(a_pending_fence_lets_the_same_tier_in);
+    RUN(a_pending_write_fence_holds_other_tiers_up);
+    RUN(a_pending_read_fence_holds_writers_up);
+    RUN(read_waits_for_a_writing_fence);
+    RUN(nothing_is_read_while_the_device_writes);
+    RUN(room_under_a_fence_is_waited_for);
+    RUN(several_queues_on_one_replica);
+    RUN(a_fence_that_has_passed_already);
+    RUN(destroyed_under_a_fence);
+    RUN(bad_fences);
+    RUN(no_passed_no_fences);
+    RUN(a_full_table_unpins_nothing);
+    RUN(a_dead_queue_counts_as_passed);
+    RUN(wait_sleeps_until_something_ends);
+    RUN(a_fence_that_never_passes_is_given_up);
+    return check_done();
+}

@@ -1,0 +1,480 @@
+/* Schedule, prefetch, steps, cancel and advice from outside: they bring bytes early, never wrong
+ * ones, and cannot hurt. P7, P9; LRU when nothing is said. */
+#define TENSORMEM_IMPLEMENTATION
+#include "tensormem.h"
+#include "sim.h"
+
+enum { KIB = 1024, ONE = 8 * KIB, MOST = 16 };
+
+static tnm_tensor t[MOST];
+
+static void make(rig *g, int n, int tier) {
+    for (int i = 0; i < n; i++) {
+        t[i] = rig_tensor(g, ONE, 0);
+        rig_write(g, t[i], tier, (uint64_t)i);
+    }
+}
+
+static tnm_use use_at(int i, uint64_t step) {
+    tnm_use u = rig_use(t[i], 0, TNM_READ);
+    u.step = step;
+    return u;
+}
+
+static int here(rig *g, int i) {
+    return rig_state(g, t[i], 0) == TNM_STATE_READY;
+}
+
+static tnm_tensor_info info_of(rig *g, int i) {
+    tnm_tensor_info info;
+    memset(&info, 0, sizeof info);
+    CHECK_EQ(tnm_info(g->ctx, t[i], 0, &info), TNM_OK);
+    return info;
+}
+
+EACH(prefetch_brings_it) {
+    tnm_use u[2];
+    rig_pair(g, kind, rig_room(4, ONE));
+    make(g, 4, 1);
+    u[0] = use_at(0, 0);
+    u[1] = use_at(2, 0);
+    u[1].flags = TNM_SURE;
+    CHECK(tnm_prefetch(g->ctx, 0, u, 2) >= 0);
+    CHECK_EQ(g->sim.calls[SIM_COPY], 0); /* nothing happens before the pump */
+    rig_rest(g);
+    CHECK(here(g, 0) && here(g, 2) && !here(g, 1));
+    rig_expect(g, t[0], 0, 0);
+    rig_expect(g, t[2], 0, 2);
+    CHECK_EQ(rig_stats(g, 0).misses, 0);
+    CHECK_EQ(rig_stats(g, 0).hits, 2);
+    CHECK(rig_stats(g, 0).prefetches >= 1);
+    CHECK_EQ(rig_stats(g, 0).prefetches_wasted, 0);
+    rig_end(g);
+}
+
+EACH(a_guess_evicts_nothing_needed_sooner) { /* P7 */
+    tnm_use u;
+    rig_pair(g, kind, rig_room(2, ONE));
+    make(g, 4, 1);
+    u = use_at(0, 1);
+    u.flags = TNM_SURE;
+    CHECK(tnm_prefetch(g->ctx, 0, &u, 1) >= 0);
+    u = use_at(1, 2);
+    u.flags = TNM_SURE;
+    CHECK(tnm_prefetch(g->ctx, 0, &u, 1) >= 0);
+    rig_rest(g);
+    CHECK(here(g, 0) && here(g, 1));
+    u = use_at(2, 50); /* a guess for later must not push them out */
+    CHECK(tnm_prefetch(g->ctx, 0, &u, 1) >= 0);
+    rig_rest(g);
+    CHECK(here(g, 0) && here(g, 1) && !here(g, 2));
+    rig_end(g);
+}
+
+EACH(a_guess_evicts_no_unused_guess) { /* P7: the tail of a long list does not push out its head */
+    tnm_use u[6];
+    rig_pair(g, kind, rig_room(2, ONE));
+    make(g, 6, 1);
+    for (int i = 0; i < 6; i++)
+        u[i] = use_at(i, (uint64_t)i);
+    CHECK(tnm_prefetch(g->ctx, 0, u, 6) >= 0);
+    rig_rest(g);
+    CHECK(here(g, 0) && here(g, 1));
+    CHECK_EQ(rig_stats(g, 0).prefetches_wasted, 0);
+    CHECK(rig_stats(g, 0).prefetches <= 2);
+    rig_end(g);
+}
+
+EACH(a_guess_evicts_no_claim) {
+    tnm_use u;
+    tnm_pinned p;
+    tnm_result r;
+    rig_pair(g, kind, rig_room(1, ONE));
+    make(g, 2, 1);
+    CHECK_EQ(rig_try(g, t[0], 0, TNM_READ, &p), TNM_PENDING);
+    u = use_at(1, 0);
+    CHECK(tnm_prefetch(g->ctx, 0, &u, 1) >= 0);
+    for (int i = 0; i < 10; i++)
+        tnm_pump(g->ctx, TNM_ALL);
+    RIG_UNTIL(r, g, rig_try(g, t[0], 0, TNM_READ, &p));
+    CHECK_EQ(r, TNM_OK);
+    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    CHECK_EQ(rig_stats(g, 0).evictions, 0);
+    rig_end(g);
+}
+
+EACH(guesses_leave_the_link_to_demand) { /* at most guess_bytes of them with the backend at once */
+    tnm_use u[8];
+    if ((kind & SIM_ASYNC) == 0) return;
+    rig_tier(g, "fast", kind, rig_room(9, ONE));
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    g->desc.guess_bytes = 8 * KIB;
+    g->sim.stuck = 1; /* so that what was handed over stays there */
+    rig_create(g);
+    g->sim.stuck = 0;
+    make(g, 9, 1);
+    g->sim.stuck = 1;
+    g->sim.accepted_bytes = 0;
+    for (int i = 0; i < 8; i++)
+        u[i] = use_at(i, 5);
+    CHECK(tnm_prefetch(g->ctx, 0, u, 8) >= 0);
+    for (int i = 0; i < 10; i++)
+        tnm_pump(g->ctx, TNM_ALL);
+    CHECK(g->sim.accepted_bytes > 0 && g->sim.accepted_bytes <= 8 * KIB);
+    g->sim.stuck = 0;
+    rig_expect(g, t[8], 0, 8);
+    rig_end(g);
+}
+
+EACH(a_demand_raises_a_guess) {
+    tnm_use u[6];
+    rig_pair(g, kind, rig_room(6, ONE));
+    make(g, 6, 1);
+    for (int i = 0; i < 6; i++)
+        u[i] = use_at(i, (uint64_t)i);
+    CHECK(tnm_prefetch(g->ctx, 0, u, 6) >= 0);
+    tnm_pump(g->ctx, 4 * KIB);
+    rig_expect(g, t[5], 0, 5); /* the last in the queue, at once */
+    rig_expect(g, t[0], 0, 0);
+    rig_rest(g);
+    for (int i = 0; i < 6; i++)
+        CHECK(here(g, i));
+    rig_end(g);
+}
+
+EACH(wasted_prefetches_are_counted) {
+    tnm_use u;
+    tnm_result r;
+    rig_pair(g, kind, rig_room(2, ONE));
+    make(g, 2, 1);
+    u = use_at(0, 0);
+    CHECK(tnm_prefetch(g->ctx, 0, &u, 1) >= 0);
+    rig_rest(g);
+    CHECK(here(g, 0));
+    RIG_UNTIL(r, g, tnm_evict(g->ctx, t[0], 0));
+    CHECK_EQ(r, TNM_OK);
+    CHECK_EQ(rig_stats(g, 0).prefetches_wasted, 1);
+    rig_end(g);
+}
+
+EACH(prefetch_with_discard_fetches_nothing) {
+    tnm_use u;
+    tnm_pinned p;
+    rig_pair(g, kind, rig_room(2, ONE));
+    make(g, 2, 1);
+    u = use_at(0, 0);
+    u.access = TNM_DISCARD; /* it will be built anew */
+    CHECK(tnm_prefetch(g->ctx, 0, &u, 1) >= 0);
+    rig_rest(g);
+    CHECK_EQ(g->sim.accepted_bytes, 0);
+    rig_expect(g, t[0], 1, 0); /* and nothing is lost by having said so */
+    CHECK_EQ(rig_pin(g, t[0], 0, TNM_DISCARD, &p), TNM_OK);
+    CHECK_EQ(g->sim.accepted_bytes, 0);
+    sim_fill(sim_at(&g->sim, &p), 7, 0, ONE);
+    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    rig_expect(g, t[0], 1, 7);
+    rig_end(g);
+}
+
+EACH(cancel) {
+    tnm_use u[4];
+    rig_pair(g, kind, rig_room(4, ONE));
+    make(g, 4, 1);
+    for (int i = 0; i < 4; i++)
+        u[i] = use_at(i, (uint64_t)i);
+    CHECK(tnm_prefetch(g->ctx, 0, u, 4) >= 0);
+    CHECK(tnm_cancel(g->ctx, t, 4) >= 0);
+    rig_rest(g);
+    CHECK_EQ(g->sim.calls[SIM_COPY], 0);
+    CHECK(tnm_prefetch(g->ctx, 0, u, 4) >= 0);
+    tnm_pump(g->ctx, 2 * KIB);
+    CHECK(tnm_cancel(g->ctx, t, 4) >= 0); /* under way: polled to its end */
+    rig_rest(g);
+    CHECK(!here(g, 3));
+    for (int i = 0; i < 4; i++)
+        rig_expect(g, t[i], 0, (uint64_t)i);
+    rig_end(g);
+}
+
+/* ---- schedules ---- */
+static void sweep(rig *g, int n, uint64_t from, uint64_t steps) {
+    for (uint64_t s = from; s < from + steps; s++) {
+        CHECK_EQ(tnm_step(g->ctx, 0, s), TNM_OK);
+        rig_expect(g, t[s % (uint64_t)n], 0, s % (uint64_t)n);
+        for (int i = 0; i < 3; i++)
+            tnm_pump(g->ctx, TNM_ALL);
+    }
+}
+
+static void schedule(rig *g, int n) {
+    tnm_use u[MOST];
+    for (int i = 0; i < n; i++)
+        u[i] = use_at(i, (uint64_t)i);
+    CHECK_EQ(tnm_schedule(g->ctx, 0, u, n, (uint32_t)n), TNM_OK);
+}
+
+EACH(a_schedule_beats_lru) { /* bytes of a steady sweep <= (N - C) + W + P + one tensor */
+    enum { N = 12, C = 6 };
+    tnm_tier_stats s;
+    uint64_t before;
+    rig_pair(g, kind, rig_room(C, ONE));
+    make(g, N, 1);
+    schedule(g, N);
+    sweep(g, N, 0, 3 * N);
+    before = rig_stats(g, 0).bytes_in;
+    sweep(g, N, 3 * N, 4 * N);
+    s = rig_stats(g, 0);
+    CHECK(s.stream_bytes > 0 && s.kept_bytes > 0);
+    CHECK(s.kept_bytes + s.stream_bytes <= rig_room(C, ONE));
+    CHECK((s.bytes_in - before) / 4 <= (N - C) * ONE + s.stream_bytes + ONE);
+    CHECK((s.bytes_in - before) / 4 < N * ONE);
+    rig_end(g);
+}
+
+EACH(a_schedule_that_fits_moves_nothing) {
+    uint64_t before;
+    rig_pair(g, kind, rig_room(6, ONE));
+    make(g, 6, 1);
+    schedule(g, 6);
+    sweep(g, 6, 0, 12);
+    before = rig_stats(g, 0).bytes_in;
+    sweep(g, 6, 12, 30);
+    CHECK_EQ(rig_stats(g, 0).bytes_in, before);
+    rig_end(g);
+}
+
+EACH(the_pump_looks_ahead) {
+    rig_pair(g, kind, rig_room(4, ONE));
+    make(g, 8, 1);
+    schedule(g, 8);
+    sweep(g, 8, 0, 16);
+    CHECK_EQ(tnm_step(g->ctx, 0, 16), TNM_OK);
+    rig_rest(g);
+    CHECK(here(g, 1)); /* the next one is there before it is asked for */
+    CHECK(rig_stats(g, 0).hits + rig_stats(g, 0).late > rig_stats(g, 0).misses);
+    rig_end(g);
+}
+
+EACH(pump_comes_to_rest) { /* at a fixed step and without calls */
+    int n = 0;
+    rig_pair(g, kind, rig_room(3, ONE));
+    make(g, 8, 1);
+    schedule(g, 8);
+    for (uint64_t s = 0; s < 8; s++) {
+        uint64_t copies;
+        CHECK_EQ(tnm_step(g->ctx, 0, s), TNM_OK);
+        for (n = 0; n < 500 && tnm_pump(g->ctx, TNM_ALL) == TNM_PENDING; n++)
+            continue;
+        CHECK(n < 500);
+        copies = g->sim.calls[SIM_COPY];
+        for (int i = 0; i < 50; i++)
+            CHECK_EQ(tnm_pump(g->ctx, TNM_ALL), TNM_OK);
+        CHECK_EQ(g->sim.calls[SIM_COPY], copies);
+    }
+    rig_end(g);
+}
+
+EACH(scheduled_writes_stay_right) { /* an optimizer: every step changes what it touches */
+    enum { N = 8 };
+    uint64_t version[N];
+    tnm_use u[N];
+    rig_pair(g, kind, rig_room(3, ONE));
+    make(g, N, 0);
+    for (int i = 0; i < N; i++) {
+        version[i] = (uint64_t)i;
+        u[i] = use_at(i, (uint64_t)i);
+        u[i].access = i % 3 == 0 ? TNM_DISCARD : TNM_WRITE;
+    }
+    CHECK_EQ(tnm_schedule(g->ctx, 0, u, N, N), TNM_OK);
+    for (uint64_t s = 0; s < 5 * N; s++) {
+        uint64_t i = s % N;
+        tnm_pinned p;
+        CHECK_EQ(tnm_step(g->ctx, 0, s), TNM_OK);
+        CHECK_EQ(rig_pin(g, t[i], 0, u[i].access, &p), TNM_OK);
+        if (u[i].access == TNM_WRITE) CHECK(sim_same(sim_at(&g->sim, &p), version[i], 0, ONE));
+        version[i] = 1000 + s;
+        sim_fill(sim_at(&g->sim, &p), version[i], 0, ONE);
+        CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+        tnm_pump(g->ctx, TNM_ALL);
+    }
+    for (int i = 0; i < N; i++)
+        rig_expect(g, t[i], 1, version[i]);
+    rig_end(g);
+}
+
+EACH(a_schedule_can_be_replaced_and_forgotten) {
+    rig_pair(g, kind, rig_room(3, ONE));
+    make(g, 8, 1);
+    schedule(g, 8);
+    sweep(g, 8, 0, 10);
+    schedule(g, 4);
+    sweep(g, 4, 0, 10);
+    CHECK_EQ(tnm_schedule(g->ctx, 0, NULL, 0, 0), TNM_OK);
+    CHECK_EQ(info_of(g, 0).next_use, UINT64_MAX);
+    sweep(g, 8, 3, 10);
+    schedule(g, 8);
+    CHECK_EQ(tnm_tensor_destroy(g->ctx, t[5]), TNM_OK); /* a destroyed one drops out of it */
+    for (uint64_t s = 0; s < 16; s++) {
+        CHECK_EQ(tnm_step(g->ctx, 0, s), TNM_OK);
+        if (s % 8 != 5) rig_expect(g, t[s % 8], 0, s % 8);
+        tnm_pump(g->ctx, TNM_ALL);
+    }
+    rig_end(g);
+}
+
+EACH(two_lanes) {
+    tnm_use a[4], b[4];
+    rig_pair(g, kind, rig_room(4, ONE));
+    make(g, 8, 1);
+    for (int i = 0; i < 4; i++) {
+        a[i] = use_at(i, (uint64_t)i);
+        b[i] = use_at(4 + i, (uint64_t)i);
+    }
+    CHECK_EQ(tnm_schedule(g->ctx, 0, a, 4, 4), TNM_OK);
+    CHECK_EQ(tnm_schedule(g->ctx, 7, b, 4, 4), TNM_OK);
+    for (uint64_t s = 0; s < 20; s++) {
+        CHECK_EQ(tnm_step(g->ctx, 0, s), TNM_OK);
+        rig_expect(g, t[s % 4], 0, s % 4);
+        CHECK_EQ(tnm_step(g->ctx, 7, s * 3), TNM_OK); /* steps may jump */
+        rig_expect(g, t[4 + s * 3 % 4], 0, 4 + s * 3 % 4);
+        tnm_pump(g->ctx, TNM_ALL);
+    }
+    rig_end(g);
+}
+
+EACH(bad_foresight) {
+    tnm_use u;
+    rig_pair(g, kind, rig_room(2, ONE));
+    make(g, 1, 1);
+    u = use_at(0, 0);
+    CHECK_EQ(tnm_schedule(g->ctx, TNM_MAX_LANES, &u, 1, 4), TNM_ERR_ARGUMENT);
+    CHECK_EQ(tnm_step(g->ctx, TNM_MAX_LANES, 0), TNM_ERR_ARGUMENT);
+    CHECK_EQ(tnm_prefetch(g->ctx, TNM_MAX_LANES, &u, 1), TNM_ERR_ARGUMENT);
+    u.step = 4; /* outside the period */
+    CHECK_EQ(tnm_schedule(g->ctx, 0, &u, 1, 4), TNM_ERR_ARGUMENT);
+    u.step = 0;
+    CHECK_EQ(tnm_schedule(g->ctx, 0, &u, 1, 0), TNM_ERR_ARGUMENT);
+    CHECK_EQ(tnm_schedule(g->ctx, 0, NULL, 1, 4), TNM_ERR_ARGUMENT);
+    CHECK_EQ(tnm_schedule(g->ctx, 0, &u, -1, 4), TNM_ERR_ARGUMENT);
+    u.tier = 5;
+    CHECK_EQ(tnm_schedule(g->ctx, 0, &u, 1, 4), TNM_ERR_ARGUMENT);
+    CHECK_EQ(tnm_prefetch(g->ctx, 0, &u, 1), TNM_ERR_ARGUMENT);
+    CHECK_EQ(tnm_cancel(g->ctx, NULL, 1), TNM_ERR_ARGUMENT);
+    CHECK_EQ(tnm_check(g->ctx), 0);
+    rig_end(g);
+}
+
+EACH(hints_never_change_results) { /* I17: the same pins with every hint left out */
+    uint64_t hash[2] = { 0, 0 };
+    for (int hints = 0; hints < 2; hints++) {
+        sim draw = { 0 };
+        draw.random = 77;
+        rig_start(g, 5);
+        rig_pair(g, kind, rig_room(3, ONE));
+        make(g, 8, 0);
+        for (uint64_t s = 0; s < 60; s++) {
+            int i = (int)sim_draw(&draw, 8), k = (int)sim_draw(&draw, 8);
+            tnm_use u = use_at(k, s + sim_draw(&draw, 4));
+            tnm_pinned p;
+            if (hints) CHECK_EQ(tnm_step(g->ctx, 0, s), TNM_OK);
+            if (hints) CHECK(tnm_prefetch(g->ctx, 0, &u, 1) >= 0);
+            if (hints && s % 7 == 0) CHECK_EQ(tnm_advise(g->ctx, t[k], TNM_KEEP), TNM_OK);
+            CHECK_EQ(rig_pin(g, t[i], 0, TNM_WRITE, &p), TNM_OK);
+            hash[hints] = sim_mix(hash[hints], sim_hash(sim_at(&g->sim, &p), ONE));
+            sim_fill(sim_at(&g->sim, &p), s + 100, 0, ONE / 2);
+            CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+            tnm_pump(g->ctx, TNM_ALL);
+        }
+        rig_end(g);
+    }
+    CHECK(hash[0] == hash[1]);
+}
+
+/* ---- who leaves ---- */
+EACH(least_recently_pinned_leaves) { /* equal sizes, one thread: textbook LRU, exactly */
+    enum { N = 9, C = 4 };
+    int last[N], clock = 0, misses = 0;
+    sim draw = { 0 };
+    rig_pair(g, kind, rig_room(C, ONE));
+    make(g, N, 1);
+    for (int i = 0; i < N; i++)
+        last[i] = 0;
+    draw.random = 99;
+    for (int n = 0; n < 400; n++) {
+        int i = (int)(sim_draw(&draw, 3) ? sim_draw(&draw, 5) : sim_draw(&draw, N)), newer = 0;
+        for (int k = 0; k < N; k++)
+            newer += last[k] > last[i];
+        misses += last[i] == 0 || newer >= C;
+        last[i] = ++clock;
+        rig_expect(g, t[i], 0, (uint64_t)i);
+    }
+    CHECK_EQ(rig_stats(g, 0).misses, misses);
+    rig_end(g);
+}
+
+EACH(advice_orders_the_victims) {
+    rig_pair(g, kind, rig_room(3, ONE));
+    make(g, 6, 1);
+    CHECK_EQ(tnm_advise(g->ctx, t[0], TNM_KEEP), TNM_OK);
+    for (int i = 0; i < 3; i++)
+        rig_expect(g, t[i], 0, (uint64_t)i);
+    CHECK_EQ(tnm_advise(g->ctx, t[2], TNM_WONT_NEED), TNM_OK);
+    rig_expect(g, t[3], 0, 3);
+    CHECK(here(g, 0) && here(g, 1) && !here(g, 2));
+    rig_expect(g, t[4], 0, 4);
+    rig_expect(g, t[5], 0, 5);
+    CHECK(here(g, 0)); /* the last to leave, though the oldest */
+    CHECK_EQ(tnm_advise(g->ctx, t[0], TNM_NORMAL), TNM_OK);
+    rig_expect(g, t[1], 0, 1);
+    CHECK(!here(g, 0));
+    rig_end(g);
+}
+
+EACH(used_once_goes_first) {
+    rig_pair(g, kind, rig_room(3, ONE));
+    make(g, 5, 1);
+    CHECK_EQ(tnm_advise(g->ctx, t[2], TNM_ONCE), TNM_OK);
+    for (int i = 0; i < 3; i++)
+        rig_expect(g, t[i], 0, (uint64_t)i);
+    rig_expect(g, t[3], 0, 3);
+    CHECK(here(g, 0) && here(g, 1) && !here(g, 2));
+    rig_end(g);
+}
+
+EACH(wont_need_ends_with_the_next_pin) {
+    rig_pair(g, kind, rig_room(2, ONE));
+    make(g, 4, 1);
+    rig_expect(g, t[0], 0, 0);
+    CHECK_EQ(tnm_advise(g->ctx, t[1], TNM_WONT_NEED), TNM_OK);
+    rig_expect(g, t[1], 0, 1); /* NORMAL again */
+    CHECK_EQ(info_of(g, 1).advice, TNM_NORMAL);
+    rig_expect(g, t[2], 0, 2);
+    CHECK(!here(g, 0) && here(g, 1));
+    rig_end(g);
+}
+
+int main(void) {
+    RUN(prefetch_brings_it);
+    RUN(a_guess_evicts_nothing_needed_sooner);
+    RUN(a_guess_evicts_no_unused_guess);
+    RUN(a_guess_evicts_no_claim);
+    RUN(guesses_leave_the_link_to_demand);
+    RUN(a_demand_raises_a_guess);
+    RUN(wasted_prefetches_are_counted);
+    RUN(prefetch_with_discard_fetches_nothing);
+    RUN(cancel);
+    RUN(a_schedule_beats_lru);
+    RUN(a_schedule_that_fits_moves_nothing);
+    RUN(the_pump_looks_ahead);
+    RUN(pump_comes_to_rest);
+    RUN(scheduled_writes_stay_right);
+    RUN(a_schedule_can_be_replaced_and_forgotten);
+    RUN(two_lanes);
+    RUN(bad_foresight);
+    RUN(hints_never_change_results);
+    RUN(least_recently_pinned_leaves);
+    RUN(advice_orders_the_victims);
+    RUN(used_once_goes_first);
+    RUN(wont_need_ends_with_the_next_pin);
+    return check_done();
+}

@@ -1,0 +1,337 @@
+/* Info, stats, why, dump, check, log and trace from outside, also from inside a callback. P9. */
+#define _POSIX_C_SOURCE 200809L
+#define TENSORMEM_IMPLEMENTATION
+#include "tensormem.h"
+#include "sim.h"
+
+enum { KIB = 1024, ONE = 8 * KIB, TEXT = 1 << 20 };
+
+static char text[TEXT];
+static uint64_t text_used, text_calls, text_stop;
+
+static int gather(void *user, const char *what, uint64_t bytes) {
+    CHECK(user == (void *)text);
+    if (text_stop > 0 && ++text_calls >= text_stop) return 1;
+    CHECK(text_used + bytes < TEXT);
+    memcpy(text + text_used, what, (size_t)bytes);
+    text_used += bytes;
+    text[text_used] = '\0';
+    return 0;
+}
+
+static tnm_result dump(rig *g, tnm_dump_format format) {
+    tnm_writer w = { gather, NULL };
+    w.user = text;
+    text_used = text_calls = 0;
+    text[0] = '\0';
+    return tnm_dump(g->ctx, format, &w);
+}
+
+static tnm_tensor t[8];
+
+static void busy_rig(rig *g, int kind) {
+    tnm_tensor_desc d;
+    rig_pair(g, kind, rig_room(3, ONE));
+    memset(&d, 0, sizeof d);
+    d.bytes = ONE;
+    for (int i = 0; i < 6; i++) {
+        d.label = i == 2 ? "a \"quoted\"\\ \n\x01 label" : i == 3 ? NULL : "blk.0.ffn_up";
+        CHECK_EQ(tnm_tensor_create(g->ctx, &d, &t[i]), TNM_OK);
+        if (i < 5) rig_write(g, t[i], 0, (uint64_t)i);
+    }
+}
+
+EACH(dump_as_text) {
+    tnm_pinned p;
+    busy_rig(g, kind);
+    CHECK_EQ(rig_pin(g, t[0], 0, TNM_READ, &p), TNM_OK);
+    CHECK_EQ(dump(g, TNM_DUMP_TEXT), TNM_OK);
+    CHECK(strstr(text, "fast") != NULL && strstr(text, "slow") != NULL);
+    CHECK(text[text_used - 1] == '\n');
+    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    rig_end(g);
+}
+
+static int have_python(void) {
+#ifdef _WIN32
+    return 0;
+#else
+    return system("python3 -c 'import json' >/dev/null 2>&1") == 0;
+#endif
+}
+
+static int is_json(void) {
+    const char *path = "build/dump_test.json";
+    char line[200];
+    FILE *f = fopen(path, "wb");
+    if (f == NULL) f = fopen(path = "/tmp/tensormem_dump_test.json", "wb");
+    CHECK(f != NULL);
+    if (f == NULL) return 0;
+    CHECK_EQ(fwrite(text, 1, (size_t)text_used, f), text_used);
+    fclose(f);
+    snprintf(line, sizeof line, "python3 -c 'import json; json.load(open(\"%s\"))'", path);
+    return system(line) == 0;
+}
+
+TEST(dump_as_json) {
+    static rig g;
+    tnm_pinned p;
+    tnm_use u;
+    if (!have_python()) {
+        printf("  python3 is not here: JSON is not parsed\n");
+        return;
+    }
+    rig_start(&g, 1);
+    busy_rig(&g, SIM_HIDDEN | SIM_ASYNC);
+    CHECK_EQ(rig_pin(&g, t[2], 0, TNM_READ, &p), TNM_OK);
+    CHECK_EQ(rig_unpin(&g, &p, TNM_FENCE(0, 3)), TNM_OK);
+    u = rig_use(t[1], 0, TNM_READ);
+    CHECK(tnm_prefetch(g.ctx, 0, &u, 1) >= 0);
+    tnm_pump(g.ctx, 2 * KIB);
+    CHECK_EQ(dump(&g, TNM_DUMP_JSON), TNM_OK);
+    CHECK(strstr(text, "blk.0.ffn_up") != NULL);
+    CHECK(is_json());
+    rig_end(&g);
+    rig_start(&g, 1);
+    rig_pair(&g, SIM_PLAIN, 0); /* nothing in it */
+    CHECK_EQ(dump(&g, TNM_DUMP_JSON), TNM_OK);
+    CHECK(is_json());
+    rig_end(&g);
+}
+
+EACH(a_writer_can_stop_a_dump) {
+    busy_rig(g, kind);
+    for (text_stop = 1; text_stop < 4; text_stop++)
+        CHECK_EQ(dump(g, TNM_DUMP_JSON), TNM_ERR_BACKEND);
+    text_stop = 0;
+    CHECK_EQ(dump(g, (tnm_dump_format)7), TNM_ERR_ARGUMENT);
+    CHECK_EQ(tnm_check(g->ctx), 0);
+    rig_end(g);
+}
+
+EACH(stats_add_up) {
+    tnm_tier_stats s;
+    tnm_pinned p;
+    busy_rig(g, kind);
+    CHECK_EQ(rig_pin(g, t[0], 0, TNM_READ, &p), TNM_OK);
+    s = rig_stats(g, 0);
+    CHECK_EQ(s.budget_bytes, rig_room(3, ONE));
+    CHECK(s.pinned_bytes >= ONE && s.pinned_bytes <= s.used_bytes);
+    CHECK(s.used_bytes <= s.reserved_bytes && s.reserved_bytes <= s.peak_bytes);
+    CHECK(s.peak_bytes <= s.budget_bytes);
+    CHECK_EQ(s.hits + s.misses + s.late, 6); /* five writes and this pin */
+    CHECK_EQ(s.tensors, 3);
+    CHECK(s.bytes_in >= ONE && s.bytes_out >= 3 * ONE);
+    CHECK(s.evictions >= 3 && s.evictions_clean <= s.evictions);
+    CHECK_EQ(s.failures, 0);
+    s = rig_stats(g, 1);
+    CHECK_EQ(s.budget_bytes, UINT64_MAX);
+    CHECK(s.bytes_in >= 3 * ONE);
+    CHECK_EQ(s.dirty_bytes, 0); /* a bottom replica is never dirty */
+    CHECK_EQ(tnm_stats(g->ctx, 2, &s), TNM_ERR_ARGUMENT);
+    CHECK_EQ(s.budget_bytes, 0);
+    CHECK_EQ(tnm_stats(g->ctx, -1, &s), TNM_ERR_ARGUMENT);
+    CHECK_EQ(tnm_stats(g->ctx, 0, NULL), TNM_ERR_ARGUMENT);
+    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    CHECK_EQ(rig_stats(g, 0).pinned_bytes, 0);
+    rig_end(g);
+}
+
+EACH(dirty_bytes_follow) {
+    tnm_result r;
+    rig_pair(g, kind, rig_room(3, ONE));
+    t[0] = rig_tensor(g, ONE, 0);
+    rig_write(g, t[0], 0, 1);
+    CHECK(rig_stats(g, 0).dirty_bytes >= ONE);
+    RIG_UNTIL(r, g, tnm_flush(g->ctx, t[0], 1));
+    CHECK_EQ(r, TNM_OK);
+    CHECK_EQ(rig_stats(g, 0).dirty_bytes, 0);
+    rig_end(g);
+}
+
+EACH(why_names_the_largest_blockers_first) {
+    tnm_tensor big, want;
+    tnm_pinned p[3];
+    tnm_shortage why;
+    tnm_use u;
+    rig_pair(g, kind, rig_room(4, ONE));
+    for (int i = 0; i < 2; i++) {
+        t[i] = rig_tensor(g, ONE, 0);
+        CHECK_EQ(rig_pin(g, t[i], 0, TNM_DISCARD, &p[i]), TNM_OK);
+    }
+    big = rig_tensor(g, 2 * ONE, 0);
+    CHECK_EQ(rig_pin(g, big, 0, TNM_DISCARD, &p[2]), TNM_OK);
+    want = rig_tensor(g, 3 * ONE, 0);
+    rig_write(g, want, 1, 1);
+    u = rig_use(want, 0, TNM_READ);
+    CHECK_EQ(tnm_why(g->ctx, &u, 1, &why), TNM_OK);
+    CHECK_EQ(why.result, TNM_ERR_BUDGET);
+    CHECK_EQ(why.blocker_count, 3);
+    CHECK_EQ(why.blockers[0].tensor, big.id);
+    CHECK(why.blockers[0].bytes >= why.blockers[1].bytes);
+    CHECK_EQ(why.budget_bytes, rig_room(4, ONE));
+    for (int i = 0; i < 3; i++)
+        sim_fill(sim_at(&g->sim, &p[i]), 5, 0, p[i].bytes);
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ(rig_unpin(g, &p[i], 0), TNM_OK);
+    rig_end(g);
+}
+
+EACH(pump_starts_no_more_than_it_was_given) {
+    tnm_pinned p;
+    tnm_result r = TNM_PENDING;
+    rig_pair(g, kind, rig_room(3, ONE));
+    t[0] = rig_tensor(g, ONE, 0);
+    rig_write(g, t[0], 1, 1);
+    for (int i = 0; i < 200 && r == TNM_PENDING; i++) {
+        uint64_t before;
+        r = rig_try(g, t[0], 0, TNM_READ, &p);
+        before = g->sim.accepted_bytes;
+        if (r == TNM_PENDING) tnm_pump(g->ctx, 700);
+        CHECK(g->sim.accepted_bytes - before <= 700);
+    }
+    CHECK_EQ(r, TNM_OK); /* and it always got on */
+    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    rig_end(g);
+}
+
+/* ---- from inside a callback ---- */
+static rig *inside;
+static int allowed, refused;
+
+static void ask_from_inside(void) {
+    tnm_tensor_info info;
+    tnm_tier_stats stats;
+    tnm_shortage why;
+    tnm_use u = rig_use(t[0], 0, TNM_READ);
+    tnm_pinned p;
+    if (inside == NULL || inside->ctx == NULL) return;
+    allowed += tnm_info(inside->ctx, t[0], 0, &info) == TNM_OK;
+    allowed += tnm_stats(inside->ctx, 0, &stats) == TNM_OK;
+    allowed += tnm_why(inside->ctx, &u, 1, &why) == TNM_OK;
+    allowed += tnm_result_string(TNM_OK) != NULL;
+    refused += tnm_try_pin(inside->ctx, &u, 1, &p) == TNM_ERR_ARGUMENT;
+    refused += tnm_pump(inside->ctx, 0) == TNM_ERR_ARGUMENT;
+    refused += tnm_destroy(inside->ctx) == TNM_ERR_ARGUMENT;
+    refused += tnm_tensor_destroy(inside->ctx, t[0]) == TNM_ERR_ARGUMENT;
+}
+
+static tnm_result nosy_copy(void *user, const tnm_span *dst, const tnm_span *src, uint64_t size,
+                            uint64_t *ticket) {
+    static int depth;
+    if (depth++ == 0) ask_from_inside();
+    depth--;
+    return sim_copy(user, dst, src, size, ticket);
+}
+
+TEST(what_a_callback_may_call) {
+    static rig g;
+    rig_start(&g, 1);
+    rig_tier(&g, "fast", SIM_PLAIN, rig_room(2, ONE));
+    rig_tier(&g, "slow", SIM_PLAIN, 0);
+    g.tiers[0].backend.copy = g.tiers[1].backend.copy = nosy_copy;
+    rig_create(&g);
+    t[0] = rig_tensor(&g, ONE, 0);
+    rig_write(&g, t[0], 1, 1);
+    inside = &g;
+    rig_expect(&g, t[0], 0, 1);
+    inside = NULL;
+    CHECK(allowed >= 8 && allowed % 4 == 0);
+    CHECK_EQ(refused, allowed); /* as many calls of each sort, all of them refused */
+    rig_end(&g);
+}
+
+/* ---- trace ---- */
+static uint64_t traced_run(rig *g, int kind, uint64_t *events) {
+    uint64_t hash;
+    rig_start(g, 42);
+    g->desc.trace = sim_trace;
+    g->sim.delay = 7;
+    rig_pair(g, kind, rig_room(2, ONE));
+    for (int i = 0; i < 6; i++) {
+        t[i] = rig_tensor(g, ONE - (uint64_t)i * 10, 0);
+        rig_write(g, t[i], 0, (uint64_t)i);
+    }
+    for (int i = 0; i < 20; i++) {
+        tnm_use u = rig_use(t[(i + 2) % 6], 0, TNM_READ);
+        u.step = (uint64_t)i;
+        CHECK(tnm_prefetch(g->ctx, 0, &u, 1) >= 0);
+        tnm_pump(g->ctx, 3000);
+        rig_expect(g, t[i * 5 % 6], 0, (uint64_t)(i * 5 % 6));
+    }
+    rig_end(g);
+    hash = g->sim.trace_hash;
+    *events = g->sim.events;
+    return hash;
+}
+
+EACH(same_calls_same_trace) { /* P9: byte for byte, wherever malloc puts things */
+    uint64_t n[2], hash = traced_run(g, kind, &n[0]);
+    void *noise = malloc(12345);
+    CHECK_EQ(traced_run(g, kind, &n[1]), hash);
+    CHECK_EQ(n[0], n[1]);
+    CHECK(n[0] > 50);
+    CHECK(g->sim.seen[TNM_EVENT_PIN] >= 26);
+    CHECK_EQ(g->sim.seen[TNM_EVENT_PIN], g->sim.seen[TNM_EVENT_UNPIN]);
+    CHECK_EQ(g->sim.seen[TNM_EVENT_COPY_BEGIN], g->sim.seen[TNM_EVENT_COPY_END]);
+    CHECK(g->sim.seen[TNM_EVENT_LEAVE] > 0 && g->sim.seen[TNM_EVENT_READY] > 0);
+    CHECK_EQ(g->sim.seen[TNM_EVENT_SEGMENT] > 0, 1);
+    free(noise);
+}
+
+EACH(failures_are_told) {
+    tnm_pinned p;
+    tnm_tensor_info info;
+    tnm_use u;
+    rig_pair(g, kind, rig_room(2, ONE));
+    t[0] = rig_tensor(g, ONE, 0);
+    rig_write(g, t[0], 1, 1);
+    g->sim.fault_class = SIM_COPY;
+    g->sim.fault_forever = 1;
+    g->sim.fault_at = g->sim.calls[SIM_COPY] + 1;
+    u = rig_use(t[0], 0, TNM_READ);
+    CHECK(tnm_prefetch(g->ctx, 0, &u, 1) >= 0); /* one that nobody joins */
+    for (int i = 0; i < 20; i++)
+        CHECK(tnm_pump(g->ctx, TNM_ALL) >= 0);
+    CHECK(rig_stats(g, 0).failures > 0);
+    CHECK(g->sim.logs[TNM_LOG_WARNING] + g->sim.logs[TNM_LOG_ERROR] > 0);
+    CHECK_EQ(tnm_info(g->ctx, t[0], 0, &info), TNM_OK);
+    CHECK_EQ(info.last_error, TNM_ERR_BACKEND);
+    CHECK_EQ(rig_pin(g, t[0], 0, TNM_READ, &p), TNM_ERR_BACKEND); /* its own attempt */
+    g->sim.fault_at = 0;
+    CHECK_EQ(rig_pin(g, t[0], 0, TNM_READ, &p), TNM_OK);
+    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    rig_end(g);
+}
+
+EACH(a_try_pin_learns_of_a_failure_once) {
+    tnm_pinned p;
+    tnm_result r;
+    rig_pair(g, kind, rig_room(2, ONE));
+    t[0] = rig_tensor(g, ONE, 0);
+    rig_write(g, t[0], 1, 1);
+    g->sim.fault_class = SIM_COPY;
+    g->sim.fault_at = g->sim.calls[SIM_COPY] + 1;
+    RIG_UNTIL(r, g, rig_try(g, t[0], 0, TNM_READ, &p));
+    CHECK_EQ(r, TNM_ERR_BACKEND);
+    RIG_UNTIL(r, g, rig_try(g, t[0], 0, TNM_READ, &p));
+    CHECK_EQ(r, TNM_OK);
+    CHECK(sim_same(sim_at(&g->sim, &p), 1, 0, ONE));
+    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    rig_end(g);
+}
+
+int main(void) {
+    RUN(dump_as_text);
+    RUN(dump_as_json);
+    RUN(a_writer_can_stop_a_dump);
+    RUN(stats_add_up);
+    RUN(dirty_bytes_follow);
+    RUN(why_names_the_largest_blockers_first);
+    RUN(pump_starts_no_more_than_it_was_given);
+    RUN(what_a_callback_may_call);
+    RUN(same_calls_same_trace);
+    RUN(failures_are_told);
+    RUN(a_try_pin_learns_of_a_failure_once);
+    return check_done();
+}

@@ -1,0 +1,290 @@
+/* Trees of tiers from outside: cascades, two devices over one host over one disk, exchange of full
+ * tiers, and a backend whose memory is gone. P1, P2, P4, P5. */
+#define TENSORMEM_IMPLEMENTATION
+#include "tensormem.h"
+#include "sim.h"
+
+enum { KIB = 1024, ONE = 8 * KIB, MOST = 24 };
+
+static tnm_tensor t[MOST];
+
+static void make(rig *g, int n, int tier) {
+    for (int i = 0; i < n; i++) {
+        t[i] = rig_tensor(g, ONE, 0);
+        rig_write(g, t[i], tier, (uint64_t)i);
+    }
+}
+
+static void three(rig *g, int kind, uint64_t fast, uint64_t middle) {
+    rig_tier(g, "device", kind, rig_room(fast, ONE));
+    rig_tier(g, "host", SIM_PLAIN, rig_room(middle, ONE) + 32 * KIB);
+    g->tiers[1].segment_bytes = rig_room(1, ONE) * 2;
+    rig_tier(g, "disk", SIM_HIDDEN | (kind & SIM_ASYNC), 0);
+    rig_create(g);
+}
+
+static void two_over_one(rig *g, int kind) {
+    rig_tier(g, "left", kind, rig_room(2, ONE));
+    rig_tier(g, "right", kind ^ SIM_ASYNC, rig_room(2, ONE));
+    rig_tier(g, "host", SIM_PLAIN, rig_room(4, ONE) + 32 * KIB);
+    g->tiers[2].segment_bytes = rig_room(1, ONE) * 2;
+    rig_tier(g, "disk", SIM_HIDDEN | (kind & SIM_ASYNC), 0);
+    g->tiers[0].spill_to = g->tiers[1].spill_to = 2;
+    rig_create(g);
+}
+
+EACH(cascade) { /* a load pushes down, which pushes down */
+    three(g, kind, 2, 3);
+    make(g, 12, 0);
+    for (int i = 0; i < 36; i++)
+        rig_expect(g, t[i * 5 % 12], 0, (uint64_t)(i * 5 % 12));
+    CHECK(rig_stats(g, 2).bytes_in > 0);
+    for (int i = 0; i < 12; i++)
+        rig_expect(g, t[i], 2, (uint64_t)i);
+    rig_end(g);
+}
+
+EACH(dirty_cascade) {
+    three(g, kind, 2, 3);
+    make(g, 8, 0);
+    for (uint64_t n = 0; n < 40; n++) {
+        uint64_t i = n * 3 % 8;
+        tnm_pinned p;
+        CHECK_EQ(rig_pin(g, t[i], 0, TNM_WRITE, &p), TNM_OK);
+        CHECK(sim_same(sim_at(&g->sim, &p), n < 8 ? i : n - 8 + 100, 0, ONE));
+        sim_fill(sim_at(&g->sim, &p), n + 100, 0, ONE);
+        CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+        rig_healthy(g);
+    }
+    rig_end(g);
+}
+
+EACH(two_devices) {
+    two_over_one(g, kind);
+    make(g, 10, 0);
+    for (int i = 0; i < 10; i++)
+        rig_expect(g, t[i], 1, (uint64_t)i);
+    for (int n = 0; n < 60; n++)
+        rig_expect(g, t[n * 7 % 10], n % 3, (uint64_t)(n * 7 % 10));
+    rig_end(g);
+}
+
+EACH(siblings_are_not_a_way_down) { /* both drop one content at once, each counting on the other */
+    tnm_pinned a, b;
+    tnm_result r, s;
+    two_over_one(g, kind);
+    make(g, 1, 0);
+    CHECK_EQ(rig_pin(g, t[0], 1, TNM_READ, &b), TNM_OK);
+    CHECK_EQ(rig_pin(g, t[0], 0, TNM_READ, &a), TNM_OK);
+    CHECK_EQ(rig_unpin(g, &a, 0), TNM_OK);
+    CHECK_EQ(rig_unpin(g, &b, 0), TNM_OK);
+    RIG_UNTIL(r, g, (s = tnm_evict(g->ctx, t[0], 1), tnm_evict(g->ctx, t[0], 0)));
+    RIG_UNTIL(s, g, tnm_evict(g->ctx, t[0], 1));
+    CHECK_EQ(r, TNM_OK);
+    CHECK_EQ(s, TNM_OK);
+    CHECK_EQ(rig_state(g, t[0], 0), TNM_STATE_ABSENT);
+    CHECK_EQ(rig_state(g, t[0], 1), TNM_STATE_ABSENT);
+    rig_expect(g, t[0], 2, 0);
+    rig_end(g);
+}
+
+EACH(write_on_one_device_read_on_the_other) {
+    tnm_pinned p;
+    two_over_one(g, kind);
+    make(g, 3, 0);
+    for (uint64_t n = 1; n < 10; n++) {
+        CHECK_EQ(rig_pin(g, t[0], (int)(n & 1), TNM_WRITE, &p), TNM_OK);
+        CHECK(sim_same(sim_at(&g->sim, &p), n == 1 ? 0 : n - 1 + 50, 0, ONE));
+        sim_fill(sim_at(&g->sim, &p), n + 50, 0, ONE);
+        CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+        rig_expect(g, t[0], (int)(~n & 1), n + 50);
+    }
+    rig_end(g);
+}
+
+EACH(larger_than_the_middle) { /* a victim goes to the first tier where it can ever fit */
+    tnm_tensor big[2];
+    rig_tier(g, "fast", kind & ~SIM_HIDDEN, rig_room(4, ONE));
+    rig_tier(g, "small", SIM_PLAIN, rig_room(1, ONE));
+    rig_tier(g, "large", SIM_PLAIN, 0);
+    rig_create(g);
+    for (int i = 0; i < 2; i++) {
+        big[i] = rig_tensor(g, 4 * ONE - 512, 0);
+        rig_write(g, big[i], 0, (uint64_t)i);
+    }
+    for (int i = 0; i < 6; i++)
+        rig_expect(g, big[i & 1], 0, (uint64_t)(i & 1));
+    rig_end(g);
+}
+
+EACH(exchange_of_full_tiers_is_refused) { /* neither can go first */
+    tnm_pinned p;
+    tnm_result r;
+    uint8_t back[ONE];
+    rig_tier(g, "fast", kind, rig_room(1, ONE));
+    rig_tier(g, "slow", SIM_PLAIN, rig_room(1, ONE));
+    rig_create(g);
+    make(g, 2, 0);
+    r = rig_pin(g, t[0], 0, TNM_READ, &p);
+    CHECK(r == TNM_ERR_BUDGET || r == TNM_OK);
+    if (r == TNM_OK) CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQ(tnm_read(g->ctx, t[i], 0, back, ONE), TNM_OK);
+        CHECK(sim_same(back, (uint64_t)i, 0, ONE));
+    }
+    rig_end(g);
+}
+
+EACH(a_bottom_is_compacted) { /* holes between what must stay make one large enough */
+    tnm_tensor big;
+    enum { N = 16 };
+    rig_tier(g, "only", kind, rig_room(N, 1024));
+    rig_create(g);
+    for (int i = 0; i < N; i++) {
+        t[i] = rig_tensor(g, 1024, 0);
+        rig_write(g, t[i], 0, (uint64_t)i);
+    }
+    for (int i = 0; i < N; i += 2)
+        CHECK_EQ(tnm_tensor_destroy(g->ctx, t[i]), TNM_OK);
+    big = rig_tensor(g, 7 * 1024, 0);
+    rig_write(g, big, 0, 99);
+    CHECK(rig_stats(g, 0).compactions > 0);
+    for (int i = 1; i < N; i += 2)
+        rig_expect(g, t[i], 0, (uint64_t)i);
+    rig_expect(g, big, 0, 99);
+    rig_end(g);
+}
+
+EACH(destroy_in_every_place) {
+    two_over_one(g, kind);
+    make(g, 12, 0);
+    for (int i = 0; i < 12; i++) {
+        tnm_pinned p;
+        tnm_result r = rig_try(g, t[i], i & 1, TNM_READ, &p);
+        if (r == TNM_OK) CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+        tnm_pump(g->ctx, 2 * KIB);
+        CHECK_EQ(tnm_tensor_destroy(g->ctx, t[i]), TNM_OK);
+        rig_healthy(g);
+    }
+    rig_rest(g);
+    for (int i = 0; i < 4; i++)
+        CHECK_EQ(rig_stats(g, i).used_bytes, 0);
+    rig_end(g);
+}
+
+/* ---- a device whose memory is gone ---- */
+static void lose(rig *g, int tier) {
+    tnm_use u;
+    tnm_pinned p;
+    sim_lose(&g->sim.device[tier]);
+    t[MOST - 1] = rig_tensor(g, ONE, 0); /* something that has to call the device */
+    CHECK_EQ(tnm_write(g->ctx, t[MOST - 1], 0, "x", 1), TNM_OK);
+    u = rig_use(t[MOST - 1], tier, TNM_READ);
+    for (int i = 0; i < 5; i++) {
+        tnm_result r = tnm_pin(g->ctx, &u, 1, &p);
+        CHECK(r < 0);
+        tnm_pump(g->ctx, TNM_ALL);
+    }
+    CHECK_EQ(tnm_check(g->ctx), 0);
+}
+
+EACH(a_lost_device) {
+    tnm_pinned p;
+    tnm_result r;
+    rig_tier(g, "device", kind, rig_room(8, ONE));
+    rig_tier(g, "host", SIM_PLAIN, 0);
+    rig_create(g);
+    make(g, 3, 0);
+    RIG_UNTIL(r, g, tnm_flush(g->ctx, t[0], 1)); /* t[0] has a copy below, the others have not */
+    CHECK_EQ(r, TNM_OK);
+    CHECK_EQ(rig_stats(g, 0).dirty_bytes, rig_room(2, ONE));
+    lose(g, 0);
+    CHECK_EQ(rig_state(g, t[0], 0), TNM_STATE_ABSENT);
+    rig_expect(g, t[0], 1, 0);
+    for (int i = 1; i < 3; i++) {
+        CHECK_EQ(rig_pin(g, t[i], 1, TNM_READ, &p), TNM_ERR_LOST);
+        CHECK_EQ(rig_try(g, t[i], 1, TNM_READ, &p), TNM_ERR_LOST);
+    }
+    g->sim.device[0].lost = 0; /* it comes back, empty */
+    for (int i = 0; i < 600; i++)
+        tnm_pump(g->ctx, TNM_ALL);
+    rig_expect(g, t[0], 0, 0);
+    rig_write(g, t[1], 0, 11); /* DISCARD is the way out */
+    rig_write(g, t[2], 1, 12);
+    rig_expect(g, t[1], 1, 11);
+    rig_expect(g, t[2], 0, 12);
+    rig_end(g);
+}
+
+EACH(a_lost_device_under_pins) {
+    tnm_pinned p, q;
+    rig_tier(g, "device", kind, rig_room(3, ONE));
+    rig_tier(g, "host", SIM_PLAIN, 0);
+    rig_create(g);
+    make(g, 2, 0);
+    CHECK_EQ(rig_pin(g, t[0], 0, TNM_READ, &p), TNM_OK);
+    memset(g->sim.holds, 0, sizeof g->sim.holds); /* nobody can hold what is gone */
+    lose(g, 0);
+    CHECK_EQ(rig_pin(g, t[0], 0, TNM_READ, &q), TNM_ERR_LOST);
+    CHECK_EQ(tnm_destroy(g->ctx), TNM_ERR_BUSY);
+    CHECK_EQ(tnm_unpin(g->ctx, &p, 1, 0), TNM_OK); /* pins there must still be undone */
+    g->sim.device[0].lost = 0;
+    for (int i = 0; i < 600; i++)
+        tnm_pump(g->ctx, TNM_ALL);
+    CHECK_EQ(rig_pin(g, t[0], 1, TNM_READ, &q), TNM_ERR_LOST);
+    rig_write(g, t[0], 0, 5);
+    rig_expect(g, t[0], 1, 5);
+    rig_end(g);
+}
+
+EACH(a_device_lost_with_copies_in_flight) {
+    tnm_pinned p;
+    tnm_result r;
+    if ((kind & SIM_ASYNC) == 0) return;
+    rig_tier(g, "device", kind, rig_room(3, ONE));
+    rig_tier(g, "host", SIM_PLAIN, 0);
+    rig_create(g);
+    make(g, 4, 1);
+    g->sim.delay = 50;
+    for (int i = 0; i < 2; i++)
+        CHECK_EQ(rig_try(g, t[i], 0, TNM_READ, &p), TNM_PENDING);
+    tnm_pump(g->ctx, TNM_ALL);
+    sim_lose(&g->sim.device[0]);
+    for (int i = 0; i < 5; i++)
+        tnm_pump(g->ctx, TNM_ALL);
+    CHECK_EQ(tnm_check(g->ctx), 0);
+    RIG_UNTIL(r, g, rig_try(g, t[0], 0, TNM_READ, &p));
+    CHECK(r < 0);
+    g->sim.device[0].lost = 0;
+    for (int i = 0; i < 600; i++)
+        tnm_pump(g->ctx, TNM_ALL);
+    for (int i = 0; i < 4; i++)
+        rig_expect(g, t[i], 0, (uint64_t)i); /* P5: they were below */
+    rig_end(g);
+}
+
+EACH(destroy_with_a_lost_device) {
+    rig_tier(g, "device", kind, rig_room(3, ONE));
+    rig_tier(g, "host", SIM_PLAIN, 0);
+    rig_create(g);
+    make(g, 3, 0);
+    lose(g, 0);
+    rig_end(g); /* release is still called for every block */
+}
+
+int main(void) {
+    RUN(cascade);
+    RUN(dirty_cascade);
+    RUN(two_devices);
+    RUN(siblings_are_not_a_way_down);
+    RUN(write_on_one_device_read_on_the_other);
+    RUN(larger_than_the_middle);
+    RUN(exchange_of_full_tiers_is_refused);
+    RUN(a_bottom_is_compacted);
+    RUN(destroy_in_every_place);
+    RUN(a_lost_device);
+    RUN(a_lost_device_under_pins);
+    RUN(a_device_lost_with_copies_in_flight);
+    RUN(destroy_with_a_lost_device);
+    return check_done();
+}

@@ -1,0 +1,491 @@
+/* test_gguf.c - examples/gguf.h, llama.h and llm_stream.c: damaged, truncated, hostile and foreign
+ * files get one clear line and status 2; good ones are read, computed and streamed correctly. */
+/* needs: -lm */
+#define LLM_STREAM_NO_MAIN
+#include "../examples/llm_stream.c"
+
+#include "check.h"
+
+/* ---- a good small file, and ways to spoil a copy of it ---- */
+
+typedef struct bytes {
+    unsigned char *data;
+    size_t size;
+} bytes;
+
+static const recipe small_recipe = { 3, 64, 96, 4, 2, GGUF_TYPE_F32, 1 };
+static char said[GGUF_ERROR_BYTES + 200];
+
+static void no_progress(const char *what, uint64_t done, uint64_t total) {
+    (void)what;
+    (void)done;
+    (void)total;
+}
+
+static int write_small(const char *path, const recipe *r) {
+    message why = { "" };
+    make_folder("build");
+    return recipe_check(r, &why) && write_model(path, r, no_progress, &why);
+}
+
+static bytes read_bytes(const char *path) {
+    bytes b = { NULL, 0 };
+    FILE *f = fopen(path, "rb");
+    if (f != NULL && fseek(f, 0, SEEK_END) == 0) {
+        b.size = (size_t)ftell(f);
+        rewind(f);
+        b.data = (unsigned char *)malloc(b.size);
+        if (b.data != NULL && fread(b.data, 1, b.size, f) != b.size) {
+            b.size = 0;
+        }
+    }
+    if (f != NULL) {
+        fclose(f);
+    }
+    return b;
+}
+
+static bytes small_file(uint32_t type) {
+    recipe r = small_recipe;
+    r.type = type;
+    CHECK(write_small("build/test_gguf.gguf", &r));
+    return read_bytes("build/test_gguf.gguf");
+}
+
+static int write_bytes(const char *path, const void *data, size_t size) {
+    FILE *f = fopen(path, "wb");
+    int good = f != NULL && fwrite(data, 1, size, f) == size;
+    return f != NULL && fclose(f) == 0 && good;
+}
+
+/* What is wrong with these bytes; "" = nothing. The copy is exact, so that memory checkers see the
+ * first byte behind it. */
+static const char *verdict(const unsigned char *data, size_t size) {
+    llama m;
+    vocabulary v;
+    unsigned char *exact = (unsigned char *)malloc(size > 0 ? size : 1);
+    memset(&m, 0, sizeof(m));
+    memset(&v, 0, sizeof(v));
+    said[0] = 0;
+    if (exact == NULL) {
+        return "no memory";
+    }
+    memcpy(exact, data, size);
+    if (!gguf_load_memory(&m.file, exact, size)) {
+        snprintf(said, sizeof(said), "%s", m.file.error);
+        CHECK(said[0] != 0);
+    } else if (!llama_understand(&m) || !vocabulary_open(&v, &m)) {
+        snprintf(said, sizeof(said), "%s", m.why.text);
+        CHECK(said[0] != 0);
+    }
+    for (uint64_t i = 0; i < m.file.tensor_count; i++) {
+        const gguf_tensor *t = &m.file.tensors[i];
+        CHECK(t->offset <= size && t->bytes <= size - t->offset);
+    }
+    CHECK(strchr(said, '\n') == NULL);
+    vocabulary_close(&v);
+    llama_close(&m);
+    free(exact);
+    return said;
+}
+
+static int says(const bytes *b, const char *wanted) {
+    if (strstr(verdict(b->data, b->size), wanted) != NULL) {
+        return *wanted != 0 || said[0] == 0; /* wanted "": nothing may be wrong */
+    }
+    printf("said '%s', wanted '%s'\n", said, wanted);
+    return 0;
+}
+
+/* The byte behind `text` in the header, 0 = not there. */
+static size_t behind(const bytes *b, const char *text) {
+    size_t length = strlen(text);
+    for (size_t i = 0; i + length <= b->size; i++) {
+        if (memcmp(b->data + i, text, length) == 0) {
+            return i + length;
+        }
+    }
+    CHECK(text == NULL); /* the text is not in the file */
+    return 0;
+}
+
+static void put(bytes *b, size_t at, uint64_t value, size_t size) {
+    for (size_t i = 0; i < size && at + i < b->size; i++) {
+        b->data[at + i] = (unsigned char)(value >> (8 * i));
+    }
+}
+
+static void put_text(bytes *b, const char *old, const char *text) {
+    size_t end = behind(b, old);
+    CHECK_EQ(strlen(old), strlen(text));
+    memcpy(b->data + end - strlen(old), text, strlen(text));
+}
+
+/* A spoiled copy must say `wanted`; `at` counts from behind `anchor` (NULL: the start). */
+static void spoil(const bytes *good, const char *anchor, size_t at, uint64_t value, size_t size,
+                  const char *wanted) {
+    bytes b = { (unsigned char *)malloc(good->size), good->size };
+    memcpy(b.data, good->data, good->size);
+    put(&b, (anchor == NULL ? 0 : behind(&b, anchor)) + at, value, size);
+    CHECK(says(&b, wanted));
+    free(b.data);
+}
+
+static void rename_to(const bytes *good, const char *old, const char *text, const char *wanted) {
+    bytes b = { (unsigned char *)malloc(good->size), good->size };
+    memcpy(b.data, good->data, good->size);
+    put_text(&b, old, text);
+    CHECK(says(&b, wanted));
+    free(b.data);
+}
+
+/* Behind the name of a matrix: dimensions 4, sizes 8 + 8, type 4, offset 8. */
+enum { AT_DIMS = 0, AT_COLS = 4, AT_ROWS = 12, AT_TYPE = 20, AT_OFFSET = 24, AT_NORM_TYPE = 12 };
+
+#define MATRIX "blk.1.ffn_up.weight"
+
+TEST(good_files_are_read) {
+    const uint32_t types[] = { GGUF_TYPE_F32, GGUF_TYPE_F16, GGUF_TYPE_BF16, GGUF_TYPE_Q8_0 };
+    for (int i = 0; i < 4; i++) {
+        bytes b = small_file(types[i]);
+        llama m;
+        CHECK(says(&b, ""));
+        CHECK(llama_open(&m, "build/test_gguf.gguf"));
+        CHECK_EQ(m.layers, small_recipe.layers);
+        CHECK_EQ(m.dim, small_recipe.dim);
+        CHECK_EQ(m.ffn, small_recipe.ffn);
+        CHECK_EQ(m.heads, small_recipe.heads);
+        CHECK_EQ(m.kv_heads, small_recipe.kv_heads);
+        CHECK_EQ(m.vocab, BYTE_VOCAB);
+        CHECK_EQ(m.output->type, types[i]);
+        CHECK(recipe_matches(&m, &small_recipe) == (types[i] == GGUF_TYPE_F32));
+        CHECK_EQ(m.file.tensors[m.file.tensor_count - 1].offset + m.output->bytes <= b.size, 1);
+        llama_close(&m);
+        free(b.data);
+    }
+}
+
+TEST(every_truncation_is_refused) {
+    bytes b = small_file(GGUF_TYPE_F32);
+    llama m;
+    CHECK(llama_open(&m, "build/test_gguf.gguf"));
+    size_t header = (size_t)m.file.data_offset;
+    llama_close(&m);
+    for (size_t size = 0; size < header; size += (size_t)check_scale(1, 7)) {
+        CHECK(verdict(b.data, size)[0] != 0);
+    }
+    for (size_t size = header; size + 32 < b.size; size += 997) {
+        CHECK(verdict(b.data, size)[0] != 0);
+    }
+    CHECK(verdict(b.data, 0)[0] != 0);
+    free(b.data);
+}
+
+TEST(damage_never_crashes) {
+    bytes b = small_file(GGUF_TYPE_Q8_0);
+    llama m;
+    uint64_t state = 42;
+    CHECK(llama_open(&m, "build/test_gguf.gguf"));
+    size_t header = (size_t)m.file.data_offset;
+    llama_close(&m);
+    for (size_t at = 0; at < header; at += (size_t)check_scale(1, 11)) {
+        unsigned char keep = b.data[at];
+        b.data[at] = (unsigned char)(keep + 1 + random_next(&state) % 255);
+        verdict(b.data, b.size);
+        b.data[at] = 0xff;
+        verdict(b.data, b.size);
+        b.data[at] = keep;
+    }
+    for (int round = 0; round < check_scale(4000, 200); round++) {
+        size_t at = (size_t)(random_next(&state) % (header - 8));
+        unsigned char keep[8];
+        memcpy(keep, b.data + at, 8);
+        put(&b, at, random_next(&state) >> random_next(&state) % 64, 8);
+        verdict(b.data, b.size);
+        memcpy(b.data + at, keep, 8);
+    }
+    CHECK(says(&b, ""));
+    free(b.data);
+}
+
+TEST(foreign_starts_are_refused) {
+    bytes b = small_file(GGUF_TYPE_F32);
+    spoil(&b, NULL, 0, 0x46474747, 4, "not a GGUF file");
+    spoil(&b, NULL, 4, 1, 4, "version 1");
+    spoil(&b, NULL, 4, 4, 4, "version 4");
+    spoil(&b, NULL, 4, 3u << 24, 4, "big-endian");
+    spoil(&b, NULL, 8, UINT64_MAX, 8, "tensors do not fit");
+    spoil(&b, NULL, 16, UINT64_MAX, 8, "pairs do not fit");
+    spoil(&b, NULL, 8, 31, 8, "byte "); /* one more than there are */
+    CHECK(strstr(verdict((const unsigned char *)"PK\3\4, an archive of some kind", 28),
+                 "not a GGUF"));
+    CHECK(strstr(verdict((const unsigned char *)"", 0), "not a GGUF"));
+    free(b.data);
+}
+
+TEST(hostile_pairs_are_refused) {
+    bytes b = small_file(GGUF_TYPE_F32);
+    spoil(&b, NULL, 24, UINT64_MAX, 8, "does not fit in the file");
+    spoil(&b, NULL, 24, UINT64_C(1) << 40, 8, "does not fit in the file");
+    spoil(&b, NULL, 24, 0, 8, "a key of 0 bytes");
+    spoil(&b, NULL, 35, 0, 1, "zero byte inside");
+    spoil(&b, "general.name", 0, 13, 4, "unknown value type 13");
+    spoil(&b, "tokenizer.ggml.scores", 4, 9, 4, "arrays inside arrays");
+    spoil(&b, "tokenizer.ggml.scores", 8, UINT64_MAX, 8, "items do not fit");
+    spoil(&b, "tokenizer.ggml.scores", 8, UINT64_MAX / 4 + 2, 8, "items do not fit");
+    spoil(&b, "tokenizer.ggml.tokens", 8, UINT64_C(1) << 60, 8, "items do not fit");
+    spoil(&b, "general.alignment", 4, 0, 4, "general.alignment");
+    spoil(&b, "general.alignment", 4, 48, 4, "general.alignment");
+    spoil(&b, "general.alignment", 4, 1u << 31, 4, "general.alignment");
+    rename_to(&b, "tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id",
+              "tokenizer.ggml.eos_token_id is there twice");
+    free(b.data);
+}
+
+TEST(hostile_tensors_are_refused) {
+    bytes b = small_file(GGUF_TYPE_F32);
+    spoil(&b, MATRIX, AT_DIMS, 0, 4, MATRIX " has 0 dimensions");
+    spoil(&b, MATRIX, AT_DIMS, 5, 4, MATRIX " has 5 dimensions");
+    spoil(&b, MATRIX, AT_COLS, 0, 8, MATRIX " has a dimension of 0");
+    spoil(&b, MATRIX, AT_COLS, UINT64_MAX, 8, "more elements than can be counted");
+    spoil(&b, MATRIX, AT_ROWS, UINT64_C(1) << 58, 8, "more elements than can be counted");
+    spoil(&b, MATRIX, AT_ROWS, UINT64_C(1) << 40, 8, MATRIX " needs");
+    spoil(&b, MATRIX, AT_TYPE, 99, 4, MATRIX " has the unknown type 99");
+    spoil(&b, MATRIX, AT_TYPE, 4, 4, MATRIX " has the unknown type 4");
+    spoil(&b, MATRIX, AT_TYPE, 12, 4, "not whole Q4_K blocks");
+    spoil(&b, MATRIX, AT_OFFSET, 4, 8, "not a multiple of 32");
+    spoil(&b, MATRIX, AT_OFFSET, UINT64_MAX - 31, 8, MATRIX " needs");
+    spoil(&b, MATRIX, AT_OFFSET, b.size & ~UINT64_C(31), 8, MATRIX " needs");
+    spoil(&b, MATRIX, AT_OFFSET, 0, 8, "overlap");
+    rename_to(&b, MATRIX, "blk.2.ffn_up.weight", "blk.2.ffn_up.weight is there twice");
+    rename_to(&b, MATRIX, "blk.1.ffn_up\nweight", "the tensor " MATRIX " is missing");
+    free(b.data);
+}
+
+TEST(other_models_are_refused) {
+    bytes b = small_file(GGUF_TYPE_F32);
+    rename_to(&b, "general.architecture", "general.Architecture",
+              "general.architecture is missing");
+    spoil(&b, "general.architecture", 12, 'L', 1, "the architecture is 'Llama'");
+    rename_to(&b, "llama.block_count", "llama.Block_count", "llama.block_count is missing");
+    spoil(&b, "llama.block_count", 4, 0, 4, "llama.block_count is 0");
+    spoil(&b, "llama.block_count", 4, 4, 4, "blk.3.attn_norm.weight is missing");
+    spoil(&b, "llama.block_count", 4, 4000, 4, "blk.3.attn_norm.weight is missing");
+    spoil(&b, "llama.block_count", 4, 2, 4, "is not part of a plain Llama model");
+    spoil(&b, "llama.block_count", 0, GGUF_F32, 4, "llama.block_count is not an integer");
+    spoil(&b, "llama.embedding_length", 4, UINT32_MAX, 4, "llama.embedding_length is 4294967295");
+    spoil(&b, "llama.embedding_length", 4, 128, 4, "not 128 x");
+    spoil(&b, "llama.feed_forward_length", 4, 97, 4,
+          "blk.0.ffn_gate.weight is 64 x 96 x 1, not 64 x 97");
+    spoil(&b, "llama.attention.head_count", 4, 3, 4, "do not divide");
+    spoil(&b, "llama.attention.head_count_kv", 4, 3, 4, "do not divide");
+    spoil(&b, "llama.attention.head_count_kv", 4, 4, 4, "blk.0.attn_k.weight is 64 x 32 x 1");
+    spoil(&b, "llama.rope.dimension_count", 4, 7, 4, "7 rotated");
+    spoil(&b, "llama.attention.layer_norm_rms_epsilon", 4, 0x7fc00000, 4, "not a positive number");
+    spoil(&b, "tokenizer.ggml.bos_token_id", 4, 259, 4, "tokenizer.ggml.bos_token_id is 259");
+    rename_to(&b, "tokenizer.ggml.tokens", "tokenizer.ggml.Tokens", "not a list of 259 strings");
+    free(b.data);
+}
+
+TEST(other_tensors_are_refused) {
+    bytes b = small_file(GGUF_TYPE_F32);
+    rename_to(&b, "blk.2.attn_output.weight", "blk.2.attn_0utput.weight",
+              "blk.2.attn_output.weight is missing");
+    rename_to(&b, "token_embd.weight", "token_embd.Weight", "token_embd.weight is missing");
+    spoil(&b, MATRIX, AT_TYPE, 2, 4, MATRIX " has type Q4_0; only F32, F16, BF16 and Q8_0");
+    spoil(&b, MATRIX, AT_TYPE, 24, 4, MATRIX " has type I8");
+    spoil(&b, "blk.1.ffn_norm.weight", AT_NORM_TYPE, GGUF_TYPE_F16, 4,
+          "has type F16; only F32 can");
+    spoil(&b, MATRIX, AT_ROWS, 95, 8, MATRIX " is 64 x 95 x 1, not 64 x 96");
+    free(b.data);
+}
+
+/* ---- numbers ---- */
+
+TEST(halves_survive_the_round_trip) {
+    for (uint32_t half = 0; half < 65536; half++) {
+        float wide = float_from_half((uint16_t)half);
+        if (wide == wide) {
+            CHECK_EQ(half_from_float(wide), half);
+        }
+    }
+    CHECK_EQ(half_from_float(65504.0f), 0x7bff);
+    CHECK_EQ(half_from_float(65520.0f), 0x7c00);
+    CHECK_EQ(half_from_float(-1e30f), 0xfc00);
+    CHECK_EQ(half_from_float(1.0f + 0x1p-11f), 0x3c00); /* a tie, to even */
+    CHECK_EQ(half_from_float(1.0f + 0x1.8p-10f), 0x3c02);
+    CHECK_EQ(bfloat_from_float(1.0f + 0x1p-8f), 0x3f80);
+}
+
+static float naive_product(const void *row, uint32_t type, const float *x, size_t n) {
+    float *wide = (float *)malloc(n * sizeof(float));
+    double sum = 0.0;
+    widen_row(wide, row, type, n);
+    for (size_t i = 0; i < n; i++) {
+        sum += (double)wide[i] * (double)x[i];
+    }
+    free(wide);
+    return (float)sum;
+}
+
+TEST(products_are_right_in_every_type) {
+    const uint32_t types[] = { GGUF_TYPE_F32, GGUF_TYPE_F16, GGUF_TYPE_BF16, GGUF_TYPE_Q8_0 };
+    enum { N = 96 + 32 };
+    int8_t values[N], quants[N];
+    unsigned char row[N * 4 + BLOCK_BYTES];
+    float x[N], scales[N / BLOCK], rounded[N], out;
+    quantized scratch = { quants, scales, rounded };
+    uint64_t state = 7;
+    for (int round = 0; round < 4 * 50; round++) {
+        uint32_t type = types[round % 4];
+        size_t n = type == GGUF_TYPE_Q8_0 ? N : (size_t)N - (size_t)(round / 4 % 20);
+        matrix m = { row, type, 1, n };
+        random_values(values, N, &state);
+        encode_row(row, values, n, half_from_float(0.01f), type);
+        random_values(values, N, &state);
+        for (int i = 0; i < N; i++) {
+            x[i] = (float)values[i] / 64.0f;
+        }
+        multiply(&out, m, x, scratch);
+        float exact = naive_product(row, type, x, n);
+        CHECK(fabsf(out - exact) < (type == GGUF_TYPE_Q8_0 ? 0.2f : 1e-3f));
+    }
+}
+
+TEST(quantizing_survives_what_is_no_number) {
+    float x[BLOCK] = { 1.0f, -INFINITY, INFINITY, NAN, 1e38f };
+    int8_t quants[BLOCK];
+    float scale;
+    quantized out = { quants, &scale, NULL };
+    quantize(out, x, BLOCK);
+    memset(x, 0, sizeof(x));
+    quantize(out, x, BLOCK);
+    CHECK(scale == 0.0f && quants[0] == 0);
+    x[3] = -2.54f;
+    quantize(out, x, BLOCK);
+    CHECK_EQ(quants[3], -127);
+    CHECK(fabsf(scale - 0.02f) < 1e-4f);
+}
+
+/* ---- the vocabulary ---- */
+
+TEST(text_becomes_bytes_and_returns) {
+    bytes b = small_file(GGUF_TYPE_F32);
+    llama m;
+    vocabulary v;
+    uint32_t token[64];
+    char piece[16];
+    const unsigned char expected[] = { 'a', 0xe2, 0x96, 0x81, 0xc3, 0xa9, 0xff };
+    CHECK(llama_open(&m, "build/test_gguf.gguf") && vocabulary_open(&v, &m));
+    CHECK_EQ(vocabulary_encode(&v, "a \xc3\xa9\xff", token), 8);
+    CHECK_EQ(token[0], 1); /* begin */
+    for (int i = 0; i < 7; i++) {
+        CHECK_EQ(token[i + 1], expected[i] + 3);
+        CHECK_EQ(vocabulary_decode(&v, token[i + 1], piece, sizeof(piece)), 1);
+        CHECK_EQ((unsigned char)piece[0], expected[i]);
+    }
+    CHECK_EQ(vocabulary_encode(&v, "", token), 1);
+    vocabulary_close(&v);
+    llama_close(&m);
+    free(b.data);
+}
+
+/* ---- the program ---- */
+
+static int run_program(const char *const *argument) {
+    char *argv[24] = { (char *)(uintptr_t) "llm_stream" };
+    int argc = 1;
+    while (argument[argc - 1] != NULL) {
+        argv[argc] = (char *)(uintptr_t)argument[argc - 1];
+        argc++;
+    }
+    return llm_stream_main(argc, argv);
+}
+
+#define PROGRAM(...) run_program((const char *const[]){ __VA_ARGS__, NULL })
+
+TEST(unusable_input_is_status_2) {
+    bytes b = small_file(GGUF_TYPE_F32);
+    CHECK_EQ(PROGRAM("--model", "build/no/such/file"), 2);
+    CHECK_EQ(PROGRAM("--model", "build"), 2);
+    CHECK(write_bytes("build/test_gguf.bad", "", 0));
+    CHECK_EQ(PROGRAM("--model", "build/test_gguf.bad"), 2);
+    CHECK(write_bytes("build/test_gguf.bad", b.data, b.size / 2));
+    CHECK_EQ(PROGRAM("--model", "build/test_gguf.bad"), 2);
+    CHECK_EQ(PROGRAM("--model", "build/test_gguf.gguf", "--tokens", "4097"), 2);
+    CHECK_EQ(PROGRAM("--model", "build/test_gguf.gguf", "--tokens", "4096"), 2); /* context */
+    CHECK_EQ(PROGRAM("--tokens"), 2);
+    CHECK_EQ(PROGRAM("--tokens", "0"), 2);
+    CHECK_EQ(PROGRAM("--tokens", "12x"), 2);
+    CHECK_EQ(PROGRAM("--tokens", "-1"), 2);
+    CHECK_EQ(PROGRAM("--device-bytes", "99999999999999999999"), 2);
+    CHECK_EQ(PROGRAM("--device-bytes", "99999999999G"), 2);
+    CHECK_EQ(PROGRAM("--device-share", "0"), 2);
+    CHECK_EQ(PROGRAM("--host-share", "nan"), 2);
+    CHECK_EQ(PROGRAM("--policy", "fifo"), 2);
+    CHECK_EQ(PROGRAM("--model", ""), 2);
+    CHECK_EQ(PROGRAM("--nonsense", "1"), 2);
+    CHECK_EQ(PROGRAM("--write-model", "build/x.gguf", "--dim", "100", "--heads", "3"), 2);
+    CHECK_EQ(PROGRAM("--help"), 0);
+    remove("build/test_gguf.bad");
+    free(b.data);
+}
+
+#define SMALL                                                                                      \
+    "--model", "build/test_gguf.gguf", "--trace", "build/test_gguf.json", "--picture",             \
+        "build/test_gguf.svg", "--check"
+
+TEST(small_models_stream) {
+    const uint32_t types[] = { GGUF_TYPE_F32, GGUF_TYPE_F16, GGUF_TYPE_BF16, GGUF_TYPE_Q8_0 };
+    recipe r = small_recipe;
+    r.layers = 12;
+    for (int i = 0; i < check_scale(4, 1); i++) {
+        r.type = types[3 - i];
+        CHECK(write_small("build/test_gguf.gguf", &r));
+        CHECK_EQ(PROGRAM(SMALL, "--tokens", "6"), 0);
+        CHECK_EQ(PROGRAM(SMALL, "--tokens", "6", "--policy", "lru"), 0);
+        CHECK_EQ(PROGRAM(SMALL, "--tokens", "3", "--device-share", "40%", "--host-share", "15%"),
+                 0);
+        CHECK_EQ(PROGRAM(SMALL, "--tokens", "3", "--device-share", "2", "--host-share", "2"), 0);
+        CHECK_EQ(PROGRAM(SMALL, "--tokens", "3", "--no-schedule", "--direct"), 0);
+    }
+}
+
+TEST(a_budget_too_small_is_said) {
+    free(small_file(GGUF_TYPE_F32).data);
+    CHECK_EQ(PROGRAM(SMALL, "--tokens", "2", "--device-bytes", "4K"), 1);
+}
+
+TEST(the_trace_is_json) {
+    recipe r = small_recipe;
+    r.layers = 8;
+    CHECK(write_small("build/test_gguf.gguf", &r));
+    CHECK_EQ(PROGRAM(SMALL, "--tokens", "3"), 0);
+    if (system("python3 -c pass >/dev/null 2>&1") != 0) {
+        SKIP("the_trace_is_json", "no python3");
+        return;
+    }
+    CHECK_EQ(system("python3 -m json.tool build/test_gguf.json >/dev/null"), 0);
+    CHECK_EQ(system("python3 -c \"import xml.dom.minidom as x; x.parse('build/test_gguf.svg')\""),
+             0);
+}
+
+int main(void) {
+    RUN(good_files_are_read);
+    RUN(every_truncation_is_refused);
+    RUN(damage_never_crashes);
+    RUN(foreign_starts_are_refused);
+    RUN(hostile_pairs_are_refused);
+    RUN(hostile_tensors_are_refused);
+    RUN(other_models_are_refused);
+    RUN(other_tensors_are_refused);
+    RUN(halves_survive_the_round_trip);
+    RUN(products_are_right_in_every_type);
+    RUN(quantizing_survives_what_is_no_number);
+    RUN(text_becomes_bytes_and_returns);
+    RUN(unusable_input_is_status_2);
+    RUN(small_models_stream);
+    RUN(a_budget_too_small_is_said);
+    RUN(the_trace_is_json);
+    return check_done();
+}

@@ -1,0 +1,470 @@
+/* needs: -pthread */
+/* Several threads on one context. Wrong payloads are what a broken pin protocol gives, and no tool
+ * sees them (everything is ordered): so every pinned payload is looked at. Under ThreadSanitizer
+ * the same file shows the races. Built three ways: with our lock (here), without atomics, with the
+ * application's lock (test_threads_noatomics.c, test_threads_ownlock.c). */
+#ifndef THREADS_OWN_LOCK
+#    define TENSORMEM_THREADS
+#endif
+#define _POSIX_C_SOURCE 200809L
+#define TENSORMEM_IMPLEMENTATION
+#include "tensormem.h"
+#include "sim.h"
+
+#ifdef _WIN32
+int main(void) {
+    SKIP("threads", "written for pthreads");
+    return check_done();
+}
+#else
+#    include <pthread.h>
+#    include <sched.h>
+#    include <time.h>
+
+enum { SLOTS = 24, WORDS = 96, SIZE = WORDS * 8, PLACES = 9 };
+
+typedef struct slot {
+    pthread_mutex_t mutex; /* of the pair below, never held over a call */
+    tnm_tensor handle;
+    uint64_t key;
+} slot;
+
+typedef struct arena {
+    rig g;
+    slot slot[SLOTS];
+    pthread_mutex_t lock; /* the context's, when the application brings one */
+    int stop;
+    uint64_t keys;
+    long pins, stale, refused;
+    tnm_pinned mailbox; /* pinned by one thread, unpinned by another */
+    pthread_mutex_t mail;
+} arena;
+
+static arena a;
+
+static int stopped(void) {
+    return __atomic_load_n(&a.stop, __ATOMIC_ACQUIRE);
+}
+
+static void stop(void) {
+    __atomic_store_n(&a.stop, 1, __ATOMIC_RELEASE);
+}
+
+static int yield_idle(void *user, uint64_t rounds) {
+    (void)user;
+    sched_yield();
+    if (rounds == 5000000) check_fail(__FILE__, __LINE__, "a waiting call got nowhere");
+    return rounds >= 5000000;
+}
+
+static void own_lock(void *user) {
+    (void)user;
+    pthread_mutex_lock(&a.lock);
+}
+
+static void own_unlock(void *user) {
+    (void)user;
+    pthread_mutex_unlock(&a.lock);
+}
+
+static uint64_t all_passed(void *user, uint32_t queue, uint64_t wait_for) {
+    (void)user;
+    (void)queue;
+    (void)wait_for;
+    return ((uint64_t)1 << 56) - 1;
+}
+
+static void quiet(void *user, const tnm_log *item) {
+    (void)user;
+    (void)item;
+}
+
+static void open_arena(int kind, uint64_t places) {
+    memset(&a, 0, sizeof a);
+    rig_start(&a.g, 11);
+    a.g.sim.delay = 2;
+    pthread_mutex_init(&a.lock, NULL);
+    pthread_mutex_init(&a.mail, NULL);
+    a.g.desc.alloc = check_alloc;
+    a.g.desc.release = check_release;
+    a.g.desc.idle = yield_idle;
+    a.g.desc.passed = all_passed;
+    a.g.desc.log = quiet;
+#    ifdef THREADS_OWN_LOCK
+    a.g.desc.lock = own_lock;
+    a.g.desc.unlock = own_unlock;
+#    else
+    (void)own_lock;
+    (void)own_unlock;
+#    endif
+    a.g.desc.chunk_bytes = 256;
+    rig_tier(&a.g, "fast", kind, places > 0 ? rig_room(places, SIZE) : 0);
+    rig_tier(&a.g, "slow", SIM_PLAIN | (kind & SIM_ASYNC), 0);
+}
+
+static void fill_words(void *at, uint64_t key) {
+    for (int i = 0; i < WORDS; i++)
+        ((uint64_t *)at)[i] = key * 0x9E3779B97F4A7C15u + (uint64_t)i;
+}
+
+static void check_words(const void *at, uint64_t key) {
+    for (int i = 0; i < WORDS; i++) {
+        if (((const uint64_t *)at)[i] == key * 0x9E3779B97F4A7C15u + (uint64_t)i) continue;
+        check_fail(__FILE__, __LINE__, "P1: a pinned payload is another tensor's or an older one");
+        return;
+    }
+}
+
+/* a new tensor with a payload of its own, and the key of that payload */
+static tnm_tensor new_tensor(uint64_t *key) {
+    tnm_tensor t = { 0 };
+    tnm_tensor_desc d;
+    tnm_use u;
+    tnm_pinned p;
+    tnm_result r = TNM_ERR_BUDGET;
+    memset(&d, 0, sizeof d);
+    d.bytes = SIZE;
+    *key = __atomic_add_fetch(&a.keys, 1, __ATOMIC_RELAXED);
+    CHECK_EQ(tnm_tensor_create(a.g.ctx, &d, &t), TNM_OK);
+    u = rig_use(t, (int)(*key & 1), TNM_DISCARD);
+    for (int i = 0; i < 100000 && r == TNM_ERR_BUDGET; i++) { /* other threads' pins pass */
+        r = tnm_pin(a.g.ctx, &u, 1, &p);
+        if (r == TNM_ERR_BUDGET) sched_yield();
+    }
+    CHECK_EQ(r, TNM_OK);
+    if (r != TNM_OK) return t;
+    fill_words(p.host, *key);
+    CHECK_EQ(tnm_unpin(a.g.ctx, &p, 1, 0), TNM_OK);
+    return t;
+}
+
+static void fill_slots(void) {
+    for (int i = 0; i < SLOTS; i++) {
+        pthread_mutex_init(&a.slot[i].mutex, NULL);
+        a.slot[i].handle = new_tensor(&a.slot[i].key);
+    }
+}
+
+static tnm_tensor look_up(int i, uint64_t *key) {
+    tnm_tensor t;
+    pthread_mutex_lock(&a.slot[i].mutex);
+    t = a.slot[i].handle;
+    *key = a.slot[i].key;
+    pthread_mutex_unlock(&a.slot[i].mutex);
+    return t;
+}
+
+static uint32_t draw(uint32_t *state, uint32_t below) {
+    *state = *state * 1664525u + 1013904223u;
+    return (*state >> 8) % below;
+}
+
+static void count_result(tnm_result r) {
+    if (r == TNM_OK)
+        CHECK_ADD(a.pins, 1);
+    else if (r == TNM_ERR_STALE)
+        CHECK_ADD(a.stale, 1);
+    else if (r == TNM_ERR_BUDGET || r == TNM_ERR_BUSY || r == TNM_PENDING || r == TNM_ABSENT)
+        CHECK_ADD(a.refused, 1);
+    else
+        CHECK_EQ(r, TNM_OK);
+}
+
+/* ---- the cast ---- */
+static void hand_over(tnm_pinned *p) {
+    tnm_pinned old;
+    pthread_mutex_lock(&a.mail);
+    old = a.mailbox;
+    a.mailbox = *p;
+    pthread_mutex_unlock(&a.mail);
+    if (old.id != 0) CHECK_EQ(tnm_unpin(a.g.ctx, &old, 1, 0), TNM_OK);
+}
+
+static void *pinner(void *arg) {
+    uint32_t seed = (uint32_t)(uintptr_t)arg;
+    while (!stopped()) {
+        uint64_t key;
+        tnm_tensor t = look_up((int)draw(&seed, SLOTS), &key);
+        tnm_use u = rig_use(t, draw(&seed, 4) == 0, TNM_READ);
+        tnm_pinned p;
+        uint32_t how = draw(&seed, 8);
+        tnm_result r;
+        if (how == 0) u.flags = TNM_IF_READY;
+        r = how < 4 ? tnm_try_pin(a.g.ctx, &u, 1, &p) : tnm_pin(a.g.ctx, &u, 1, &p);
+        count_result(r);
+        if (r != TNM_OK) continue;
+        check_words(p.host, key);
+        if (how == 7) sched_yield();
+        check_words(p.host, key);
+        if (how == 6)
+            hand_over(&p);
+        else
+            CHECK_EQ(tnm_unpin(a.g.ctx, &p, 1, how == 5 ? TNM_FENCE(1, 5) : 0), TNM_OK);
+    }
+    return NULL;
+}
+
+static void *set_pinner(void *arg) {
+    uint32_t seed = (uint32_t)(uintptr_t)arg;
+    while (!stopped()) {
+        tnm_use u[3];
+        tnm_pinned p[3];
+        uint64_t key[3];
+        tnm_result r;
+        for (int i = 0; i < 3; i++) {
+            tnm_tensor t = look_up((int)draw(&seed, SLOTS), &key[i]);
+            u[i] = rig_use(t, 0, TNM_READ);
+        }
+        r = tnm_pin(a.g.ctx, u, 3, p);
+        count_result(r);
+        if (r != TNM_OK) continue;
+        for (int i = 0; i < 3; i++)
+            check_words(p[i].host, key[i]);
+        CHECK_EQ(tnm_unpin(a.g.ctx, p, 3, 0), TNM_OK);
+    }
+    return NULL;
+}
+
+static void *mover(void *arg) {
+    uint32_t seed = (uint32_t)(uintptr_t)arg;
+    while (!stopped()) {
+        uint64_t key;
+        tnm_tensor t = look_up((int)draw(&seed, SLOTS), &key);
+        tnm_use u = rig_use(t, 0, TNM_READ);
+        tnm_result r = TNM_OK;
+        switch (draw(&seed, 5)) {
+        case 0:
+            r = tnm_evict(a.g.ctx, t, (int)draw(&seed, 2));
+            break;
+        case 1:
+            r = tnm_prefetch(a.g.ctx, 0, &u, 1);
+            break;
+        case 2:
+            r = tnm_flush(a.g.ctx, t, 1);
+            break;
+        case 3:
+            r = tnm_cancel(a.g.ctx, &t, 1);
+            break;
+        default:
+            tnm_pump(a.g.ctx, 512);
+            break;
+        }
+        CHECK(r != TNM_ERR_LOST && r != TNM_ERR_BACKEND);
+        tnm_pump(a.g.ctx, TNM_ALL);
+    }
+    return NULL;
+}
+
+static void *churner(void *arg) {
+    uint32_t seed = (uint32_t)(uintptr_t)arg;
+    while (!stopped()) {
+        uint64_t key;
+        tnm_tensor fresh = new_tensor(&key), old;
+        slot *s = &a.slot[draw(&seed, SLOTS)];
+        pthread_mutex_lock(&s->mutex);
+        old = s->handle;
+        s->handle = fresh;
+        s->key = key;
+        pthread_mutex_unlock(&s->mutex);
+        CHECK_EQ(tnm_tensor_destroy(a.g.ctx, old), TNM_OK);
+    }
+    return NULL;
+}
+
+static void *writer(void *arg) { /* on tensors of its own: the order on a replica is its own */
+    uint32_t seed = (uint32_t)(uintptr_t)arg;
+    uint64_t key[3];
+    tnm_tensor t[3];
+    for (int i = 0; i < 3; i++)
+        t[i] = new_tensor(&key[i]);
+    while (!stopped()) {
+        int i = (int)draw(&seed, 3);
+        tnm_access access = (tnm_access)draw(&seed, 3);
+        tnm_use u = rig_use(t[i], (int)draw(&seed, 2), access);
+        tnm_pinned p;
+        tnm_result r = tnm_pin(a.g.ctx, &u, 1, &p);
+        if (r == TNM_ERR_BUDGET) continue;
+        CHECK_EQ(r, TNM_OK);
+        if (r != TNM_OK) break;
+        if (access != TNM_DISCARD) check_words(p.host, key[i]);
+        if (access != TNM_READ) {
+            key[i] = __atomic_add_fetch(&a.keys, 1, __ATOMIC_RELAXED);
+            fill_words(p.host, key[i]);
+        }
+        CHECK_EQ(tnm_unpin(a.g.ctx, &p, 1, 0), TNM_OK);
+    }
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ(tnm_tensor_destroy(a.g.ctx, t[i]), TNM_OK);
+    return NULL;
+}
+
+static void *shrinker(void *arg) {
+    uint32_t seed = (uint32_t)(uintptr_t)arg;
+    while (!stopped()) {
+        tnm_result r = tnm_set_budget(a.g.ctx, 0, rig_room(4 + draw(&seed, PLACES), SIZE));
+        CHECK(r >= 0 || r == TNM_ERR_BUSY);
+        for (int i = 0; i < 50; i++)
+            tnm_pump(a.g.ctx, TNM_ALL);
+    }
+    return NULL;
+}
+
+static void *onlooker(void *arg) {
+    uint32_t seed = (uint32_t)(uintptr_t)arg;
+    while (!stopped()) {
+        uint64_t key;
+        tnm_tensor t = look_up((int)draw(&seed, SLOTS), &key);
+        tnm_use u = rig_use(t, 0, TNM_READ);
+        tnm_tensor_info info;
+        tnm_tier_stats stats;
+        tnm_shortage why;
+        tnm_result r = tnm_info(a.g.ctx, t, 0, &info);
+        CHECK(r == TNM_OK || r == TNM_ERR_STALE);
+        CHECK_EQ(tnm_stats(a.g.ctx, 0, &stats), TNM_OK);
+        tnm_why(a.g.ctx, &u, 1, &why);
+        CHECK_EQ(tnm_check(a.g.ctx), 0);
+        sched_yield();
+    }
+    return NULL;
+}
+
+static void run_for(int full_ms, void *(*const *cast)(void *), int count) {
+    pthread_t thread[12];
+    int ms = check_scale(full_ms, full_ms / 4);
+    struct timespec nap = { ms / 1000, (ms % 1000) * 1000000L };
+    for (int i = 0; i < count; i++)
+        CHECK_EQ(pthread_create(&thread[i], NULL, cast[i], (void *)(uintptr_t)(i * 7919 + 1)), 0);
+    nanosleep(&nap, NULL);
+    stop();
+    for (int i = 0; i < count; i++)
+        pthread_join(thread[i], NULL);
+}
+
+static void close_arena(void) {
+    tnm_pinned none;
+    memset(&none, 0, sizeof none);
+    hand_over(&none);
+    CHECK(a.pins > 0);
+    rig_healthy(&a.g);
+    CHECK_EQ(tnm_destroy(a.g.ctx), TNM_OK);
+    rig_close_sim(&a.g);
+}
+
+static void churn(int kind, int ms) {
+    void *(*const cast[])(void *) = { pinner, pinner, pinner, mover, churner, writer, set_pinner };
+    open_arena(kind, PLACES);
+    if (!rig_create(&a.g)) return;
+    fill_slots();
+    run_for(ms, cast, 7);
+    close_arena();
+    printf("  %ld pins, %ld stale, %ld refused\n", a.pins, a.stale, a.refused);
+}
+
+TEST(payloads_with_synchronous_copies) {
+    churn(SIM_PLAIN, 1000);
+}
+
+TEST(payloads_with_asynchronous_copies) {
+    churn(SIM_PLAIN | SIM_ASYNC, 1000);
+}
+
+TEST(budget_changes_under_load) {
+    void *(*const cast[])(void *) = { pinner, pinner, shrinker, churner, onlooker };
+    open_arena(SIM_PLAIN | SIM_ASYNC, PLACES);
+    a.g.tiers[0].segment_bytes = rig_room(1, SIZE);
+    a.g.sim.device[0].limit = UINT64_MAX; /* read by the device while a thread sets it */
+    if (!rig_create(&a.g)) return;
+    fill_slots();
+    run_for(600, cast, 5);
+    close_arena();
+}
+
+TEST(hits_of_different_tensors) { /* everything fits: nothing but the pin word at work */
+    void *(*const cast[])(void *) = { pinner, pinner, pinner, pinner };
+    open_arena(SIM_PLAIN, 0);
+    if (!rig_create(&a.g)) return;
+    fill_slots();
+    run_for(400, cast, 4);
+    CHECK_EQ(a.refused + a.stale >= 0, 1);
+    close_arena();
+}
+
+TEST(sets_against_sets) { /* P6: nobody starves, nobody hangs */
+    void *(*const cast[])(void *) = { set_pinner, set_pinner, set_pinner };
+    open_arena(SIM_PLAIN | SIM_ASYNC, 4);
+    if (!rig_create(&a.g)) return;
+    fill_slots();
+    run_for(400, cast, 3);
+    close_arena();
+}
+
+/* ---- a blocking pin joins another thread's transfer ---- */
+static void *one_pin(void *arg) {
+    uint64_t key;
+    tnm_use u = rig_use(look_up(0, &key), 0, TNM_READ);
+    tnm_pinned p;
+    tnm_result r = tnm_pin(a.g.ctx, &u, 1, &p);
+    (void)arg;
+    CHECK_EQ(r, TNM_OK);
+    count_result(r);
+    if (r != TNM_OK) return NULL;
+    check_words(p.host, key);
+    CHECK_EQ(tnm_unpin(a.g.ctx, &p, 1, 0), TNM_OK);
+    return NULL;
+}
+
+TEST(blocking_pins_share_one_transfer) {
+    void *(*const cast[])(void *) = { one_pin, one_pin, one_pin };
+    open_arena(SIM_PLAIN | SIM_ASYNC, 2);
+    a.g.sim.delay = 400;
+    if (!rig_create(&a.g)) return;
+    pthread_mutex_init(&a.slot[0].mutex, NULL);
+    do { /* one whose payload begins on the slow tier */
+        a.slot[0].handle = new_tensor(&a.slot[0].key);
+    } while ((a.slot[0].key & 1) == 0);
+    a.g.sim.copied_bytes = 0;
+    run_for(40, cast, 3);
+    CHECK_EQ(a.pins, 3);
+    CHECK_EQ(a.g.sim.copied_bytes, SIZE);
+    close_arena();
+}
+
+#    ifndef THREADS_OWN_LOCK
+TEST(pump_thread_brings_a_prefetch) {
+    tnm_use u;
+    tnm_tensor_info info = { 0 };
+    uint64_t key;
+    struct timespec nap = { 0, 2000000 };
+    open_arena(SIM_PLAIN | SIM_ASYNC, 4);
+    a.g.desc.pump_thread = 1;
+    if (!rig_create(&a.g)) return;
+    fill_slots();
+    u = rig_use(look_up(1, &key), 0, TNM_READ);
+    CHECK(tnm_prefetch(a.g.ctx, 0, &u, 1) >= 0);
+    for (int i = 0; i < 2000 && info.state != TNM_STATE_READY; i++) {
+        nanosleep(&nap, NULL);
+        CHECK_EQ(tnm_info(a.g.ctx, u.tensor, 0, &info), TNM_OK);
+    }
+    CHECK_EQ(info.state, TNM_STATE_READY);
+    one_pin(NULL);
+    close_arena();
+}
+#    endif
+
+int main(int argc, char **argv) { /* test_threads [sets] */
+    if (argc > 1 && strcmp(argv[1], "sets") == 0) {
+        RUN(sets_against_sets);
+        return check_done();
+    }
+    RUN(payloads_with_synchronous_copies);
+    RUN(payloads_with_asynchronous_copies);
+    RUN(budget_changes_under_load);
+    RUN(hits_of_different_tensors);
+    RUN(sets_against_sets);
+    RUN(blocking_pins_share_one_transfer);
+#    ifndef THREADS_OWN_LOCK
+    RUN(pump_thread_brings_a_prefetch);
+#    endif
+    return check_done();
+}
+#endif
