@@ -2723,6 +2723,7 @@ typedef struct tnmi_tier {
     uint64_t refused;                /* the smallest segment size alloc refused; 0 = none */
     tnmi_backoff sick;               /* writes to this tier fail */
     tnmi_backoff scant;              /* alloc refuses below the budget */
+    tnmi_backoff stiff; /* compaction's copies fail */
     uint32_t segments, last_segment; /* list */
     uint32_t segment_count, draining;
     uint32_t coming;      /* segments asked for and not answered */
@@ -4796,11 +4797,34 @@ static tnm_result tnmi_engine_place_dedicated(tnmi_engine *e, uint32_t op_index,
     return TNM_OK;
 }
 
+static uint32_t tnmi_engine_fenced(const tnmi_engine *e, uint32_t tier, uint32_t replica,
+                                   int writes) {
+    uint32_t count = 0;
+    for (uint32_t q = 0; e->fence_count > 0 && q < TNMI_QUEUES; q++)
+        for (uint32_t f = e->fence_head[q]; f != TNMI_NONE;) {
+            const tnmi_fence *fence = (const tnmi_fence *)tnmi_store_at(&e->fences, f);
+            f = fence->next;
+            if (fence->tier == tier && fence->replica == replica && (!writes || fence->write))
+                count += fence->count;
+        }
+    return count;
+}
+
+/* Pins that only their holders can end. */
+static uint32_t tnmi_engine_live_pins(const tnmi_engine *e, uint32_t tier, uint32_t index,
+                                      int writes) {
+    uint64_t word = tnmi_base_load64(&tnmi_tensor_replica(&e->tensors, tier, index)->word);
+    uint32_t pins = writes ? tnmi_tensor_writers(word) : tnmi_tensor_pins(word);
+    if (pins == 0) return 0;
+    return pins - tnmi_engine_fenced(e, tier, index, writes);
+}
+
 /* Is a tensor pinned, or (claims 1) does a request wait with it? */
 static int tnmi_engine_is_used(const tnmi_engine *e, uint32_t tier, uint32_t index, int claims) {
     const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
     uint64_t word = tnmi_base_peek64(&replica->word);
-    if (tnmi_tensor_pins(word) || (claims && (word & TNMI_CLAIM))) return 1;
+    if (tnmi_engine_live_pins(e, tier, index, 0) || (claims && (word & TNMI_CLAIM))) return 1;
+    if (claims && tnmi_tensor_pins(word)) return 1; /* a fence: not now */
     return claims && tnmi_tensor_is(word, TNMI_BUSY) && tnmi_engine_filling(e, replica)->claims;
 }
 
@@ -5058,28 +5082,6 @@ static tnm_result tnmi_engine_find_window(tnmi_engine *e, uint32_t tier, const t
 }
 
 /* ---- why is there no room? ---- */
-static uint32_t tnmi_engine_fenced(const tnmi_engine *e, uint32_t tier, uint32_t replica,
-                                   int writes) {
-    uint32_t count = 0;
-    for (uint32_t q = 0; e->fence_count > 0 && q < TNMI_QUEUES; q++)
-        for (uint32_t f = e->fence_head[q]; f != TNMI_NONE;) {
-            const tnmi_fence *fence = (const tnmi_fence *)tnmi_store_at(&e->fences, f);
-            f = fence->next;
-            if (fence->tier == tier && fence->replica == replica && (!writes || fence->write))
-                count += fence->count;
-        }
-    return count;
-}
-
-/* Pins that only their holders can end. */
-static uint32_t tnmi_engine_live_pins(const tnmi_engine *e, uint32_t tier, uint32_t index,
-                                      int writes) {
-    uint64_t word = tnmi_base_load64(&tnmi_tensor_replica(&e->tensors, tier, index)->word);
-    uint32_t pins = writes ? tnmi_tensor_writers(word) : tnmi_tensor_pins(word);
-    if (pins == 0) return 0;
-    return pins - tnmi_engine_fenced(e, tier, index, writes);
-}
-
 typedef struct tnmi_walls { /* of a tier, as a refusal sees them */
     uint64_t gap, movable;  /* largest run between walls; free granules in all */
     uint64_t pinned, fenced, claimed, in_flight; /* bytes */
@@ -5188,7 +5190,8 @@ static tnm_result tnmi_engine_classify(tnmi_engine *e, tnmi_plan *plan, uint32_t
         need <= walls.gap + (t->desc.segment_bytes == TNM_DEDICATED ? tnmi_tier_room(t) : 0) ||
         t->coming;
     if (roomy && walls.passing) return TNM_PENDING;
-    if (walls.stuck && need <= walls.movable && t->moved_mark != e->changed &&
+    if (walls.stuck && need <= walls.movable && !tnmi_tier_is_off(&t->stiff, e->tick) &&
+        t->moved_mark != e->changed &&
         t->desc.segment_bytes != TNM_DEDICATED) {
         t->compact = 1;
         return TNM_PENDING; /* compaction has not said no yet */
@@ -6578,6 +6581,8 @@ static void tnmi_engine_end_shift(tnmi_engine *e, uint32_t op_index, int done) {
     tnmi_op op = *tnmi_engine_op(e, op_index);
     tnmi_tier *t = tnmi_engine_tier(e, op.tier);
     tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, op.tier, op.replica);
+    if (done) tnmi_tier_forgive(&t->stiff);
+    else if (op.error != TNM_OK) tnmi_tier_back_off(&t->stiff, e->tick);
     e->shifts--;
     tnmi_move_delete(&e->move, op_index);
     if (done && tnmi_tensor_claim(replica)) {
