@@ -2723,7 +2723,7 @@ typedef struct tnmi_tier {
     uint64_t refused;                /* the smallest segment size alloc refused; 0 = none */
     tnmi_backoff sick;               /* writes to this tier fail */
     tnmi_backoff scant;              /* alloc refuses below the budget */
-    tnmi_backoff stiff; /* compaction's copies fail */
+    tnmi_backoff stiff;              /* compaction's copies fail */
     uint32_t segments, last_segment; /* list */
     uint32_t segment_count, draining;
     uint32_t coming;      /* segments asked for and not answered */
@@ -5062,6 +5062,7 @@ static tnm_result tnmi_engine_find_window(tnmi_engine *e, uint32_t tier, const t
         uint64_t key;
         const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
         if (oldest.key[oldest.count - 1] >= wish->before) break;
+        if (tnmi_tier_segment(&e->tiers, replica->segment)->state != TNMI_SEGMENT_LIVE) continue;
         if (!tnmi_policy_may_take(&view, wish, replica, &key) || key == TNMI_KEY_KEEP) continue;
         found = tried++ == 0 && tnmi_policy_alone(&view, wish, replica->node, out);
         if (!found && !large) break;
@@ -5152,14 +5153,11 @@ static void tnmi_engine_walls(const tnmi_engine *e, uint32_t tier, uint32_t requ
         const tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
         i = s->next;
         int counts = s->state == TNMI_SEGMENT_LIVE;
-        if (!counts && !tnmi_engine_segment_used(e, tier, s, 0)) {
-            walls->passing = 1; /* its bytes come back to the ledger */
-            walls->gap = tnmi_base_max(walls->gap, t->budget);
-        }
+        int blocked = tnmi_engine_segment_used(e, tier, s, 0);
         if (s->dedicated) tnmi_engine_walls_dedicated(e, &view, s, walls);
-        if (s->edge == TNMI_NONE) continue;
         uint64_t run = 0;
-        for (uint32_t n = tnmi_space_node(&t->space, s->edge)->next; n != s->edge;) {
+        uint32_t n = s->edge == TNMI_NONE ? TNMI_NONE : tnmi_space_node(&t->space, s->edge)->next;
+        while (n != s->edge) {
             const tnmi_node *node = tnmi_space_node(&t->space, n);
             uint64_t bytes = tnmi_space_size(node) * t->granule;
             uint32_t kind = tnmi_space_kind(node);
@@ -5172,8 +5170,12 @@ static void tnmi_engine_walls(const tnmi_engine *e, uint32_t tier, uint32_t requ
                 run = 0;
             else
                 run += bytes;
+            blocked |= run == 0;
             if (counts) walls->gap = tnmi_base_max(walls->gap, run);
         }
+        if (counts || blocked) continue;
+        walls->passing = 1; /* its bytes come back to the ledger */
+        walls->gap = tnmi_base_max(walls->gap, t->budget);
     }
 }
 
@@ -5191,8 +5193,7 @@ static tnm_result tnmi_engine_classify(tnmi_engine *e, tnmi_plan *plan, uint32_t
         t->coming;
     if (roomy && walls.passing) return TNM_PENDING;
     if (walls.stuck && need <= walls.movable && !tnmi_tier_is_off(&t->stiff, e->tick) &&
-        t->moved_mark != e->changed &&
-        t->desc.segment_bytes != TNM_DEDICATED) {
+        t->moved_mark != e->changed && t->desc.segment_bytes != TNM_DEDICATED) {
         t->compact = 1;
         return TNM_PENDING; /* compaction has not said no yet */
     }
@@ -5462,6 +5463,8 @@ static int tnmi_engine_member_before(void *of, uint32_t a, uint32_t b) {
     return tnmi_engine_member(e, a)->bytes > tnmi_engine_member(e, b)->bytes;
 }
 
+#define TNMI_WHOLE ((uint32_t)1 << 31) /* tnm_use.flags, ours: the content, whatever the name */
+
 /* DISCARD through a view that does not cover its content acts as WRITE. */
 static tnm_access tnmi_engine_access(const tnmi_engine *e, uint32_t name, uint32_t content,
                                      tnm_access access) {
@@ -5508,7 +5511,9 @@ static tnm_result tnmi_engine_gather(tnmi_engine *e, const tnm_use *set, int cou
         uint64_t offset;
         uint32_t name = tnmi_tensor_find(&e->tensors, set[i].tensor.id, &why), at;
         uint32_t content = tnmi_tensor_content(&e->tensors, name, &offset);
-        tnm_access access = tnmi_engine_access(e, name, content, set[i].access);
+        tnm_access access = set[i].flags & TNMI_WHOLE
+                                ? set[i].access
+                                : tnmi_engine_access(e, name, content, set[i].access);
         tnmi_tensor *tensor = tnmi_engine_content(e, content);
         for (at = tensor->mark; at != 0; at = tnmi_engine_member(e, at - 1)->next == TNMI_NONE
                                                   ? 0
@@ -5875,9 +5880,12 @@ static tnm_result tnmi_engine_can_grant(tnmi_engine *e, const tnmi_member *membe
         tnmi_replica *other = tnmi_engine_on(e, member->content, t);
         if (t == member->tier || !other || tnmi_tensor_is_home(other)) continue;
         uint32_t index = tnmi_engine_index(e, member->content, t);
-        if (tnmi_engine_is_busy(other))
-            r = TNM_PENDING;
-        else if (tnmi_engine_live_pins(e, t, index, 0))
+        if (tnmi_engine_is_busy(other)) {
+            const tnmi_op *op = tnmi_engine_filling(e, other);
+            /* what stop_others would take back at once is not in the way of a rehearsal */
+            if (!e->rehearsing || op->claims || op->out || op->state == TNMI_OP_DRAINING)
+                r = TNM_PENDING;
+        } else if (tnmi_engine_live_pins(e, t, index, 0))
             return TNM_ERR_BUSY;
         else if (tnmi_tensor_pins(tnmi_base_load64(&other->word)))
             r = TNM_PENDING;
@@ -6581,8 +6589,10 @@ static void tnmi_engine_end_shift(tnmi_engine *e, uint32_t op_index, int done) {
     tnmi_op op = *tnmi_engine_op(e, op_index);
     tnmi_tier *t = tnmi_engine_tier(e, op.tier);
     tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, op.tier, op.replica);
-    if (done) tnmi_tier_forgive(&t->stiff);
-    else if (op.error != TNM_OK) tnmi_tier_back_off(&t->stiff, e->tick);
+    if (done)
+        tnmi_tier_forgive(&t->stiff);
+    else if (op.error != TNM_OK)
+        tnmi_tier_back_off(&t->stiff, e->tick);
     e->shifts--;
     tnmi_move_delete(&e->move, op_index);
     if (done && tnmi_tensor_claim(replica)) {
@@ -7728,6 +7738,11 @@ static tnm_result tnmi_engine_shrink(tnmi_engine *e, uint32_t tier) {
     tnmi_tier *t = tnmi_engine_tier(e, tier);
     tnm_result worst = TNM_OK;
     if (t->reserved <= t->budget) return TNM_OK;
+    if (t->spill < 0 && e->move.stage_tier == tier && e->move.stage_state == 3 &&
+        e->move.used == 0) { /* nothing else can go from a bottom */
+        e->move.stage_state = 5;
+        return TNM_PENDING;
+    }
     if (!tnmi_engine_make_ledger(e, tier, 0, 0)) tnmi_engine_make_ledger(e, tier, 0, 1);
     if (e->move.stage_tier == tier && e->move.stage_state == 3 && !t->segment_count &&
         e->move.used == 0)
@@ -7755,6 +7770,11 @@ static tnm_result tnmi_engine_shrink(tnmi_engine *e, uint32_t tier) {
             worst = TNM_ERR_BUDGET;
         else
             return TNM_PENDING;
+    }
+    for (uint32_t i = t->segments; worst == TNM_ERR_BUDGET && i != TNMI_NONE;) {
+        tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
+        i = s->next;
+        if (s->state == TNMI_SEGMENT_DRAINING) tnmi_tier_revive(t, s); /* it cannot go: use it */
     }
     return worst == TNM_OK ? TNM_PENDING : worst;
 }
@@ -9187,7 +9207,7 @@ static tnm_result tnmi_door_check_set(tnm_ctx *ctx, const tnm_use *set, int coun
                                     "tier is not one of the context's");
         if ((int)set[i].access < TNM_READ || (int)set[i].access > TNM_DISCARD)
             return tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call, "access is none of tnm_access");
-        if (set[i].flags & ~(uint32_t)(TNM_IF_READY | TNM_SURE))
+        if (set[i].flags & ~(TNMI_WHOLE | TNM_IF_READY | TNM_SURE))
             return tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call, "flags has an unknown bit");
         if (tnmi_door_find(ctx, set[i].tensor, call, &r) == TNMI_NONE) return r;
     }
@@ -9549,6 +9569,9 @@ static tnm_result tnmi_door_pin_call(tnm_ctx *ctx, const tnm_use *set, int count
     if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
     int quiet = !ctx->e.tell.events, bare = TNMI_ATOMICS || !ctx->e.threaded;
     if (quiet && bare && tnmi_door_hit_all(ctx, set, count, out, 0)) return TNM_OK;
+    for (int i = 0; i < count; i++)
+        if (set[i].flags & TNMI_WHOLE)
+            return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, "flags has an unknown bit");
     if (count > 0) memset(out, 0, (size_t)count * sizeof *out);
     tnmi_door_enter(ctx);
     if (quiet && !bare && tnmi_door_hit_all(ctx, set, count, out, 1))
@@ -9766,6 +9789,7 @@ TENSORMEM_API tnm_result tnm_write(tnm_ctx *ctx, tnm_tensor tensor, uint64_t off
                 empty = bytes == all; /* only a whole write is a way out of LOST */
             use.tier = (int)tnmi_door_meet(e, content, 1);
             use.access = empty ? TNM_DISCARD : TNM_WRITE;
+            use.flags = TNMI_WHOLE;
             r = tnmi_door_pin(ctx, &use, 1, &pinned, 1, call);
         } while (r == TNM_ERR_EMPTY && !empty);
         if (r == TNM_OK) {
