@@ -612,7 +612,7 @@ typedef struct tnm_desc {
                                  * 0 = the first tier with a CPU address */
     tnm_policy policy;
     uint32_t max_tensors;   /* 0 = everything grows; else all tables are fixed at create */
-    uint32_t max_replicas;  /* 0 = 2 x max_tensors */
+    uint32_t max_replicas;  /* per tier; 0 = max_tensors */
     uint32_t max_uses;      /* schedule and prefetch entries; 0 = 4 x max_tensors */
     uint32_t max_fences;    /* outstanding fenced unpins; 0 = 1024 */
     uint64_t chunk_bytes;   /* copies are cut into these; 0 = 4 MiB */
@@ -843,7 +843,8 @@ TENSORMEM_API tnm_result tnm_try_pin(tnm_ctx *ctx, const tnm_use *set, int count
 TENSORMEM_API tnm_result tnm_unpin(tnm_ctx *ctx, tnm_pinned *set, int count, uint64_t fence);
 
 /* Copy between a tensor and plain memory; waits like tnm_pin. tnm_write into an EMPTY tensor covers
- * it whole or zero-fills the rest. */
+ * it whole or zero-fills the rest. A tnm_write that fails half-way over existing bytes leaves its
+ * range undefined. */
 TENSORMEM_API tnm_result tnm_read(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offset, void *dst,
                                   uint64_t bytes);
 TENSORMEM_API tnm_result tnm_write(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offset,
@@ -852,7 +853,7 @@ TENSORMEM_API tnm_result tnm_write(tnm_ctx *ctx, tnm_tensor tensor, uint64_t off
 /* ---- foresight: none of these waits ---- */
 
 /* Replace the cycle of `lane` (0 .. TNM_MAX_LANES-1): use i happens at steps set[i].step + k *
- * period. Copied. count 0 forgets it. The log warns once if a lane with a schedule never steps. */
+ * period. Copied. count 0 forgets it. Foresight begins with the lane's first tnm_step. */
 TENSORMEM_API tnm_result tnm_schedule(tnm_ctx *ctx, uint32_t lane, const tnm_use *uses, int count,
                                       uint32_t period);
 
@@ -860,7 +861,8 @@ TENSORMEM_API tnm_result tnm_schedule(tnm_ctx *ctx, uint32_t lane, const tnm_use
 TENSORMEM_API tnm_result tnm_step(tnm_ctx *ctx, uint32_t lane, uint64_t step);
 
 /* Single future uses at steps of the lane (past = now). With TNM_SURE a use ranks with the
- * schedule, else it is a guess. A later call for the same tensor and tier replaces the earlier. */
+ * schedule and is kept beside others; a guess is replaced by a later one for its tensor and
+ * tier. */
 TENSORMEM_API tnm_result tnm_prefetch(tnm_ctx *ctx, uint32_t lane, const tnm_use *uses, int count);
 
 /* Take back prefetches and unanswered try_pins of these tensors; never the schedule, never a load
@@ -2968,7 +2970,6 @@ typedef struct tnmi_op {
     int via;    /* an optional stop on the way of another fill */
     int fresh;  /* a prefetch nobody has used */
     int loose;  /* its place need not keep the remainder of adopted bytes */
-    int cancelled;
 } tnmi_op;
 
 typedef enum tnmi_copy_state {
@@ -3676,7 +3677,7 @@ typedef struct tnmi_lane {
     uint32_t cycle, cursor; /* cursor: the first use of this step or later, TNMI_NONE = wrapped */
     uint32_t single, last_single;
     uint32_t cycle_count, period;
-    int stepped, warned;
+    int stepped;
 } tnmi_lane;
 
 typedef struct tnmi_hints {
@@ -4717,7 +4718,6 @@ static void tnmi_engine_fail(tnmi_engine *e, uint32_t op_index, tnm_result code)
 static void tnmi_engine_cancel_op(tnmi_engine *e, uint32_t op_index) {
     tnmi_op *op = tnmi_engine_op(e, op_index);
     if (op->claims || op->state == TNMI_OP_DRAINING) return;
-    op->cancelled = 1;
     tnmi_engine_fail(e, op_index, TNM_OK);
     if (op->out == 0) tnmi_engine_drained(e, op_index);
 }
@@ -9094,6 +9094,21 @@ static void tnmi_door_below(tnmi_engine *e) {
     }
 }
 
+/* There is no context yet to queue the item. */
+static void tnmi_door_reject_desc(const tnm_desc *desc, const char *rule) {
+    tnm_log log;
+    memset(&log, 0, sizeof log);
+    log.level = TNM_LOG_ERROR;
+    log.result = TNM_ERR_ARGUMENT;
+    log.call = "tnm_create";
+    log.rule = rule;
+    log.tier = -1;
+    if (desc->log)
+        (desc->log)(desc->user, &log);
+    else
+        tnmi_door_print(&log);
+}
+
 TENSORMEM_API tnm_result tnm_create(const tnm_desc *desc, tnm_ctx **out) {
     if (!out) return TNM_ERR_ARGUMENT;
     *out = NULL;
@@ -9101,17 +9116,7 @@ TENSORMEM_API tnm_result tnm_create(const tnm_desc *desc, tnm_ctx **out) {
     tnm_desc copy = *desc;
     const char *rule = tnmi_door_check_desc(&copy);
     if (rule) {
-        tnm_log log;
-        memset(&log, 0, sizeof log);
-        log.level = TNM_LOG_ERROR;
-        log.result = TNM_ERR_ARGUMENT;
-        log.call = "tnm_create";
-        log.rule = rule;
-        log.tier = -1;
-        if (copy.log)
-            (copy.log)(copy.user, &log);
-        else
-            tnmi_door_print(&log);
+        tnmi_door_reject_desc(&copy, rule);
         return TNM_ERR_ARGUMENT;
     }
     if (!copy.alloc) {
