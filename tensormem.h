@@ -843,8 +843,10 @@ TENSORMEM_API tnm_result tnm_try_pin(tnm_ctx *ctx, const tnm_use *set, int count
 TENSORMEM_API tnm_result tnm_unpin(tnm_ctx *ctx, tnm_pinned *set, int count, uint64_t fence);
 
 /* Copy between a tensor and plain memory; waits like tnm_pin. tnm_write into an EMPTY tensor covers
- * it whole or zero-fills the rest. A tnm_write that fails half-way over existing bytes leaves its
- * range undefined. */
+ * it whole or zero-fills the rest. Over existing bytes it works on a tier whose memory the CPU
+ * sees, if one can hold the tensor: what fails on the way there changes nothing, and a pin on
+ * another tier is BUSY. Where none can, the backend writes in place, and a copy that fails half-way
+ * is the loss of the sole copy: LOST. */
 TENSORMEM_API tnm_result tnm_read(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offset, void *dst,
                                   uint64_t bytes);
 TENSORMEM_API tnm_result tnm_write(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offset,
@@ -6777,6 +6779,19 @@ static void tnmi_engine_tell_copy(tnmi_engine *e, tnm_event_kind kind, const tnm
     event->result = result;
 }
 
+/* The CPU moves bytes between a tier and plain memory: told as a copy is. */
+static void tnmi_engine_tell_plain(tnmi_engine *e, tnm_event_kind kind, uint64_t number,
+                                   uint32_t content, uint32_t tier, const tnm_event *how) {
+    tnm_event *event = tnmi_engine_event(e, kind, tier, content);
+    if (!event) return;
+    event->tier = how->tier;
+    event->from = how->from;
+    event->class_ = TNM_CLASS_DEMAND;
+    event->offset = how->offset;
+    event->bytes = how->bytes;
+    event->ticket = number * 4;
+}
+
 static void tnmi_engine_count_link(tnmi_engine *e, tnmi_copy *copy, int add) {
     tnmi_tier *t = tnmi_engine_tier(e, copy->tier);
     uint64_t guess = copy->class_ <= TNM_CLASS_GUESS ? copy->size : 0;
@@ -9656,41 +9671,85 @@ TENSORMEM_API tnm_result tnm_unpin(tnm_ctx *ctx, tnm_pinned *set, int count, uin
 }
 
 /* ---- read and write ---- */
-/* The tier on which plain bytes meet the content: the cheapest current replica; for an empty one
- * the slowest tier of the first one's spill path that can hold it. */
-static uint32_t tnmi_door_meet(const tnmi_engine *e, uint32_t content, int writes) {
-    uint32_t best = TNMI_NONE, slowest = 0;
-    uint64_t bytes = tnmi_tensor_at(&e->tensors, content)->bytes;
+/* Does the CPU see (or would it see) a content's bytes on this tier? */
+static int tnmi_door_sees(const tnmi_engine *e, uint32_t content, uint32_t tier) {
+    tnm_span span;
+    const tnmi_tier *t = &e->tiers.tier[tier];
+    const tnmi_replica *replica = tnmi_tensor_on(&e->tensors, content, tier);
+    if (!tnmi_tensor_is_ready(replica)) return !t->own_backend || t->visible;
+    tnmi_engine_span(e, &span, tier, content, 0);
+    return span.host != NULL;
+}
+
+static int tnmi_door_could_hold(const tnmi_engine *e, uint32_t content, uint32_t tier) {
+    const tnmi_tier *t = &e->tiers.tier[tier];
+    return tnmi_tier_can_ever(t,
+                              tnmi_tier_placed(t, tnmi_tensor_at(&e->tensors, content)->bytes, 0));
+}
+
+/* The cheapest current replica (of those the CPU sees), or TNMI_NONE. */
+static uint32_t tnmi_door_current(const tnmi_engine *e, uint32_t content, int writes, int seen) {
+    uint32_t best = TNMI_NONE;
     for (uint32_t t = 0; t < e->tiers.count; t++) {
         const tnmi_replica *replica = tnmi_tensor_on(&e->tensors, content, t);
         if (!tnmi_tensor_is_ready(replica)) continue;
         if (writes && tnmi_tensor_is_lent(&e->tensors, replica)) continue;
+        if (seen && !tnmi_door_sees(e, content, t)) continue;
         if (best == TNMI_NONE || e->cost_in[t] < e->cost_in[best]) best = t;
     }
+    return best;
+}
+
+/* The tier on which plain bytes meet the content: the cheapest current replica; for an empty one
+ * the slowest tier of the first one's spill path that can hold it. */
+static uint32_t tnmi_door_meet(const tnmi_engine *e, uint32_t content, int writes) {
+    uint32_t best = tnmi_door_current(e, content, writes, 0), slowest = 0;
     for (int t = 0; best == TNMI_NONE && t >= 0; t = e->tiers.tier[t].spill) {
-        const tnmi_tier *tier = &e->tiers.tier[t];
         if (tnmi_tensor_on(&e->tensors, content, (uint32_t)t)) continue;
-        if (tnmi_tier_can_ever(tier, tnmi_tier_placed(tier, bytes, 0))) slowest = (uint32_t)t;
+        if (tnmi_door_could_hold(e, content, (uint32_t)t)) slowest = (uint32_t)t;
     }
     return best == TNMI_NONE ? slowest : best;
 }
 
-/* Move bytes between plain memory (NULL: zeros) and a pinned content; waits for the end. */
-static tnm_result tnmi_door_transfer(tnm_ctx *ctx, const tnm_pinned *pinned, tnmi_op_kind kind,
-                                     uint64_t offset, void *plain, uint64_t bytes) {
+/* The tier on which existing bytes are best written over: one where the CPU does it itself, since
+ * that cannot fail half-way. A replica that is current there, else the cheapest tier that could
+ * hold one; `known` 0: also one that has never had memory, so that nobody knows. Or TNMI_NONE. */
+static uint32_t tnmi_door_meet_seen(const tnmi_engine *e, uint32_t content, int known) {
+    uint32_t best = tnmi_door_current(e, content, 1, 1);
+    for (uint32_t t = 0; best == TNMI_NONE && t < e->tiers.count; t++)
+        if (!tnmi_tensor_on(&e->tensors, content, t) && tnmi_door_could_hold(e, content, t) &&
+            (tnmi_door_sees(e, content, t) || (!known && !e->tiers.tier[t].hidden)))
+            best = t;
+    return best;
+}
+
+static void tnmi_door_drop_pin(tnm_ctx *ctx, const tnm_pinned *pinned) {
+    tnmi_door_tell_unpin(ctx, pinned, 0);
+    tnmi_door_release_pin(ctx, (uint32_t)pinned->tier, (uint32_t)pinned->id, pinned->access, 1);
+}
+
+/* A range of a pinned content and plain memory (NULL: zeros), for the length of one call. */
+typedef struct tnmi_plain {
+    tnm_pinned pinned; /* of the whole content */
+    tnmi_op_kind kind; /* READ or WRITE */
+    int torn;          /* a WRITE failed after it had begun */
+} tnmi_plain;
+
+/* By a transfer: the bytes lie where the CPU does not see them. Waits for the end. */
+static tnm_result tnmi_door_transfer(tnm_ctx *ctx, tnmi_plain *plain, uint64_t at, void *bytes,
+                                     uint64_t size) {
     tnmi_engine *e = &ctx->e;
     uint64_t rounds = 0;
-    if (bytes == 0) return TNM_OK;
     tnm_result r = tnmi_door_table(ctx, &e->move.ops, 1, "tnm_read or tnm_write");
     if (r != TNM_OK) return r;
-    uint32_t index = tnmi_move_new(&e->move, kind, TNM_CLASS_DEMAND, 0);
+    uint32_t index = tnmi_move_new(&e->move, plain->kind, TNM_CLASS_DEMAND, 0);
     tnmi_op *op = tnmi_engine_op(e, index);
-    op->tier = (uint32_t)pinned->tier;
-    op->replica = (uint32_t)pinned->id;
+    op->tier = (uint32_t)plain->pinned.tier;
+    op->replica = (uint32_t)plain->pinned.id;
     op->content = tnmi_tensor_replica(&e->tensors, op->tier, op->replica)->content;
-    op->plain = (unsigned char *)plain;
-    op->plain_offset = offset;
-    op->bytes = bytes;
+    op->plain = (unsigned char *)bytes;
+    op->plain_offset = at;
+    op->bytes = size;
     op->claims = 1;
     op->state = TNMI_OP_PLACED;
     tnmi_move_enqueue(&e->move, index, TNM_CLASS_DEMAND);
@@ -9704,13 +9763,49 @@ static tnm_result tnmi_door_transfer(tnm_ctx *ctx, const tnm_pinned *pinned, tnm
         op->error = TNM_PENDING;
     }
     r = op->error;
+    /* what was handed out may have arrived in part, unless there was no way to hand it out */
+    plain->torn |= r != TNM_OK && (op->done > 0 || (op->next > 0 && r != TNM_ERR_UNSUPPORTED));
     tnmi_move_delete(&e->move, index);
     return r;
 }
 
-static void tnmi_door_drop_pin(tnm_ctx *ctx, const tnm_pinned *pinned) {
-    tnmi_door_tell_unpin(ctx, pinned, 0);
-    tnmi_door_release_pin(ctx, (uint32_t)pinned->tier, (uint32_t)pinned->id, pinned->access, 1);
+/* By the CPU, outside the lock: the pin holds the place. A fence that stands by is waited for. */
+static tnm_result tnmi_door_by_cpu(tnm_ctx *ctx, tnmi_plain *plain, uint64_t at, void *bytes,
+                                   uint64_t size) {
+    tnmi_engine *e = &ctx->e;
+    uint32_t tier = (uint32_t)plain->pinned.tier, index = (uint32_t)plain->pinned.id;
+    uint32_t content = tnmi_tensor_replica(&e->tensors, tier, index)->content;
+    char *host = (char *)plain->pinned.host + (size_t)at;
+    int reads = plain->kind == TNMI_OP_READ;
+    uint64_t rounds = 0, number = ++e->move.numbers;
+    tnm_event how;
+    while (tnmi_engine_fenced(e, tier, index, reads))
+        if (!tnmi_door_turn(ctx, &rounds, 1)) return TNM_PENDING;
+    memset(&how, 0, sizeof how);
+    how.tier = reads ? -1 : (int)tier;
+    how.from = reads ? (int)tier : -1;
+    how.offset = at;
+    how.bytes = size;
+    tnmi_engine_tell_plain(e, TNM_EVENT_COPY_BEGIN, number, content, tier, &how);
+    tnmi_door_tell(ctx);
+    tnmi_door_unlock(ctx);
+    if (reads)
+        memcpy(bytes, host, (size_t)size);
+    else if (bytes)
+        memcpy(host, bytes, (size_t)size);
+    else
+        memset(host, 0, (size_t)size);
+    tnmi_door_lock(ctx);
+    tnmi_engine_tell_plain(e, TNM_EVENT_COPY_END, number, content, tier, &how);
+    *(reads ? &e->tiers.tier[tier].bytes_out : &e->tiers.tier[tier].bytes_in) += size;
+    return TNM_OK;
+}
+
+static tnm_result tnmi_door_move_plain(tnm_ctx *ctx, tnmi_plain *plain, uint64_t at, void *bytes,
+                                       uint64_t size) {
+    if (size == 0) return TNM_OK;
+    return plain->pinned.host ? tnmi_door_by_cpu(ctx, plain, at, bytes, size)
+                              : tnmi_door_transfer(ctx, plain, at, bytes, size);
 }
 
 /* Common to read and write: the name, its range, the content. */
@@ -9726,6 +9821,30 @@ static tnm_result tnmi_door_range(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offs
     return TNM_OK;
 }
 
+/* The content behind a name, pinned whole: its bytes begin at 0, whichever name was given. */
+static tnm_result tnmi_door_pin_whole(tnm_ctx *ctx, tnm_tensor tensor, uint32_t content,
+                                      uint32_t tier, tnm_access access, tnmi_plain *plain,
+                                      const char *call) {
+    tnm_use use;
+    memset(&use, 0, sizeof use);
+    use.tensor = tensor;
+    if (tnmi_tensor_at(&ctx->e.tensors, content)->flags & TNMI_NAMED)
+        use.tensor.id = tnmi_tensor_id(&ctx->e.tensors, content);
+    use.tier = (int)tier;
+    use.access = access;
+    use.flags = TNMI_WHOLE;
+    memset(plain, 0, sizeof *plain);
+    plain->kind = access == TNM_READ ? TNMI_OP_READ : TNMI_OP_WRITE;
+    tnm_result r = tnmi_door_pin(ctx, &use, 1, &plain->pinned, 1, call);
+    if (r == TNM_OK) { /* a view's pin begins at its offset */
+        const tnmi_replica *replica =
+            tnmi_tensor_replica(&ctx->e.tensors, tier, (uint32_t)plain->pinned.id);
+        plain->pinned.host = NULL;
+        tnmi_door_address(&ctx->e, tier, replica, 0, &plain->pinned);
+    }
+    return r;
+}
+
 TENSORMEM_API tnm_result tnm_read(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offset, void *dst,
                                   uint64_t bytes) {
     static const char call[] = "tnm_read";
@@ -9739,29 +9858,59 @@ TENSORMEM_API tnm_result tnm_read(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offs
     tnmi_door_enter(ctx);
     tnm_result r = tnmi_door_range(ctx, tensor, offset, bytes, call, &content, &base);
     if (r == TNM_OK) {
-        tnm_use use;
-        tnm_pinned pinned;
-        memset(&use, 0, sizeof use);
-        memset(&pinned, 0, sizeof pinned);
-        use.tensor = tensor;
-        use.tier = (int)tnmi_door_meet(&ctx->e, content, 0);
-        r = tnmi_door_pin(ctx, &use, 1, &pinned, 1, call);
+        tnmi_plain plain;
+        uint32_t tier = tnmi_door_meet(&ctx->e, content, 0);
+        r = tnmi_door_pin_whole(ctx, tensor, content, tier, TNM_READ, &plain, call);
         if (r == TNM_OK) {
-            r = tnmi_door_transfer(ctx, &pinned, TNMI_OP_READ, base + offset, dst, bytes);
-            tnmi_door_drop_pin(ctx, &pinned);
+            r = tnmi_door_move_plain(ctx, &plain, base + offset, dst, bytes);
+            tnmi_door_drop_pin(ctx, &plain.pinned);
         }
     }
     return tnmi_door_leave(ctx, r);
 }
 
-/* The bytes, and zeros around them in a tensor that held nothing. */
-static tnm_result tnmi_door_write_range(tnm_ctx *ctx, const tnm_pinned *pinned, uint64_t at,
-                                        const void *src, uint64_t bytes, uint64_t all, int fill) {
-    void *from = (void *)(uintptr_t)src; /* only read */
-    tnm_result r = tnmi_door_transfer(ctx, pinned, TNMI_OP_WRITE, at, from, bytes);
-    if (r == TNM_OK && fill) r = tnmi_door_transfer(ctx, pinned, TNMI_OP_WRITE, 0, NULL, at);
-    if (r == TNM_OK && fill)
-        r = tnmi_door_transfer(ctx, pinned, TNMI_OP_WRITE, at + bytes, NULL, all - at - bytes);
+/* Bytes into a content that holds nothing (or nothing any more): zeros around them. */
+static tnm_result tnmi_door_write_first(tnm_ctx *ctx, tnm_tensor tensor, uint32_t content,
+                                        uint64_t at, void *src, uint64_t bytes) {
+    static const char call[] = "tnm_write";
+    tnmi_engine *e = &ctx->e;
+    tnmi_plain plain;
+    uint64_t all = tnmi_tensor_at(&e->tensors, content)->bytes;
+    uint32_t tier = tnmi_door_meet(e, content, 1);
+    tnm_result r = tnmi_door_pin_whole(ctx, tensor, content, tier, TNM_DISCARD, &plain, call);
+    if (r != TNM_OK) return r;
+    r = tnmi_door_move_plain(ctx, &plain, at, src, bytes);
+    if (r == TNM_OK) r = tnmi_door_move_plain(ctx, &plain, 0, NULL, at);
+    if (r == TNM_OK) r = tnmi_door_move_plain(ctx, &plain, at + bytes, NULL, all - at - bytes);
+    if (r != TNM_OK) tnmi_engine_forget_bytes(e, tier, (uint32_t)plain.pinned.id);
+    tnmi_door_drop_pin(ctx, &plain.pinned);
+    return r;
+}
+
+/* Bytes over bytes. Where no tier that could hold the content is seen by the CPU, the sole copy is
+ * written in place, and a failure half-way is its loss. */
+static tnm_result tnmi_door_write_over(tnm_ctx *ctx, tnm_tensor tensor, uint32_t content,
+                                       uint64_t at, void *src, uint64_t bytes) {
+    static const char call[] = "tnm_write";
+    tnmi_engine *e = &ctx->e;
+    tnmi_plain plain;
+    tnm_result r;
+    uint32_t tier = tnmi_door_meet_seen(e, content, 1);
+    while (tier == TNMI_NONE && (tier = tnmi_door_meet_seen(e, content, 0)) != TNMI_NONE) {
+        r = tnmi_door_pin_whole(ctx, tensor, content, tier, TNM_READ, &plain, call);
+        if (r != TNM_OK) return r; /* its first memory says whether the CPU sees it */
+        tnmi_door_drop_pin(ctx, &plain.pinned);
+        tier = tnmi_door_meet_seen(e, content, 1);
+    }
+    if (tier == TNMI_NONE) tier = tnmi_door_meet(e, content, 1);
+    r = tnmi_door_pin_whole(ctx, tensor, content, tier, TNM_WRITE, &plain, call);
+    if (r != TNM_OK) return r;
+    r = tnmi_door_move_plain(ctx, &plain, at, src, bytes);
+    if (plain.torn) {
+        tnmi_engine_lose(e, tier, (uint32_t)plain.pinned.id);
+        r = TNM_ERR_LOST;
+    }
+    tnmi_door_drop_pin(ctx, &plain.pinned);
     return r;
 }
 
@@ -9778,32 +9927,16 @@ TENSORMEM_API tnm_result tnm_write(tnm_ctx *ctx, tnm_tensor tensor, uint64_t off
     tnmi_door_enter(ctx);
     tnmi_engine *e = &ctx->e;
     tnm_result r = tnmi_door_range(ctx, tensor, offset, bytes, call, &content, &base);
-    if (r == TNM_OK && bytes > 0) {
-        tnm_use use;
-        tnm_pinned pinned;
-        uint64_t all = tnmi_tensor_at(&e->tensors, content)->bytes;
-        int empty = 0;
-        memset(&use, 0, sizeof use);
-        memset(&pinned, 0, sizeof pinned);
-        /* the whole content, whichever name was given */
-        use.tensor.id = tnmi_tensor_id(&e->tensors, content);
-        if (!(tnmi_tensor_at(&e->tensors, content)->flags & TNMI_NAMED)) use.tensor = tensor;
+    void *from = (void *)(uintptr_t)src; /* only read */
+    int first = 0;
+    if (r == TNM_OK && bytes > 0)
         do { /* again if a DROPPABLE content was dropped while we waited for it */
-            empty = tnmi_tensor_is_empty(&e->tensors, content);
-            if (tnmi_tensor_at(&e->tensors, content)->flags & TNMI_BROKEN)
-                empty = bytes == all; /* only a whole write is a way out of LOST */
-            use.tier = (int)tnmi_door_meet(e, content, 1);
-            use.access = empty ? TNM_DISCARD : TNM_WRITE;
-            use.flags = TNMI_WHOLE;
-            r = tnmi_door_pin(ctx, &use, 1, &pinned, 1, call);
-        } while (r == TNM_ERR_EMPTY && !empty);
-        if (r == TNM_OK) {
-            r = tnmi_door_write_range(ctx, &pinned, base + offset, src, bytes, all, empty);
-            uint32_t tier = (uint32_t)pinned.tier, index = (uint32_t)pinned.id;
-            if (r != TNM_OK && empty) tnmi_engine_forget_bytes(e, tier, index);
-            tnmi_door_drop_pin(ctx, &pinned);
-        }
-    }
+            const tnmi_tensor *whole = tnmi_tensor_at(&e->tensors, content);
+            first = tnmi_tensor_is_empty(&e->tensors, content);
+            if (whole->flags & TNMI_BROKEN) first = bytes == whole->bytes; /* the way out of LOST */
+            r = first ? tnmi_door_write_first(ctx, tensor, content, base + offset, from, bytes)
+                      : tnmi_door_write_over(ctx, tensor, content, base + offset, from, bytes);
+        } while (r == TNM_ERR_EMPTY && !first);
     return tnmi_door_leave(ctx, r);
 }
 

@@ -19,7 +19,7 @@ enum {
     MODEL_SET = 4,
     MODEL_TREES = 6
 };
-enum { MODEL_EMPTY, MODEL_FULL };
+enum { MODEL_EMPTY, MODEL_FULL, MODEL_LOST };
 
 typedef struct model_content {
     int used, state, names, maybe_dropped;
@@ -112,7 +112,8 @@ static inline int model_may_lack_room(const model *m, const tnm_use *u, int coun
     return 0;
 }
 
-/* one tier and the CPU does not see it: there is nowhere to take zeros from */
+/* one tier and the CPU does not see it: there is nowhere to take zeros from, and a tnm_write that
+ * fails half-way has spoilt the sole copy */
 static inline int model_no_staging(const model *m) {
     return m->g.desc.tier_count == 1 && (m->g.sim.device[0].kind & SIM_HIDDEN) != 0;
 }
@@ -272,6 +273,7 @@ static inline void model_behave(model *m) {
 
 /* ---- checks after every call ---- */
 static inline void model_check_pin(model *m, const model_pin *p) {
+    if (m->content[p->content].state == MODEL_LOST) return;
     if (model_matches(m, p->content, p->offset, p->at, p->p.bytes)) return;
     check_fail(__FILE__, __LINE__, "P1/P3: pinned memory does not show what was written last");
     model_breach(m, "pinned bytes", TNM_OK);
@@ -285,7 +287,7 @@ static inline void model_check_info(model *m, int name, int tier) {
     CHECK_EQ(i.bytes, m->name[name].bytes);
     CHECK_EQ(i.pins, all);
     CHECK_EQ(i.fenced, all - model_pins(m, m->name[name].content, tier, 1, 0));
-    if (all > 0) CHECK_EQ(i.state, TNM_STATE_READY);
+    if (all > 0) CHECK_EQ(i.state, c->state == MODEL_LOST ? TNM_STATE_LOST : TNM_STATE_READY);
     if (c->state == MODEL_EMPTY) CHECK(i.empty);
     if (c->state == MODEL_FULL && !c->maybe_dropped) CHECK(!i.empty);
 }
@@ -424,6 +426,14 @@ static inline uint32_t model_use_may(const model *m, const model_name *n, const 
         *ok = 0;
     }
     if (!builds && c->maybe_dropped) may |= 1u << -TNM_ERR_EMPTY;
+    if (!builds && c->state == MODEL_LOST) {
+        may |= 1u << -TNM_ERR_LOST;
+        *ok = 0;
+    }
+    if (c->state == MODEL_LOST && model_pins(m, n->content, u->tier, 0, 0) > 0) {
+        may |= 1u << -TNM_ERR_BUSY; /* the spoilt place is still held */
+        *ok = 0;
+    }
     if (builds && (c->advice & TNM_SCRUB) != 0 && model_no_staging(m))
         may |= 1u << -TNM_ERR_UNSUPPORTED;
     if (u->access != TNM_READ && model_is_read_only(c) && u->tier == c->lent_tier)
@@ -619,6 +629,7 @@ static inline void model_op_read(model *m, int name) {
     }
     MODEL_LEGAL(m, "read", r,
                 (r == TNM_ERR_EMPTY && (c->state == MODEL_EMPTY || c->maybe_dropped)) ||
+                    (r == TNM_ERR_LOST && c->state == MODEL_LOST) ||
                     (r == TNM_ERR_BUSY && model_pins(m, n->content, -1, 1, 1) > 0) ||
                     (r == TNM_ERR_BUDGET && (m->tight || m->noisy)) ||
                     (m->noisy && (r == TNM_ERR_BACKEND || r == TNM_ERR_MEMORY)));
@@ -643,13 +654,17 @@ static inline void model_op_write(model *m) {
     r = tnm_write(m->g.ctx, n->handle, from, what, bytes);
     model_say(m, "write", name, n->content, r);
     if (r == TNM_OK) {
-        if (c->state == MODEL_EMPTY) memset(c->now, 0, (size_t)c->bytes);
+        if (c->state != MODEL_FULL) memset(c->now, 0, (size_t)c->bytes);
         memcpy(c->now + n->offset + from, what, (size_t)bytes);
         c->state = MODEL_FULL;
         return;
     }
+    if (r == TNM_ERR_LOST && c->state == MODEL_FULL && m->noisy &&
+        (model_no_staging(m) || model_shrunk(m)))
+        c->state = MODEL_LOST;
     MODEL_LEGAL(m, "write", r,
-                (r == TNM_ERR_BUSY && model_pins(m, n->content, -1, 1, 0) > 0) ||
+                (r == TNM_ERR_LOST && c->state == MODEL_LOST) ||
+                    (r == TNM_ERR_BUSY && model_pins(m, n->content, -1, 1, 0) > 0) ||
                     ((r == TNM_ERR_BUSY || r == TNM_ERR_UNSUPPORTED) && model_is_read_only(c) &&
                      m->g.desc.tier_count == 1) ||
                     (r == TNM_ERR_UNSUPPORTED && c->state == MODEL_EMPTY && model_no_staging(m)) ||
@@ -888,6 +903,8 @@ static inline void model_verify_name(model *m, int name) {
     r = tnm_read(m->g.ctx, n->handle, 0, back, n->bytes);
     if (c->state == MODEL_EMPTY || (c->advice & TNM_DROPPABLE) != 0)
         CHECK(r == TNM_ERR_EMPTY || (r == TNM_OK && c->state == MODEL_FULL));
+    else if (c->state == MODEL_LOST)
+        CHECK_EQ(r, TNM_ERR_LOST);
     else
         MODEL_LEGAL(m, "read at the end", r, r == TNM_OK);
     if (r == TNM_OK) CHECK(model_matches(m, n->content, n->offset, back, n->bytes));
@@ -899,6 +916,7 @@ static inline void model_verify_lent(model *m, int name) {
     const model_content *c = &m->content[n->content];
     tnm_result r;
     if (c->lent == NULL || !c->writable || c->released || c->maybe_dropped) return;
+    if (c->state == MODEL_LOST) return;
     RIG_UNTIL(r, &m->g, tnm_flush(m->g.ctx, n->handle, c->lent_tier));
     if (r < 0) RIG_UNTIL(r, &m->g, tnm_flush(m->g.ctx, n->handle, c->lent_tier)); /* told once */
     MODEL_LEGAL(m, "flush to adopted memory", r, r == TNM_OK);
