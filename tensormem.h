@@ -2722,7 +2722,7 @@ typedef struct tnmi_tier {
     int own_backend;     /* the application's, not the context's allocator */
     int hidden, visible; /* its backend gave memory without, with a CPU address */
     uint64_t budget, reserved, peak;
-    uint64_t set_aside;              /* of the budget, for staging that a route will surely need */
+    uint64_t set_aside;              /* left for staging by segments that may be smaller */
     uint64_t granule, unit;          /* placement; a replica's offset counts units */
     uint64_t refused;                /* the smallest segment size alloc refused; 0 = none */
     tnmi_backoff sick;               /* writes to this tier fail */
@@ -2791,13 +2791,13 @@ static uint64_t tnmi_tier_placed(const tnmi_tier *tier, uint64_t bytes, uint64_t
 
 /* Could this tier ever hold so much in one piece, with everything else gone? */
 static int tnmi_tier_can_ever(const tnmi_tier *tier, uint64_t placed) {
-    return placed != 0 && placed <= tnmi_base_less(tier->budget, tier->set_aside);
+    return placed != 0 && placed <= tier->budget;
 }
 
 /* The size of the next segment, at least `need`; 0 = the ledger does not allow it. */
 static uint64_t tnmi_tier_segment_size(const tnmi_tier *tier, uint64_t need, uint64_t tick) {
-    uint64_t room = tnmi_base_less(tnmi_tier_room(tier), tier->set_aside), size;
-    uint64_t most = tier->granule * TNMI_SPACE_MAX;
+    uint64_t room = tnmi_tier_room(tier), most = tier->granule * TNMI_SPACE_MAX, size;
+    if (need <= tnmi_base_less(room, tier->set_aside)) room -= tier->set_aside;
     if (need > room || tnmi_tier_is_off(&tier->scant, tick)) return 0;
     if (tier->desc.segment_bytes == TNM_DEDICATED) return need;
     if (tier->desc.segment_bytes)
@@ -5744,9 +5744,7 @@ static int tnmi_engine_is_hopeless(tnmi_engine *e, const tnmi_request *request, 
             absent |= member->tier == t && !there;
             need += tnmi_tier_placed(tnmi_engine_tier(e, t), member->bytes, 0);
         }
-        if (!absent || need <= tnmi_base_less(tnmi_engine_tier(e, t)->budget,
-                                              tnmi_engine_tier(e, t)->set_aside))
-            continue;
+        if (!absent || need <= tnmi_engine_tier(e, t)->budget) continue;
         plan->short_on = t;
         plan->need = need;
         return 1;
@@ -6961,6 +6959,18 @@ static int tnmi_engine_choose_staging(tnmi_engine *e) {
     return 1;
 }
 
+/* Staging is taken when a route first needs it, and a tier that has given everything to one segment
+ * could not take it any more: where one surely will need it, segments leave room for it. */
+static void tnmi_engine_set_aside(tnmi_engine *e) {
+    for (uint32_t t = 0; t < e->tiers.count; t++)
+        tnmi_engine_tier(e, t)->set_aside = 0;
+    if (!tnmi_engine_choose_staging(e)) return;
+    tnmi_tier *t = tnmi_engine_tier(e, e->move.stage_tier);
+    int known = e->stage_wish || !t->own_backend || t->visible;
+    if (t->budget != UINT64_MAX && (known || e->grain > 1))
+        t->set_aside = tnmi_base_min(e->move.stage_bytes, t->budget);
+}
+
 /* A staging chunk for this class, or TNMI_NONE; asks for staging when there is none yet. */
 static uint32_t tnmi_engine_stage(tnmi_engine *e, uint32_t op_index) {
     tnmi_move *move = &e->move;
@@ -7251,10 +7261,7 @@ static void tnmi_engine_answer_alloc(tnmi_engine *e, const tnmi_ask *ask) {
     s->state = TNMI_SEGMENT_LIVE;
     t->hidden |= !s->host;
     t->visible |= s->host != NULL;
-    if (t->hidden && !e->stage_wish) t->set_aside = 0;
-    if (e->stage_likely && e->move.stage_state == 0 && tnmi_engine_choose_staging(e) &&
-        e->move.stage_tier == ask->tier && s->host) /* later segments leave room for it */
-        t->set_aside = tnmi_base_min(e->move.stage_bytes, tnmi_tier_room(t));
+    if (e->stage_likely && e->move.stage_state == 0) tnmi_engine_set_aside(e);
     tnmi_base_noaccess(s->host, s->size);
     if (!s->dedicated)
         s->edge = tnmi_space_open(&t->space, ask->index, (uint32_t)(s->size / t->granule));
@@ -8915,9 +8922,7 @@ static void tnmi_door_free_all(tnm_ctx *ctx) {
     tnmi_door_give(&ctx->desc, e->tiers.tier, e->tiers.count * sizeof(tnmi_tier));
 }
 
-/* Staging is taken when a route first needs it; where one surely will (a granularity, two foreign
- * backends with plain memory between), its share of the budget is set aside, since a tier that has
- * given everything to one segment could not take it any more. */
+/* A granularity, two foreign backends, or plain memory between them, and staging is likely. */
 static void tnmi_door_init_staging(tnm_ctx *ctx) {
     tnmi_engine *e = &ctx->e;
     uint32_t own = 0;
@@ -8926,13 +8931,8 @@ static void tnmi_door_init_staging(tnm_ctx *ctx) {
     e->move.stage_links = tnmi_base_max(e->move.stage_most / e->move.chunk, 4);
     for (uint32_t t = 0; t < e->tiers.count; t++)
         own += (uint32_t)e->tiers.tier[t].own_backend;
-    e->stage_likely = own >= 2;
-    if (!tnmi_engine_choose_staging(e)) return;
-    tnmi_tier *t = &e->tiers.tier[e->move.stage_tier];
-    int likely = e->grain > 1 || own >= 2 || (own && e->tiers.count > 2);
-    e->stage_likely = likely;
-    if (t->budget != UINT64_MAX && (e->stage_wish || e->grain > 1 || (likely && !t->own_backend)))
-        t->set_aside = tnmi_base_min(e->move.stage_bytes, t->budget);
+    e->stage_likely = e->stage_wish || e->grain > 1 || own >= 2 || (own > 0 && e->tiers.count > 2);
+    if (e->stage_likely) tnmi_engine_set_aside(e);
 }
 
 static int tnmi_door_init_memory(tnm_ctx *ctx) {
