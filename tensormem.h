@@ -3917,6 +3917,9 @@ typedef struct tnmi_view { /* what the policy may see of one tier */
     uint32_t tier;
     int spill;      /* -1 = a bottom: what is dirty cannot leave */
     int spill_sick; /* what is dirty cannot leave now */
+    /* set while alloc refuses below, in a bottom: what is dirty needs a free gap there */
+    const tnmi_space *gaps;
+    uint64_t gap_granule, gap_extra;
     uint64_t clock;
 } tnmi_view;
 
@@ -4016,6 +4019,18 @@ static int tnmi_policy_is_source(const tnmi_view *view, uint32_t content, uint32
     return busy > 0;
 }
 
+/* Would the tier below have a place for the content, if it had to have one now? */
+static int tnmi_policy_has_gap(const tnmi_view *view, const tnmi_tensor *content) {
+    tnmi_room room;
+    uint64_t bytes = content->bytes + view->gap_extra;
+    if (!view->gaps) return 1;
+    memset(&room, 0, sizeof room);
+    room.align = 1;
+    room.need = (uint32_t)tnmi_base_min((bytes + view->gap_granule - 1) / view->gap_granule,
+                                        TNMI_SPACE_MAX);
+    return tnmi_space_find(view->gaps, &room) != TNMI_NONE;
+}
+
 static tnmi_leave tnmi_policy_may_leave(const tnmi_view *view, const tnmi_replica *replica) {
     uint64_t word = tnmi_base_load64(&replica->word);
     const tnmi_tensor *content = tnmi_tensor_at(view->tensors, replica->content);
@@ -4028,7 +4043,8 @@ static tnmi_leave tnmi_policy_may_leave(const tnmi_view *view, const tnmi_replic
     if (!tnmi_policy_is_dirty(view, replica->content, view->tier)) return TNMI_LEAVE_NOW;
     if (tnmi_tensor_advice(content) & TNM_DROPPABLE) return TNMI_LEAVE_NOW;
     if (view->spill < 0) return TNMI_LEAVE_STUCK;
-    return view->spill_sick ? TNMI_LEAVE_SICK : TNMI_LEAVE_DIRTY;
+    return view->spill_sick || !tnmi_policy_has_gap(view, content) ? TNMI_LEAVE_SICK
+                                                                   : TNMI_LEAVE_DIRTY;
 }
 
 /* A request for a window. Guesses evict nothing needed before `before`, nothing kept and nothing
@@ -4293,8 +4309,18 @@ static tnmi_view tnmi_engine_view(const tnmi_engine *e, uint32_t tier) {
     view.cost_out = e->cost_out;
     view.tier = tier;
     view.spill = t->spill;
-    view.spill_sick =
-        t->spill >= 0 && tnmi_tier_is_off(&tnmi_engine_tier(e, (uint32_t)t->spill)->sick, e->tick);
+    view.spill_sick = 0;
+    view.gaps = NULL;
+    view.gap_granule = view.gap_extra = 0;
+    if (t->spill >= 0) {
+        const tnmi_tier *down = tnmi_engine_tier(e, (uint32_t)t->spill);
+        view.spill_sick = tnmi_tier_is_off(&down->sick, e->tick);
+        if (down->spill < 0 && tnmi_tier_is_off(&down->scant, e->tick)) {
+            view.gaps = &down->space;
+            view.gap_granule = down->granule;
+            view.gap_extra = down->desc.tail_bytes + TENSORMEM_REDZONE_BYTES;
+        }
+    }
     view.clock = tnmi_base_peek64(&e->clock);
     return view;
 }
@@ -4932,6 +4958,7 @@ typedef struct tnmi_plan {
     uint64_t step, before; /* deadline; a guess evicts nothing whose key is `before` or more */
     tnm_class class_;
     int guess;
+    int freed; /* something made way: the next attempt has more room */
 } tnmi_plan;
 
 static tnmi_plan tnmi_engine_plan(uint32_t request, tnm_class class_, uint64_t step) {
@@ -4943,7 +4970,7 @@ static tnmi_plan tnmi_engine_plan(uint32_t request, tnm_class class_, uint64_t s
     plan.step = step;
     plan.before = UINT64_MAX;
     plan.class_ = class_;
-    plan.guess = 0;
+    plan.guess = plan.freed = 0;
     return plan;
 }
 
@@ -5087,6 +5114,7 @@ static tnm_result tnmi_engine_find_window(tnmi_engine *e, uint32_t tier, const t
 /* ---- why is there no room? ---- */
 typedef struct tnmi_walls { /* of a tier, as a refusal sees them */
     uint64_t gap, movable;  /* largest run between walls; free granules in all */
+    uint64_t whole;         /* bytes of segments without a wall: they can go as a whole */
     uint64_t pinned, fenced, claimed, in_flight; /* bytes */
     int passing;                                 /* something in the way ends by itself */
     int sick;  /* dirty bytes are stuck because the tier below fails */
@@ -5175,10 +5203,27 @@ static void tnmi_engine_walls(const tnmi_engine *e, uint32_t tier, uint32_t requ
             blocked |= run == 0;
             if (counts) walls->gap = tnmi_base_max(walls->gap, run);
         }
+        if (counts && !blocked) walls->whole += s->size;
         if (counts || blocked) continue;
         walls->passing = 1; /* its bytes come back to the ledger */
         walls->gap = tnmi_base_max(walls->gap, t->budget);
     }
+}
+
+/* A demand overtakes: fetches nobody waits for, of which nothing has begun, give their room back. */
+static int tnmi_engine_make_way(tnmi_engine *e, uint32_t tier) {
+    static const int queues[] = { TNM_CLASS_GUESS, TNM_CLASS_SURE, TNMI_MOVE_ROOM };
+    int freed = 0;
+    for (int q = 0; q < 3 && !e->rehearsing; q++)
+        for (uint32_t i = e->move.queue[queues[q]].head; i != TNMI_NONE;) {
+            const tnmi_op *op = tnmi_engine_op(e, i);
+            uint32_t index = i;
+            i = op->next_op;
+            if (op->tier != tier || op->claims || op->next || !(op->fresh || op->via)) continue;
+            tnmi_engine_cancel_op(e, index);
+            freed++;
+        }
+    return freed;
 }
 
 /* No place was found. PENDING if what is in the way ends by itself, else the error. */
@@ -5189,10 +5234,13 @@ static tnm_result tnmi_engine_classify(tnmi_engine *e, tnmi_plan *plan, uint32_t
     plan->short_on = tier;
     plan->need = need;
     if (plan->guess) return TNM_ERR_BUDGET;
+    if (tnmi_engine_make_way(e, tier)) {
+        plan->freed = 1;
+        return TNM_PENDING;
+    }
     tnmi_engine_walls(e, tier, plan->request, &walls);
-    int roomy =
-        need <= walls.gap + (t->desc.segment_bytes == TNM_DEDICATED ? tnmi_tier_room(t) : 0) ||
-        t->coming;
+    uint64_t beside = t->desc.segment_bytes == TNM_DEDICATED ? tnmi_tier_room(t) : 0;
+    int roomy = need <= walls.gap + beside || need <= walls.whole + tnmi_tier_room(t) || t->coming;
     if (roomy && walls.passing) return TNM_PENDING;
     if (walls.stuck && need <= walls.movable && !tnmi_tier_is_off(&t->stiff, e->tick) &&
         t->moved_mark != e->changed && t->desc.segment_bytes != TNM_DEDICATED) {
@@ -5465,7 +5513,7 @@ static int tnmi_engine_member_before(void *of, uint32_t a, uint32_t b) {
     return tnmi_engine_member(e, a)->bytes > tnmi_engine_member(e, b)->bytes;
 }
 
-#define TNMI_WHOLE ((uint32_t)1 << 31) /* tnm_use.flags, ours: the content, whatever the name */
+#    define TNMI_WHOLE ((uint32_t)1 << 31) /* tnm_use.flags, ours: the content, whatever the name */
 
 /* DISCARD through a view that does not cover its content acts as WRITE. */
 static tnm_access tnmi_engine_access(const tnmi_engine *e, uint32_t name, uint32_t content,
@@ -5597,9 +5645,24 @@ static uint32_t tnmi_engine_find_request(const tnmi_engine *e, const tnm_use *se
     return index;
 }
 
-/* The builder is gone, readers wait: they get the old bytes, or learn that there are none. */
+/* Does a request still wait to build this content on this tier? */
+static int tnmi_engine_has_builder(const tnmi_engine *e, uint32_t content, uint32_t tier) {
+    for (uint32_t r = e->oldest_request; r != TNMI_NONE; r = tnmi_engine_request(e, r)->next)
+        for (uint32_t m = tnmi_engine_request(e, r)->members; m != TNMI_NONE;) {
+            const tnmi_member *member = tnmi_engine_member(e, m);
+            m = member->next;
+            if (member->content == content && member->tier == tier && member->claimed &&
+                member->access == TNM_DISCARD)
+                return 1;
+        }
+    return 0;
+}
+
+/* If the last builder is gone and readers wait, they get the old bytes, or learn that there are
+ * none. */
 static void tnmi_engine_orphan_build(tnmi_engine *e, uint32_t index) {
     tnmi_op *op = tnmi_engine_op(e, index);
+    if (tnmi_engine_has_builder(e, op->content, op->tier)) return;
     if (tnmi_tensor_is_empty(&e->tensors, op->content)) {
         tnmi_engine_fail(e, index, TNM_ERR_EMPTY);
         if (op->out == 0) tnmi_engine_drained(e, index);
@@ -5789,11 +5852,10 @@ static tnm_result tnmi_engine_plan_request(tnmi_engine *e, uint32_t index, tnmi_
     tnmi_request *request = tnmi_engine_request(e, index);
     tnm_result r;
     uint32_t m;
-    if (tnmi_engine_is_doomed(e, request)) return TNM_PENDING;
     for (m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
         if ((r = tnmi_engine_may_use(e, tnmi_engine_member(e, m))) != TNM_OK) return r;
     if (tnmi_engine_is_hopeless(e, request, plan)) return TNM_ERR_BUDGET;
-    if (tnmi_engine_is_behind(e, index)) return TNM_PENDING;
+    if (tnmi_engine_is_doomed(e, request) || tnmi_engine_is_behind(e, index)) return TNM_PENDING;
     for (m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
         tnmi_engine_stop_others(e, tnmi_engine_member(e, m));
     for (m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
@@ -5838,6 +5900,7 @@ static tnm_result tnmi_engine_admit(tnmi_engine *e, uint32_t index) {
     tnmi_engine_release_claims(e, index);
     e->changed = before; /* undone: nothing became possible */
     request->seen = e->changed;
+    e->changed += (uint64_t)plan.freed;
     request->short_on = plan.short_on;
     if (r == TNM_PENDING || r == TNM_ABSENT) return r;
     request->result = r;
@@ -6008,12 +6071,17 @@ static tnm_result tnmi_engine_grant(tnmi_engine *e, uint32_t index, const tnm_us
 static tnm_result tnmi_engine_ask_request(tnmi_engine *e, uint32_t index, const tnm_use *set,
                                           int count, tnm_pinned *out) {
     tnmi_request *request = tnmi_engine_request(e, index);
-    if (request->result == TNM_PENDING && !request->admitted) {
-        tnm_result r = tnmi_engine_admit(e, index);
-        if (r == TNM_PENDING || r == TNM_ABSENT) return r;
+    tnm_result r = TNM_PENDING;
+    for (int i = 0; i < 2; i++) { /* a second time if a writer dropped what had been found */
+        if (request->result == TNM_PENDING && !request->admitted) {
+            r = tnmi_engine_admit(e, index);
+            if (r == TNM_PENDING || r == TNM_ABSENT) return r;
+        }
+        if (request->result != TNM_PENDING) return request->result;
+        r = tnmi_engine_grant(e, index, set, count, out);
+        if (r != TNM_PENDING || request->admitted) break;
     }
-    if (request->result != TNM_PENDING) return request->result;
-    return tnmi_engine_grant(e, index, set, count, out);
+    return r;
 }
 
 /* ---- the hand-over: victims leave and the room is taken, in one locked step ---- */
@@ -6346,6 +6414,15 @@ static int tnmi_engine_is_awaited(const tnmi_engine *e, uint32_t content) {
     return 0;
 }
 
+/* Is it being written? What is fetched meanwhile would wait for the writer with its room. */
+static int tnmi_engine_is_written(const tnmi_engine *e, uint32_t content) {
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        const tnmi_replica *replica = tnmi_engine_on(e, content, t);
+        if (replica && tnmi_tensor_writers(tnmi_base_peek64(&replica->word))) return 1;
+    }
+    return 0;
+}
+
 /* Fetch for one foreseen use. 0 = this tier has no room for guesses now. */
 static int tnmi_engine_look_at(tnmi_engine *e, uint32_t use_index, uint32_t tier) {
     tnmi_use *use = tnmi_hint_use(&e->hints, use_index);
@@ -6357,7 +6434,8 @@ static int tnmi_engine_look_at(tnmi_engine *e, uint32_t use_index, uint32_t tier
     uint64_t ticks = tnmi_hint_ticks(lane, tnmi_hint_steps(lane, use, 0));
     uint64_t clock = tnmi_base_peek64(&e->clock);
     if (use->access == TNM_DISCARD || (content->failed >> 16)) return 1;
-    if (tnmi_engine_is_awaited(e, use->content)) return 1;
+    if (tnmi_engine_is_awaited(e, use->content) || tnmi_engine_is_written(e, use->content))
+        return 1;
     if (tnmi_engine_is_busy(there)) {
         tnmi_move_raise(&e->move, there->offset, class_, clock + ticks);
         return 1;
@@ -7322,9 +7400,23 @@ static void tnmi_engine_answer(tnmi_engine *e, const tnmi_ask *ask) {
 }
 
 /* ---- asks ---- */
+/* A segment that was wanted before its budget fell is not asked for. */
+static int tnmi_engine_drop_wanted(tnmi_engine *e, uint32_t index) {
+    const tnmi_segment *s = tnmi_tier_segment(&e->tiers, index);
+    tnmi_tier *t = tnmi_engine_tier(e, s->tier);
+    if (s->state != TNMI_SEGMENT_WANTED || t->reserved <= t->budget) return 0;
+    t->coming--;
+    tnmi_tier_forget(&e->tiers, index);
+    e->changed++;
+    return 1;
+}
+
 static int tnmi_engine_next_segment(tnmi_engine *e, tnmi_ask *ask) {
-    uint32_t index = tnmi_tier_next_todo(&e->tiers);
-    if (index == TNMI_NONE) return 0;
+    uint32_t index;
+    do {
+        index = tnmi_tier_next_todo(&e->tiers);
+        if (index == TNMI_NONE) return 0;
+    } while (tnmi_engine_drop_wanted(e, index));
     tnmi_segment *s = tnmi_tier_segment(&e->tiers, index);
     tnmi_tier *t = tnmi_engine_tier(e, s->tier);
     ask->tier = s->tier;
@@ -7886,11 +7978,12 @@ static int tnmi_engine_finish_close(tnmi_engine *e) {
             else
                 tnmi_engine_try_retire(e, index);
         }
+    if (!tnmi_engine_is_resting(e)) return 0; /* what is wiped may need staging */
     if (e->move.stage_state == 3) e->move.stage_state = 5;
     if (e->move.stage_state == 1) e->move.stage_state = 0;
     for (uint32_t t = 0; t < e->tiers.count; t++)
         if (tnmi_engine_tier(e, t)->segment_count || e->gone[t] != TNMI_NONE) return 0;
-    return tnmi_engine_is_resting(e) && (e->move.stage_state == 0 || e->move.stage_state == 4);
+    return e->move.stage_state == 0 || e->move.stage_state == 4;
 }
 
 /* A first write that failed: the tensor holds nothing again once its pin is gone. */
@@ -8675,6 +8768,8 @@ static int tnmi_door_is_progress(const tnmi_ask *ask) {
     switch (ask->kind) {
     case TNMI_ASK_COPY:
         return ask->result != TNM_ERR_BUSY;
+    case TNMI_ASK_ALLOC:
+        return ask->result == TNM_OK;
     case TNMI_ASK_POLL:
     case TNMI_ASK_WAIT:
         return ask->result != TNM_PENDING;
@@ -8683,7 +8778,6 @@ static int tnmi_door_is_progress(const tnmi_ask *ask) {
     case TNMI_ASK_DONE:
         return 0;
     case TNMI_ASK_HOST:
-    case TNMI_ASK_ALLOC:
     case TNMI_ASK_RELEASE:
     case TNMI_ASK_SUBMIT:
     case TNMI_ASK_RELEASED:

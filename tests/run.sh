@@ -21,7 +21,7 @@ SWITCHES="TENSORMEM_STATIC TENSORMEM_NO_ATOMICS TENSORMEM_THREADS TENSORMEM_NO_S
 SLOW_UNDER_VALGRIND=" test_threads test_threads_noatomics test_threads_ownlock " # see `make valgrind`
 # Findings that are still open: these tests fail, so they stand outside the gate until the engine is
 # mended. `make test ONLY=open` runs them.
-OPEN=" test_model test_fault test_threads test_threads_noatomics test_threads_ownlock fuzz_api "
+OPEN=" test_threads test_threads_noatomics test_threads_ownlock "
 BUILDS_ITSELF=" test_annotate " # builds itself for every checker: not again under one
 
 # ---- the list of jobs ----
