@@ -3982,6 +3982,17 @@ static int tnmi_policy_is_kept(const tnmi_view *view, const tnmi_tensor *content
            (tnmi_tensor_advice(content) & 3u) == TNM_KEEP;
 }
 
+/* The key a content would have on this tier if it came by now and were used. */
+static uint64_t tnmi_policy_key_passing(const tnmi_view *view, uint32_t index) {
+    const tnmi_tensor *content = tnmi_tensor_at(view->tensors, index);
+    uint32_t advice = tnmi_tensor_advice(content) & 3u;
+    if (advice == TNM_WONT_NEED || advice == TNM_ONCE) return TNMI_KEY_FIRST;
+    if (tnmi_policy_is_kept(view, content)) return TNMI_KEY_KEEP;
+    uint32_t survivor = tnmi_policy_survivor(view, index, view->tier);
+    uint64_t distance = tnmi_policy_distance(view, content, view->clock, survivor);
+    return tnmi_base_max(tnmi_base_less(view->clock, distance), TNMI_KEY_FIRST + 2);
+}
+
 static uint64_t tnmi_policy_key(const tnmi_view *view, const tnmi_replica *replica) {
     const tnmi_tensor *content = tnmi_tensor_at(view->tensors, replica->content);
     uint64_t word = tnmi_base_peek64(&replica->word), stamp = tnmi_base_peek64(&replica->stamp);
@@ -5469,7 +5480,8 @@ static void tnmi_engine_want_via(tnmi_engine *e, tnmi_plan *plan, uint32_t conte
     tail = plan->tail;
     if (tnmi_engine_new_op(e, plan, content, (uint32_t)m, TNMI_OP_FILL, &op) != TNM_OK) return;
     uint64_t before = plan->before;
-    plan->before = tnmi_base_min(before, tnmi_base_peek64(&e->clock));
+    view = tnmi_engine_view(e, (uint32_t)m);
+    plan->before = tnmi_base_min(before, tnmi_policy_key_passing(&view, content));
     tnm_result r = tnmi_engine_find_place(e, plan, op, 1);
     plan->before = before;
     if (r == TNM_OK) {
@@ -5483,7 +5495,6 @@ static void tnmi_engine_want_via(tnmi_engine *e, tnmi_plan *plan, uint32_t conte
         plan->head = TNMI_NONE;
     else
         tnmi_engine_op(e, tail)->plan = TNMI_NONE;
-    e->grow = NULL;
 }
 
 /* ---- requests: sets that wait ---- */
