@@ -6488,10 +6488,21 @@ static void tnmi_engine_look_use(tnmi_engine *e, uint32_t use, uint64_t *full) {
     }
 }
 
+/* Tiers nothing can be fetched for now, as bits: a waiting call copies between synchronous backends
+ * only what serves it, and what it cannot start it does not plan. */
+static uint64_t tnmi_engine_shut(const tnmi_engine *e) {
+    uint64_t polled = 0, shut = 0;
+    for (uint32_t t = 0; t < e->tiers.count; t++)
+        if (tnmi_engine_tier(e, t)->desc.backend.poll) polled |= (uint64_t)1 << t;
+    for (uint32_t t = 0; e->demand_only && t < e->tiers.count; t++)
+        if (!(e->below[t] & polled)) shut |= (uint64_t)1 << t;
+    return shut;
+}
+
 /* The schedules in order, as far ahead as later-needed bytes allow; then single uses. */
 static void tnmi_engine_look_ahead(tnmi_engine *e) {
-    uint64_t full = 0,
-             all = e->tiers.count == 64 ? ~(uint64_t)0 : ((uint64_t)1 << e->tiers.count) - 1;
+    uint64_t all = e->tiers.count == 64 ? ~(uint64_t)0 : ((uint64_t)1 << e->tiers.count) - 1;
+    uint64_t full = tnmi_engine_shut(e);
     int budget = TNMI_LOOK_USES;
     for (uint32_t l = 0; l < TNM_MAX_LANES; l++) {
         const tnmi_lane *lane = &e->hints.lane[l];

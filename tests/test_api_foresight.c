@@ -412,6 +412,25 @@ EACH(least_recently_pinned_leaves) { /* equal sizes, one thread: textbook LRU, e
     rig_end(g);
 }
 
+/* ---- waiting calls ---- */
+TEST(a_waiting_call_serves_itself) { /* synchronous copies of a prefetch are the pump's */
+    static rig g;
+    rig_start(&g, 1);
+    rig_pair(&g, SIM_PLAIN, rig_room(4, ONE));
+    make(&g, 8, 1);
+    schedule(&g, 8);
+    for (uint64_t s = 0; s < 8; s++) {
+        uint64_t copied = g.sim.copied_bytes;
+        CHECK_EQ(tnm_step(g.ctx, 0, s), TNM_OK);
+        rig_expect(&g, t[s], 0, s);
+        CHECK(g.sim.copied_bytes - copied <= ONE);
+    }
+    CHECK_EQ(rig_stats(&g, 0).prefetches, 0);
+    rig_rest(&g);
+    CHECK(rig_stats(&g, 0).prefetches > 0);
+    rig_end(&g);
+}
+
 TEST(what_passes_a_tier_stays_if_it_is_worth_it) { /* three tiers, demands alone */
     enum { N = 24, FAST = 4, MID = 12, SWEEPS = 4 };
     static rig g;
@@ -498,6 +517,7 @@ int main(void) {
     RUN(bad_foresight);
     RUN(hints_never_change_results);
     RUN(least_recently_pinned_leaves);
+    RUN(a_waiting_call_serves_itself);
     RUN(what_passes_a_tier_stays_if_it_is_worth_it);
     RUN(advice_orders_the_victims);
     RUN(used_once_goes_first);
