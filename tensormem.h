@@ -267,9 +267,11 @@
  *   tnm_cancel    takes back prefetches and unanswered try_pins
  *   tnm_advise    KEEP last to leave, ONCE and WONT_NEED first; flags DROPPABLE, SCRUB
  *
- * Eight lanes are eight clocks: draft and target model, layers and passes. A later prefetch of the
- * same tensor and tier replaces the earlier one, so announce the nearest use. A use that will be
- * built anew is announced with DISCARD and costs no fetch.
+ * Eight lanes are eight clocks: draft and target model, layers and passes. A later guess for the
+ * same tensor and tier replaces the earlier one. A use that will be built anew is announced with
+ * DISCARD and costs no fetch. Announce sure uses without gaps, each tensor's next at least: if a
+ * lane told uses of a tensor before and tells none now, there is taken to be none as far as the
+ * lane looks ahead, and the tensor leaves first.
  *
  * A guess cannot hurt: it never evicts what is needed sooner, what is claimed, or another unused
  * prefetch; at most `guess_bytes` of guesses stand before a demand on a link; the wasted ones are
@@ -3675,9 +3677,12 @@ typedef struct tnmi_use {
 typedef struct tnmi_lane {
     uint64_t step;
     uint64_t began;         /* clock when this step began */
-    uint64_t pace;          /* ticks a step, times 16 */
+    uint64_t pace;          /* ticks a step, times 16; what distances are told in */
+    uint64_t mean;          /* the same, averaged as the steps come; `pace` follows in strides */
+    uint64_t told, reach;   /* the last step of a sure single use; how many steps ahead they come */
     uint32_t cycle, cursor; /* cursor: the first use of this step or later, TNMI_NONE = wrapped */
     uint32_t single, last_single;
+    uint32_t paces; /* steps in the average */
     uint32_t cycle_count, period;
     int stepped;
 } tnmi_lane;
@@ -3686,6 +3691,7 @@ typedef struct tnmi_hints {
     tnmi_table uses;
     tnmi_lane lane[TNM_MAX_LANES];
     uint64_t version; /* of what is known; grows with each change */
+    uint64_t falls;   /* changes after which many a key may be lower than it was recorded */
 } tnmi_hints;
 
 static tnmi_use *tnmi_hint_use(const tnmi_hints *hints, uint32_t index) {
@@ -3699,7 +3705,7 @@ static void tnmi_hint_init(tnmi_hints *hints, uint32_t max_uses, int fixed) {
     for (int i = 0; i < TNM_MAX_LANES; i++) {
         tnmi_lane *lane = &hints->lane[i];
         lane->cycle = lane->cursor = lane->single = lane->last_single = TNMI_NONE;
-        lane->pace = 16;
+        lane->pace = lane->mean = 16;
     }
 }
 
@@ -3758,15 +3764,25 @@ static int tnmi_hint_forget_singles(tnmi_hints *hints, const tnmi_tensors *tenso
     return count;
 }
 
-/* A single use, sorted by step behind its equals; nearly always at the tail. */
+/* A lane that begins at step 1000 does not look 1000 steps ahead: before the first it has no reach.
+ * Its reach is the farthest it told ahead, until it tells nothing for as long: were it what is left
+ * of that, every key would move as the steps go by. */
+static void tnmi_hint_extend(tnmi_hints *hints, tnmi_lane *lane, uint64_t step) {
+    uint64_t ahead = tnmi_base_less(lane->told, step);
+    if (tnmi_base_less(step, lane->told) > lane->reach) lane->reach = 0;
+    if (!lane->stepped || ahead <= lane->reach) return;
+    lane->reach = ahead;
+    hints->falls++;
+}
+
+/* A single use, sorted by step behind its equals; nearly always at the tail. A sure one also says
+ * that this content's uses are told as far as the lane's are. */
 static int tnmi_hint_add_single(tnmi_hints *hints, const tnmi_tensors *tensors,
                                 const tnmi_use *fields) {
     tnmi_tensor *content = tnmi_tensor_at(tensors, fields->content);
     tnmi_lane *lane = &hints->lane[fields->lane];
     uint32_t index = tnmi_hint_new(hints, content, fields), *at = &lane->single;
     if (index == TNMI_NONE) return 0;
-    if (fields->flags & TNMI_USE_SURE)
-        tnmi_tensor_set_field(content, TNMI_TOLD_SHIFT, 4, fields->lane + 1u);
     if (lane->last_single != TNMI_NONE &&
         tnmi_hint_use(hints, lane->last_single)->step <= fields->step)
         at = &tnmi_hint_use(hints, lane->last_single)->next;
@@ -3775,6 +3791,10 @@ static int tnmi_hint_add_single(tnmi_hints *hints, const tnmi_tensors *tensors,
     tnmi_hint_use(hints, index)->next = *at;
     *at = index;
     if (tnmi_hint_use(hints, index)->next == TNMI_NONE) lane->last_single = index;
+    if (!(fields->flags & TNMI_USE_SURE)) return 1;
+    tnmi_tensor_set_field(content, TNMI_TOLD_SHIFT, 4, fields->lane + 1u);
+    lane->told = tnmi_base_max(lane->told, fields->step);
+    tnmi_hint_extend(hints, lane, lane->step);
     return 1;
 }
 
@@ -3839,17 +3859,30 @@ static uint64_t tnmi_hint_ticks(const tnmi_lane *lane, uint64_t steps) {
     return tnmi_base_scale(steps, lane->pace, 16);
 }
 
+/* Steps are averaged over the last 64. Keys are recorded and compared later, so the pace they are
+ * told in keeps still until the average is half as large again, or as small. */
+static void tnmi_hint_measure(tnmi_hints *hints, tnmi_lane *lane, uint64_t ticks, uint64_t steps) {
+    uint64_t pace = tnmi_base_max(tnmi_base_scale(ticks, 16, steps), 16);
+    if (lane->paces < 64) lane->paces++;
+    if (pace > lane->mean)
+        lane->mean += (pace - lane->mean + lane->paces - 1) / lane->paces;
+    else
+        lane->mean -= (lane->mean - pace) / lane->paces;
+    if (lane->mean / 3 < lane->pace / 2 && lane->pace / 3 < lane->mean / 2) return;
+    hints->falls += lane->mean > lane->pace;
+    lane->pace = lane->mean;
+}
+
 /* The lane's step begins at this clock. Expired single uses are the caller's to delete. */
 static void tnmi_hint_step(tnmi_hints *hints, uint32_t lane_index, uint64_t step, uint64_t clock) {
     tnmi_lane *lane = &hints->lane[lane_index];
-    if (lane->stepped && step > lane->step) {
-        uint64_t pace = tnmi_base_scale(clock - lane->began, 16, step - lane->step);
-        pace = tnmi_base_max(pace, 16);
-        lane->pace = lane->pace == 16 ? pace : (lane->pace * 3 + pace) / 4;
-    }
+    if (lane->stepped && step > lane->step)
+        tnmi_hint_measure(hints, lane, clock - lane->began, step - lane->step);
     int wrapped =
         lane->period && (step < lane->step || step / lane->period != lane->step / lane->period);
     lane->stepped = 1;
+    if (step < lane->step) lane->told = step; /* a restart: of these nobody told yet */
+    tnmi_hint_extend(hints, lane, step);
     lane->step = step;
     lane->began = clock;
     tnmi_hint_seek(hints, lane, wrapped);
@@ -3889,12 +3922,11 @@ static uint64_t tnmi_hint_distance(const tnmi_hints *hints, const tnmi_tensor *c
     return best;
 }
 
-/* How far single uses of a lane look ahead, in ticks. */
-static uint64_t tnmi_hint_horizon(const tnmi_hints *hints, uint32_t lane_index) {
-    const tnmi_lane *lane = &hints->lane[lane_index];
-    if (lane->last_single == TNMI_NONE) return 0;
-    uint64_t last = tnmi_hint_use(hints, lane->last_single)->step;
-    return tnmi_hint_ticks(lane, tnmi_base_less(last, lane->step));
+/* A content whose uses a lane tells, and of whom it told none, is not used for so many ticks. */
+static uint64_t tnmi_hint_reach(const tnmi_hints *hints, const tnmi_tensor *content) {
+    uint32_t told = tnmi_tensor_field(content, TNMI_TOLD_SHIFT, 4);
+    if (!told || hints->lane[told - 1].reach == 0) return 0;
+    return tnmi_hint_ticks(&hints->lane[told - 1], hints->lane[told - 1].reach + 1);
 }
 
 /* [policy] ------------------------------------------------------------------ *
@@ -3903,9 +3935,16 @@ static uint64_t tnmi_hint_horizon(const tnmi_hints *hints, uint32_t lane_index) 
  * Calls: base space tensor hint.                                               *
  * One key for all: clock - (expected distance / relative cost). The smallest   *
  * leaves first. With nothing known and equal costs that is the stamp of the    *
- * last pin: LRU. A key never falls by itself, so a heap of recorded keys may   *
- * be corrected lazily at its top. Distance over cost: Young, "On-line file     *
- * caching" (1998) for the cost, Belady (1966) for the distance.                *
+ * last pin: LRU. A key seldom falls by itself, so a heap of recorded keys may  *
+ * be corrected lazily at its top; when a lane's pace or reach grows, which     *
+ * lowers many, [engine] goes over all. Distance over cost: Young, "On-line     *
+ * file caching" (1998) for the cost, Belady (1966) for the distance.           *
+ * With some uses known: what a lane has told is all there is as far as it has  *
+ * told (its reach), so a told content without a known use is not used before   *
+ * that, and after it as age suggests: distance = reach + age. So LRU chooses   *
+ * among those as long as there is one (Albers, "On the influence of lookahead  *
+ * in competitive paging algorithms", 1997), then the farthest use. A content   *
+ * nobody tells of has its age alone, on the same axis.                         *
  * -------------------------------------------------------------------------- */
 typedef struct tnmi_view { /* what the policy may see of one tier */
     const tnmi_tensors *tensors;
@@ -3963,18 +4002,16 @@ static uint64_t tnmi_policy_cost(const tnmi_view *view, const tnmi_tensor *conte
     return tnmi_base_max(tnmi_base_scale(cost, 16, least), 16);
 }
 
-/* Expected ticks until the replica is pinned again; a known distance counts for less the more it
- * costs to lose the replica. An unknown one is the age as it is, so that ignorance is exact LRU. */
+/* Expected ticks until the replica is pinned again. What is known, a use or that there is none for
+ * so long, counts for less the more it costs to lose the replica; what is not is the age as it is,
+ * so that ignorance is exact LRU. */
 static uint64_t tnmi_policy_distance(const tnmi_view *view, const tnmi_tensor *content,
                                      uint64_t stamp, uint32_t survivor) {
-    uint64_t known = tnmi_hint_distance(view->hints, content, view->below, view->tier, stamp);
-    if (known != TNMI_NEVER)
-        return tnmi_base_scale(known, 16, tnmi_policy_cost(view, content, survivor));
-    uint64_t age = tnmi_base_less(view->clock, stamp);
-    uint32_t told = tnmi_tensor_field(content, TNMI_TOLD_SHIFT, 4);
-    /* a content whose uses were announced and has none now is not used before the horizon */
-    if (told) age = tnmi_base_max(age, tnmi_hint_horizon(view->hints, told - 1) + 1);
-    return age;
+    uint64_t known = tnmi_hint_distance(view->hints, content, view->below, view->tier, stamp), sum;
+    uint64_t cost = tnmi_policy_cost(view, content, survivor);
+    if (known != TNMI_NEVER) return tnmi_base_scale(known, 16, cost);
+    known = tnmi_base_scale(tnmi_hint_reach(view->hints, content), 16, cost);
+    return tnmi_base_add(known, tnmi_base_less(view->clock, stamp), &sum) ? sum : UINT64_MAX;
 }
 
 static int tnmi_policy_is_kept(const tnmi_view *view, const tnmi_tensor *content) {
@@ -3996,7 +4033,6 @@ static uint64_t tnmi_policy_key_passing(const tnmi_view *view, uint32_t index) {
 static uint64_t tnmi_policy_key(const tnmi_view *view, const tnmi_replica *replica) {
     const tnmi_tensor *content = tnmi_tensor_at(view->tensors, replica->content);
     uint64_t word = tnmi_base_peek64(&replica->word), stamp = tnmi_base_peek64(&replica->stamp);
-    if (tnmi_tensor_pins(word) || (word & TNMI_CLAIM)) return view->clock;
     uint32_t advice = tnmi_tensor_advice(content) & 3u;
     if (advice == TNM_WONT_NEED) return TNMI_KEY_FIRST;
     if (advice == TNM_ONCE && !(word & TNMI_FRESH)) return TNMI_KEY_FIRST;
@@ -4237,6 +4273,7 @@ typedef struct tnmi_fence { /* pins that fall when a queue has passed a value */
 
 enum { TNMI_BUCKETS = 64, TNMI_QUEUES = 256, TNMI_LAPSE_TICKS = 64, TNMI_OLDEST = 128 };
 enum { TNMI_WALK_NODES = 4096, TNMI_REKEYS = 1024, TNMI_LOOK_USES = 256, TNMI_SHIFTS = 8 };
+enum { TNMI_GO_OVER = 256 };
 #    define TNMI_CLAIMED ((uint32_t)1 << 31) /* in a used node's mark: the rest counts claims */
 
 typedef struct tnmi_shortage { /* the last refusal, as [watch] tells it */
@@ -4265,6 +4302,9 @@ typedef struct tnmi_engine {
     uint64_t guess_bytes;
     uint64_t grain; /* the largest granularity of any backend */
     uint64_t rekeys[TNM_MAX_TIERS];
+    /* tnmi_hints.falls when a tier's order was last gone over, and how far that is */
+    uint64_t falls[TNM_MAX_TIERS];
+    uint32_t gone_over[TNM_MAX_TIERS];
     uint64_t submit; /* tiers that took copies since their last submit, as bits */
     uint32_t passed_at, shifts;
     int stage_likely;    /* two tiers have backends that may not know each other */
@@ -5034,8 +5074,11 @@ static int tnmi_engine_pop_oldest(tnmi_engine *e, const tnmi_view *view, tnmi_ol
     tnmi_heap *order = &e->tensors.on[view->tier].order;
     while (order->count > 0 && oldest->count < TNMI_OLDEST) {
         uint32_t index = tnmi_store_slot(order, 0)->owner;
-        uint64_t recorded = tnmi_store_slot(order, 0)->key;
-        uint64_t key = tnmi_policy_key(view, tnmi_tensor_replica(view->tensors, view->tier, index));
+        uint64_t recorded = tnmi_store_slot(order, 0)->key, key;
+        const tnmi_replica *replica = tnmi_tensor_replica(view->tensors, view->tier, index);
+        uint64_t word = tnmi_base_peek64(&replica->word);
+        key = tnmi_tensor_pins(word) || (word & TNMI_CLAIM) ? view->clock /* cannot leave now */
+                                                            : tnmi_policy_key(view, replica);
         if (key > recorded && e->rekeys[view->tier] <= order->count) {
             if ((*steps)++ >= TNMI_REKEYS) {
                 oldest->more = 1;
@@ -5052,6 +5095,15 @@ static int tnmi_engine_pop_oldest(tnmi_engine *e, const tnmi_view *view, tnmi_ol
         return 1;
     }
     return 0;
+}
+
+/* Keys that may have fallen are recorded anew, some at each search, until all were. */
+static void tnmi_engine_go_over(tnmi_engine *e, uint32_t tier) {
+    const tnmi_residents *on = &e->tensors.on[tier];
+    if (e->falls[tier] != e->hints.falls) e->gone_over[tier] = 0;
+    e->falls[tier] = e->hints.falls;
+    for (int i = 0; i < TNMI_GO_OVER && e->gone_over[tier] < on->replicas.fresh; i++)
+        tnmi_engine_rekey(e, tier, e->gone_over[tier]++);
 }
 
 static void tnmi_engine_put_back(tnmi_engine *e, uint32_t tier, const tnmi_oldest *oldest) {
@@ -5097,6 +5149,7 @@ static tnm_result tnmi_engine_find_window(tnmi_engine *e, uint32_t tier, const t
     oldest.count = 0;
     oldest.more = 0;
     out->first = TNMI_NONE;
+    tnmi_engine_go_over(e, tier);
     while (!found && !wish->low && tnmi_engine_pop_oldest(e, &view, &oldest, &steps)) {
         uint32_t index = oldest.index[oldest.count - 1];
         uint64_t key;

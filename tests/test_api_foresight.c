@@ -412,6 +412,111 @@ EACH(least_recently_pinned_leaves) { /* equal sizes, one thread: textbook LRU, e
     rig_end(g);
 }
 
+/* Requests of four references each. A request is a step; each tensor's next use within the next
+ * `window` requests is told. */
+typedef struct {
+    int ref[4 * 300], next[4 * 300], refs, window;
+} told_trace;
+
+static void draw_trace(told_trace *d, int n, int window) {
+    int last[MOST];
+    sim draw = { 0 };
+    draw.random = 5;
+    d->refs = 4 * 300;
+    d->window = window;
+    for (int i = 0; i < d->refs; i++) {
+        int near = (int)sim_draw(&draw, 8), drift = i / 40;
+        d->ref[i] = sim_draw(&draw, 3) ? (drift + near) % n : (int)sim_draw(&draw, (uint64_t)n);
+    }
+    for (int i = 0; i < n; i++)
+        last[i] = 1 << 20; /* never */
+    for (int i = d->refs - 1; i >= 0; i--) {
+        d->next[i] = last[d->ref[i]];
+        last[d->ref[i]] = i;
+    }
+}
+
+static void tell(rig *g, const told_trace *d, int ref) {
+    tnm_use u = use_at(d->ref[ref], (uint64_t)ref / 4);
+    u.flags = TNM_SURE;
+    CHECK_EQ(tnm_prefetch(g->ctx, 0, &u, 1), TNM_OK);
+}
+
+/* Hits in room for c of n. expected[i]: what the reference i must be; NULL = anything. */
+static int play(rig *g, const told_trace *d, int n, int c, const char *expected) {
+    int hits = 0, due[MOST];
+    rig_pair(g, SIM_PLAIN, rig_room((uint64_t)c, ONE));
+    make(g, n, 1);
+    for (int i = 0; i < n; i++)
+        due[i] = -1;
+    for (int i = 0, seen = 0; i < d->refs; i++) {
+        int k = d->ref[i], hit = here(g, k);
+        if (i % 4 == 0) CHECK_EQ(tnm_step(g->ctx, 0, (uint64_t)i / 4), TNM_OK);
+        for (; seen < d->refs && seen / 4 <= i / 4 + d->window; seen++)
+            if (due[d->ref[seen]] < i) {
+                due[d->ref[seen]] = seen;
+                tell(g, d, seen);
+            }
+        hits += hit;
+        if (expected) CHECK_EQ(hit, expected[i]);
+        rig_expect(g, t[k], 0, (uint64_t)k);
+        if (d->next[i] < seen) {
+            due[k] = d->next[i];
+            tell(g, d, due[k]);
+        }
+    }
+    rig_end(g);
+    return hits;
+}
+
+/* The same by hand: of those held without a known use the least recent leaves. */
+static int play_by_hand(const told_trace *d, int n, int c, char *hit) {
+    int last[MOST], in[MOST] = { 0 }, held = 0, unknown = 1;
+    for (int i = 0; i < n; i++)
+        last[i] = -1;
+    for (int i = 0; i < d->refs; i++) {
+        int known = 4 * (i / 4 + d->window + 1), victim = -1;
+        for (int k = 0; !in[d->ref[i]] && held == c && k < n; k++)
+            if (in[k] && (last[k] < 0 || d->next[last[k]] >= known))
+                if (victim < 0 || last[k] < last[victim]) victim = k;
+        if (victim >= 0) in[victim] = 0;
+        unknown &= in[d->ref[i]] || held < c || victim >= 0;
+        hit[i] = (char)in[d->ref[i]];
+        held += !in[d->ref[i]] && held < c;
+        in[d->ref[i]] = 1;
+        last[d->ref[i]] = i;
+    }
+    return unknown;
+}
+
+TEST(lru_among_what_is_not_told) { /* hit by hit: what is told in time is never in the way of it */
+    enum { N = 40, C = 20 };
+    static rig g;
+    static told_trace d;
+    static char hit[4 * 300];
+    for (int window = 0; window <= 3; window++) {
+        draw_trace(&d, N, window);
+        CHECK(play_by_hand(&d, N, C, hit)); /* there always was one to choose */
+        rig_start(&g, 3);
+        play(&g, &d, N, C, hit);
+    }
+}
+
+TEST(knowing_more_hits_more) { /* also where the window holds more than the tier */
+    enum { N = 40, C = 6 };
+    static rig g;
+    static told_trace d;
+    int before = 0;
+    for (int window = 0; window <= 64; window = window ? 2 * window : 1) {
+        int hits;
+        draw_trace(&d, N, window);
+        rig_start(&g, 3);
+        hits = play(&g, &d, N, C, NULL);
+        CHECK(hits >= before);
+        before = hits;
+    }
+}
+
 /* ---- waiting calls ---- */
 TEST(a_waiting_call_serves_itself) { /* synchronous copies of a prefetch are the pump's */
     static rig g;
@@ -517,6 +622,8 @@ int main(void) {
     RUN(bad_foresight);
     RUN(hints_never_change_results);
     RUN(least_recently_pinned_leaves);
+    RUN(lru_among_what_is_not_told);
+    RUN(knowing_more_hits_more);
     RUN(a_waiting_call_serves_itself);
     RUN(what_passes_a_tier_stays_if_it_is_worth_it);
     RUN(advice_orders_the_victims);
