@@ -3660,9 +3660,10 @@ static void tnmi_tensor_unadopt(tnmi_tensors *tensors, uint32_t index) {
 /* [hint] -------------------------------------------------------------------- *
  * Foresight: lanes, cycles, single uses, and the next use that follows.        *
  * Calls: base tell store tensor.                                               *
- * Invariants: every use is in the list of its lane (by step) and of its        *
- * content; single uses before the lane's step are gone; a distance is in       *
- * ticks of the context's clock, so that lanes and ages compare.                *
+ * Invariants: every use is in the list of its content and, by step, in its     *
+ * lane's cycle or in its lane's tree of single uses; a single use of a past    *
+ * step is over, and goes soon; a distance is in ticks of the context's clock,  *
+ * so that lanes and ages compare.                                              *
  * -------------------------------------------------------------------------- */
 enum { TNMI_USE_SINGLE = 1, TNMI_USE_SURE = 2, TNMI_USE_REFUSED = 4 /* counted */ };
 #    define TNMI_NEVER UINT64_MAX
@@ -3670,7 +3671,8 @@ enum { TNMI_USE_SINGLE = 1, TNMI_USE_SURE = 2, TNMI_USE_REFUSED = 4 /* counted *
 typedef struct tnmi_use {
     uint64_t step;
     uint32_t content, same; /* next use of the same content; free: next free */
-    uint32_t next;          /* in the lane's list */
+    uint32_t next, prev;    /* in the lane's cycle; a single use: its later and earlier child */
+    uint32_t up;            /* a single use: its parent */
     uint8_t tier, lane, flags, access;
 } tnmi_use;
 
@@ -3681,8 +3683,8 @@ typedef struct tnmi_lane {
     uint64_t mean;          /* the same, averaged as the steps come; `pace` follows in strides */
     uint64_t told, reach;   /* the last step of a sure single use; how many steps ahead they come */
     uint32_t cycle, cursor; /* cursor: the first use of this step or later, TNMI_NONE = wrapped */
-    uint32_t single, last_single;
-    uint32_t paces; /* steps in the average */
+    uint32_t single, root;  /* single uses: the first, and the tree of all */
+    uint32_t paces;         /* steps in the average */
     uint32_t cycle_count, period;
     int stepped;
 } tnmi_lane;
@@ -3704,7 +3706,7 @@ static void tnmi_hint_init(tnmi_hints *hints, uint32_t max_uses, int fixed) {
                     fixed);
     for (int i = 0; i < TNM_MAX_LANES; i++) {
         tnmi_lane *lane = &hints->lane[i];
-        lane->cycle = lane->cursor = lane->single = lane->last_single = TNMI_NONE;
+        lane->cycle = lane->cursor = lane->single = lane->root = TNMI_NONE;
         lane->pace = lane->mean = 16;
     }
 }
@@ -3715,7 +3717,7 @@ static uint32_t tnmi_hint_new(tnmi_hints *hints, tnmi_tensor *content, const tnm
     if (index == TNMI_NONE) return TNMI_NONE;
     tnmi_use *use = tnmi_hint_use(hints, index);
     *use = *fields;
-    use->next = TNMI_NONE;
+    use->next = use->prev = use->up = TNMI_NONE;
     use->same = content->use;
     content->use = index;
     hints->version++;
@@ -3733,17 +3735,84 @@ static void tnmi_hint_delete(tnmi_hints *hints, const tnmi_tensors *tensors, uin
     tnmi_store_give(&hints->uses, index);
 }
 
+/* ---- single uses: a lane's treap by step, equals in the order in which they were told. A node's
+ * rank is a hash of its index (Seidel and Aragon, "Randomized search trees", 1996): the same calls
+ * build the same tree, and its depth is O(log n) as if the ranks were drawn ---- */
+static uint64_t tnmi_hint_rank(uint32_t index) {
+    return tnmi_base_mix(tnmi_base_mix(0, (uint64_t)index + 1), index);
+}
+
+static uint32_t *tnmi_hint_child(tnmi_use *use, int later) {
+    return later ? &use->next : &use->prev;
+}
+
+/* Where the tree holds this node: in its parent, or at the root. */
+static uint32_t *tnmi_hint_holder(tnmi_hints *hints, uint32_t index) {
+    const tnmi_use *use = tnmi_hint_use(hints, index);
+    if (use->up == TNMI_NONE) return &hints->lane[use->lane].root;
+    tnmi_use *up = tnmi_hint_use(hints, use->up);
+    return tnmi_hint_child(up, up->next == index);
+}
+
+/* A node takes its parent's place; the parent becomes its child. */
+static void tnmi_hint_lift(tnmi_hints *hints, uint32_t index) {
+    tnmi_use *use = tnmi_hint_use(hints, index);
+    uint32_t above = use->up;
+    tnmi_use *up = tnmi_hint_use(hints, above);
+    int later = up->next == index;
+    uint32_t *inner = tnmi_hint_child(use, !later);
+    *tnmi_hint_holder(hints, above) = index;
+    *tnmi_hint_child(up, later) = *inner;
+    if (*inner != TNMI_NONE) tnmi_hint_use(hints, *inner)->up = above;
+    *inner = above;
+    use->up = up->up;
+    up->up = index;
+}
+
+/* The single use behind this one, in the order of their steps. */
+static uint32_t tnmi_hint_after(const tnmi_hints *hints, uint32_t index) {
+    uint32_t at = tnmi_hint_use(hints, index)->next;
+    if (at != TNMI_NONE) {
+        while (tnmi_hint_use(hints, at)->prev != TNMI_NONE)
+            at = tnmi_hint_use(hints, at)->prev;
+        return at;
+    }
+    at = tnmi_hint_use(hints, index)->up;
+    while (at != TNMI_NONE && tnmi_hint_use(hints, at)->next == index) {
+        index = at;
+        at = tnmi_hint_use(hints, at)->up;
+    }
+    return at;
+}
+
+static void tnmi_hint_link_single(tnmi_hints *hints, uint32_t index) {
+    tnmi_use *use = tnmi_hint_use(hints, index);
+    tnmi_lane *lane = &hints->lane[use->lane];
+    uint32_t *at = &lane->root;
+    use->up = TNMI_NONE;
+    while (*at != TNMI_NONE) {
+        use->up = *at;
+        at = tnmi_hint_child(tnmi_hint_use(hints, *at),
+                             tnmi_hint_use(hints, *at)->step <= use->step);
+    }
+    *at = index;
+    while (use->up != TNMI_NONE && tnmi_hint_rank(index) > tnmi_hint_rank(use->up))
+        tnmi_hint_lift(hints, index);
+    if (lane->single == TNMI_NONE || use->step < tnmi_hint_use(hints, lane->single)->step)
+        lane->single = index;
+}
+
 static void tnmi_hint_unlink_single(tnmi_hints *hints, uint32_t index) {
-    tnmi_lane *lane = &hints->lane[tnmi_hint_use(hints, index)->lane];
-    uint32_t before = TNMI_NONE;
-    for (uint32_t i = lane->single; i != index; i = tnmi_hint_use(hints, i)->next)
-        before = i;
-    uint32_t next = tnmi_hint_use(hints, index)->next;
-    if (before == TNMI_NONE)
-        lane->single = next;
-    else
-        tnmi_hint_use(hints, before)->next = next;
-    if (lane->last_single == index) lane->last_single = before;
+    tnmi_use *use = tnmi_hint_use(hints, index);
+    tnmi_lane *lane = &hints->lane[use->lane];
+    if (lane->single == index) lane->single = tnmi_hint_after(hints, index);
+    while (use->next != TNMI_NONE || use->prev != TNMI_NONE) {
+        int later = use->prev == TNMI_NONE;
+        if (use->prev != TNMI_NONE && use->next != TNMI_NONE)
+            later = tnmi_hint_rank(use->next) > tnmi_hint_rank(use->prev);
+        tnmi_hint_lift(hints, *tnmi_hint_child(use, later));
+    }
+    *tnmi_hint_holder(hints, index) = TNMI_NONE;
 }
 
 /* Take back the single use of a content on a tier (TNMI_NONE: on any). Returns how many. */
@@ -3775,22 +3844,14 @@ static void tnmi_hint_extend(tnmi_hints *hints, tnmi_lane *lane, uint64_t step) 
     hints->falls++;
 }
 
-/* A single use, sorted by step behind its equals; nearly always at the tail. A sure one also says
- * that this content's uses are told as far as the lane's are. */
+/* A sure one also says that this content's uses are told as far as the lane's are. */
 static int tnmi_hint_add_single(tnmi_hints *hints, const tnmi_tensors *tensors,
                                 const tnmi_use *fields) {
     tnmi_tensor *content = tnmi_tensor_at(tensors, fields->content);
     tnmi_lane *lane = &hints->lane[fields->lane];
-    uint32_t index = tnmi_hint_new(hints, content, fields), *at = &lane->single;
+    uint32_t index = tnmi_hint_new(hints, content, fields);
     if (index == TNMI_NONE) return 0;
-    if (lane->last_single != TNMI_NONE &&
-        tnmi_hint_use(hints, lane->last_single)->step <= fields->step)
-        at = &tnmi_hint_use(hints, lane->last_single)->next;
-    while (*at != TNMI_NONE && tnmi_hint_use(hints, *at)->step <= fields->step)
-        at = &tnmi_hint_use(hints, *at)->next;
-    tnmi_hint_use(hints, index)->next = *at;
-    *at = index;
-    if (tnmi_hint_use(hints, index)->next == TNMI_NONE) lane->last_single = index;
+    tnmi_hint_link_single(hints, index);
     if (!(fields->flags & TNMI_USE_SURE)) return 1;
     tnmi_tensor_set_field(content, TNMI_TOLD_SHIFT, 4, fields->lane + 1u);
     lane->told = tnmi_base_max(lane->told, fields->step);
@@ -3817,10 +3878,12 @@ static void tnmi_hint_forget(tnmi_hints *hints, const tnmi_tensors *tensors, uin
     while (tensor->use != TNMI_NONE) {
         uint32_t index = tensor->use;
         tnmi_lane *lane = &hints->lane[tnmi_hint_use(hints, index)->lane];
-        uint32_t *at = &lane->cycle, next = tnmi_hint_use(hints, index)->next;
-        while (*at != index)
-            at = &tnmi_hint_use(hints, *at)->next;
-        *at = next;
+        uint32_t next = tnmi_hint_use(hints, index)->next, prev = tnmi_hint_use(hints, index)->prev;
+        if (prev == TNMI_NONE)
+            lane->cycle = next;
+        else
+            tnmi_hint_use(hints, prev)->next = next;
+        if (next != TNMI_NONE) tnmi_hint_use(hints, next)->prev = prev;
         if (lane->cursor == index) lane->cursor = next;
         lane->cycle_count--;
         tnmi_hint_delete(hints, tensors, index);
@@ -3851,6 +3914,11 @@ static void tnmi_hint_sort_cycle(tnmi_hints *hints, uint32_t lane_index) {
     order.next = tnmi_hint_next_at;
     order.before = tnmi_hint_before;
     lane->cycle = tnmi_store_sort(&order, lane->cycle);
+    for (uint32_t i = lane->cycle, prev = TNMI_NONE; i != TNMI_NONE;) {
+        tnmi_hint_use(hints, i)->prev = prev;
+        prev = i;
+        i = tnmi_hint_use(hints, i)->next;
+    }
     tnmi_hint_seek(hints, lane, 1);
 }
 
@@ -3893,7 +3961,7 @@ static void tnmi_hint_step(tnmi_hints *hints, uint32_t lane_index, uint64_t step
 static uint64_t tnmi_hint_steps(const tnmi_lane *lane, const tnmi_use *use, int used) {
     if (use->flags & TNMI_USE_SINGLE) {
         if (use->step > lane->step) return use->step - lane->step;
-        return used ? TNMI_NEVER : 0;
+        return used || use->step < lane->step ? TNMI_NEVER : 0;
     }
     uint64_t now = lane->step % lane->period;
     uint64_t steps = use->step >= now ? use->step - now : use->step + lane->period - now;
@@ -6495,9 +6563,9 @@ static int tnmi_engine_look_at(tnmi_engine *e, uint32_t use_index, uint32_t tier
     tnmi_replica *there = tnmi_engine_on(e, use->content, tier);
     int sure = !(use->flags & TNMI_USE_SINGLE) || (use->flags & TNMI_USE_SURE);
     tnm_class class_ = sure ? TNM_CLASS_SURE : TNM_CLASS_GUESS;
-    uint64_t ticks = tnmi_hint_ticks(lane, tnmi_hint_steps(lane, use, 0));
+    uint64_t steps = tnmi_hint_steps(lane, use, 0), ticks = tnmi_hint_ticks(lane, steps);
     uint64_t clock = tnmi_base_peek64(&e->clock);
-    if (use->access == TNM_DISCARD || (content->failed >> 16)) return 1;
+    if (steps == TNMI_NEVER || use->access == TNM_DISCARD || (content->failed >> 16)) return 1;
     if (tnmi_engine_is_awaited(e, use->content) || tnmi_engine_is_written(e, use->content))
         return 1;
     if (tnmi_engine_is_busy(there)) {
@@ -6541,6 +6609,29 @@ static void tnmi_engine_look_use(tnmi_engine *e, uint32_t use, uint64_t *full) {
     }
 }
 
+/* A foreseen use did not come: what was fetched for it is a prefetch no more. */
+static void tnmi_engine_wasted(tnmi_engine *e, uint32_t content, uint32_t tier) {
+    tnmi_replica *replica = tnmi_engine_on(e, content, tier);
+    if (!replica || !(tnmi_base_peek64(&replica->word) & TNMI_FRESH)) return;
+    if (tnmi_tensor_mark(replica, 0, TNMI_FRESH) & TNMI_FRESH)
+        tnmi_engine_tier(e, tier)->prefetches_wasted++;
+}
+
+/* Single uses of past steps go, at most so many at a time. */
+static void tnmi_engine_expire(tnmi_engine *e, const tnmi_lane *lane, int *most) {
+    for (; *most > 0 && lane->single != TNMI_NONE; --*most) {
+        const tnmi_use *use = tnmi_hint_use(&e->hints, lane->single);
+        uint32_t content = use->content, index = lane->single;
+        uint64_t through = e->below[use->tier];
+        if (use->step >= lane->step) return;
+        tnmi_hint_unlink_single(&e->hints, index);
+        tnmi_hint_delete(&e->hints, &e->tensors, index);
+        for (uint32_t t = 0; t < e->tiers.count; t++)
+            if ((through >> t) & 1u) tnmi_engine_wasted(e, content, t);
+        tnmi_engine_rekey_all(e, content);
+    }
+}
+
 /* Tiers nothing can be fetched for now, as bits: a waiting call copies between synchronous backends
  * only what serves it, and what it cannot start it does not plan. */
 static uint64_t tnmi_engine_shut(const tnmi_engine *e) {
@@ -6556,12 +6647,13 @@ static uint64_t tnmi_engine_shut(const tnmi_engine *e) {
 static void tnmi_engine_look_ahead(tnmi_engine *e) {
     uint64_t all = e->tiers.count == 64 ? ~(uint64_t)0 : ((uint64_t)1 << e->tiers.count) - 1;
     uint64_t full = tnmi_engine_shut(e);
-    int budget = TNMI_LOOK_USES;
+    int budget = TNMI_LOOK_USES, expire = TNMI_REKEYS;
     for (uint32_t l = 0; l < TNM_MAX_LANES; l++) {
         const tnmi_lane *lane = &e->hints.lane[l];
+        tnmi_engine_expire(e, lane, &expire);
         uint32_t i = lane->single;
         for (; i != TNMI_NONE && full != all && budget > 0; budget--) {
-            uint32_t next = tnmi_hint_use(&e->hints, i)->next;
+            uint32_t next = tnmi_hint_after(&e->hints, i);
             if (tnmi_hint_use(&e->hints, i)->flags & TNMI_USE_SURE)
                 tnmi_engine_look_use(e, i, &full);
             i = next;
@@ -6577,7 +6669,7 @@ static void tnmi_engine_look_ahead(tnmi_engine *e) {
     }
     for (uint32_t l = 0; l < TNM_MAX_LANES; l++)
         for (uint32_t i = e->hints.lane[l].single; i != TNMI_NONE && full != all && budget-- > 0;
-             i = tnmi_hint_use(&e->hints, i)->next)
+             i = tnmi_hint_after(&e->hints, i))
             if (!(tnmi_hint_use(&e->hints, i)->flags & TNMI_USE_SURE))
                 tnmi_engine_look_use(e, i, &full);
     if (e->grow && e->refused_host) e->grow = NULL;
@@ -7819,32 +7911,16 @@ static void tnmi_engine_split(tnmi_engine *e) {
 }
 
 /* ---- what calls ask for ---- */
-/* A foreseen use did not come: what was fetched for it is a prefetch no more. */
-static void tnmi_engine_wasted(tnmi_engine *e, uint32_t content, uint32_t tier) {
-    tnmi_replica *replica = tnmi_engine_on(e, content, tier);
-    if (!replica || !(tnmi_base_peek64(&replica->word) & TNMI_FRESH)) return;
-    if (tnmi_tensor_mark(replica, 0, TNMI_FRESH) & TNMI_FRESH)
-        tnmi_engine_tier(e, tier)->prefetches_wasted++;
-}
-
 /* A lane's step begins: uses that are over lose their claim on the future. */
 static void tnmi_engine_step(tnmi_engine *e, uint32_t lane_index, uint64_t step) {
     tnmi_lane *lane = &e->hints.lane[lane_index];
     uint64_t before = lane->step;
     uint32_t period = lane->period, seen = 0;
+    int expire = TNMI_REKEYS;
     tnmi_engine_advance(e);
     uint32_t from = lane->cursor;
     tnmi_hint_step(&e->hints, lane_index, step, tnmi_base_peek64(&e->clock));
-    while (lane->single != TNMI_NONE && tnmi_hint_use(&e->hints, lane->single)->step < step) {
-        uint32_t index = lane->single, content = tnmi_hint_use(&e->hints, index)->content;
-        uint64_t through = e->below[tnmi_hint_use(&e->hints, index)->tier];
-        lane->single = tnmi_hint_use(&e->hints, index)->next;
-        if (lane->single == TNMI_NONE) lane->last_single = TNMI_NONE;
-        tnmi_hint_delete(&e->hints, &e->tensors, index);
-        for (uint32_t t = 0; t < e->tiers.count; t++)
-            if ((through >> t) & 1u) tnmi_engine_wasted(e, content, t);
-        tnmi_engine_rekey_all(e, content);
-    }
+    tnmi_engine_expire(e, lane, &expire);
     if (step < before) from = lane->cycle; /* a restart: everything is new */
     uint64_t span = step >= before ? step - before : period;
     for (uint32_t i = from; period && seen < lane->cycle_count; seen++) {
@@ -8505,11 +8581,35 @@ static int tnmi_watch_check_tier(const tnmi_engine *e, uint32_t tier) {
     return broken;
 }
 
+/* The single uses of a lane, in order: a search tree by step, a heap by rank. */
+static int tnmi_watch_check_lane(const tnmi_hints *hints, uint32_t lane) {
+    uint32_t before = TNMI_NONE;
+    int broken = 0;
+    for (uint32_t i = hints->lane[lane].single; i != TNMI_NONE; i = tnmi_hint_after(hints, i)) {
+        const tnmi_use *use = tnmi_hint_use(hints, i);
+        broken += use->lane != lane || !(use->flags & TNMI_USE_SINGLE);
+        if (before == TNMI_NONE)
+            broken += use->prev != TNMI_NONE;
+        else
+            broken += tnmi_hint_use(hints, before)->step > use->step;
+        if (use->up == TNMI_NONE)
+            broken += hints->lane[lane].root != i;
+        else
+            broken += tnmi_hint_rank(use->up) < tnmi_hint_rank(i);
+        if (use->prev != TNMI_NONE) broken += tnmi_hint_use(hints, use->prev)->up != i;
+        if (use->next != TNMI_NONE) broken += tnmi_hint_use(hints, use->next)->up != i;
+        before = i;
+    }
+    return broken + (before == TNMI_NONE && hints->lane[lane].root != TNMI_NONE);
+}
+
 static int tnmi_watch_check(const tnmi_engine *e) {
     int broken = 0;
     uint32_t used = 0, free_slots = 0;
     for (uint32_t t = 0; t < e->tiers.count; t++)
         broken += tnmi_watch_check_tier(e, t);
+    for (uint32_t l = 0; l < TNM_MAX_LANES; l++)
+        broken += tnmi_watch_check_lane(&e->hints, l);
     for (uint32_t i = e->move.live_copy; i != TNMI_NONE; i = e->move.copy[i].next) {
         used++;
         broken += e->move.copy[i].state == TNMI_COPY_FREE;

@@ -517,6 +517,88 @@ TEST(knowing_more_hits_more) { /* also where the window holds more than the tier
     }
 }
 
+/* ---- single uses ---- */
+EACH(told_backwards) { /* the nearest comes first, whenever it was told */
+    rig_pair(g, kind, rig_room(3, ONE));
+    make(g, 12, 1);
+    for (int i = 11; i >= 0; i--) {
+        tnm_use u = use_at(i, (uint64_t)i + 1);
+        u.flags = i % 2 ? TNM_SURE : 0;
+        CHECK_EQ(tnm_prefetch(g->ctx, 0, &u, 1), TNM_OK);
+    }
+    rig_rest(g);
+    CHECK(here(g, 1) && here(g, 3) && here(g, 5)); /* sure ones, then guesses */
+    rig_end(g);
+}
+
+static int depth_of(const tnmi_hints *hints, uint32_t use) {
+    int depth = 0;
+    for (; use != TNMI_NONE; use = tnmi_hint_use(hints, use)->up)
+        depth++;
+    return depth;
+}
+
+TEST(single_uses_keep_their_order) { /* told in any order, taken back in any order */
+    static rig g;
+    sim draw = { 0 };
+    const tnmi_hints *hints;
+    rig_start(&g, 1);
+    rig_pair(&g, SIM_PLAIN, rig_room(4, ONE));
+    make(&g, MOST, 1);
+    hints = &g.ctx->e.hints;
+    draw.random = 4;
+    for (int n = 0; n < 6000; n++) {
+        tnm_use u = use_at((int)sim_draw(&draw, MOST), sim_draw(&draw, 1000));
+        uint32_t lane = (uint32_t)sim_draw(&draw, 2);
+        u.flags = sim_draw(&draw, 4) ? TNM_SURE : 0;
+        CHECK_EQ(tnm_prefetch(g.ctx, lane, &u, 1), TNM_OK);
+        if (n % 200 == 0) CHECK_EQ(tnm_check(g.ctx), 0);
+        if (n % 100 == 0) CHECK_EQ(tnm_cancel(g.ctx, &t[sim_draw(&draw, MOST)], 1), TNM_OK);
+        if (n % 700 == 0) CHECK_EQ(tnm_step(g.ctx, 1, (uint64_t)n / 20), TNM_OK);
+    }
+    for (uint32_t lane = 0; lane < 2; lane++) {
+        int count = 0, deepest = 0;
+        for (uint32_t i = hints->lane[lane].single; i != TNMI_NONE; i = tnmi_hint_after(hints, i)) {
+            int depth = depth_of(hints, i);
+            count++;
+            if (depth > deepest) deepest = depth;
+        }
+        CHECK(count > 500);
+        CHECK(deepest < 40); /* 3 log2 n: a list would be hundreds */
+    }
+    CHECK_EQ(tnm_check(g.ctx), 0);
+    CHECK_EQ(tnm_cancel(g.ctx, t, MOST), TNM_OK);
+    CHECK_EQ(hints->uses.live, 0);
+    rig_end(&g);
+}
+
+TEST(a_long_jump_ends_what_it_passed) { /* known to be over at once, put away bit by bit */
+    enum { USES = 5000 };
+    static rig g;
+    uint32_t live;
+    rig_start(&g, 1);
+    rig_pair(&g, SIM_PLAIN, rig_room(4, ONE));
+    make(&g, MOST, 1);
+    for (int n = 0; n < USES; n++) {
+        tnm_use u = use_at(n % MOST, (uint64_t)n + 1);
+        u.flags = TNM_SURE;
+        CHECK_EQ(tnm_prefetch(g.ctx, 0, &u, 1), TNM_OK);
+    }
+    CHECK_EQ(tnm_step(g.ctx, 0, 1000000), TNM_OK);
+    for (int i = 0; i < MOST; i++)
+        CHECK_EQ(info_of(&g, i).next_use, UINT64_MAX);
+    live = g.ctx->e.hints.uses.live;
+    CHECK(live > 0 && live + TNMI_REKEYS >= USES); /* one call puts no more than that away */
+    CHECK_EQ(tnm_check(g.ctx), 0);
+    for (int i = 0; i < 8; i++)
+        rig_expect(&g, t[i], 0, (uint64_t)i);
+    for (uint64_t s = 1; s < 8; s++)
+        CHECK_EQ(tnm_step(g.ctx, 0, 1000000 + s), TNM_OK);
+    CHECK_EQ(g.ctx->e.hints.uses.live, 0);
+    CHECK_EQ(rig_stats(&g, 0).prefetches, 0);
+    rig_end(&g);
+}
+
 /* ---- waiting calls ---- */
 TEST(a_waiting_call_serves_itself) { /* synchronous copies of a prefetch are the pump's */
     static rig g;
@@ -624,6 +706,9 @@ int main(void) {
     RUN(least_recently_pinned_leaves);
     RUN(lru_among_what_is_not_told);
     RUN(knowing_more_hits_more);
+    RUN(told_backwards);
+    RUN(single_uses_keep_their_order);
+    RUN(a_long_jump_ends_what_it_passed);
     RUN(a_waiting_call_serves_itself);
     RUN(what_passes_a_tier_stays_if_it_is_worth_it);
     RUN(advice_orders_the_victims);
