@@ -1,0 +1,551 @@
+/* The room [hint] from inside: lanes, cycles, single uses and the next use that follows from them,
+ * against a list of uses and nothing else. The calls feed the room, as they do in a program. */
+#define TENSORMEM_IMPLEMENTATION
+#include "../tensormem.h"
+#include "check.h"
+
+enum { TENSORS = 12, TIERS = 3, LANES = 3, MOST = 400 };
+
+static uint32_t seed = 11;
+
+static uint32_t draw(uint32_t below) {
+    seed = seed * 1664525u + 1013904223u;
+    return (seed >> 8) % below;
+}
+
+/* ---- the naive model: every use anybody has announced ---- */
+typedef struct note {
+    uint64_t step;
+    int tensor, tier, lane, single, sure, live;
+    tnm_access access;
+} note;
+
+static tnm_ctx *ctx;
+static tnmi_hints *hints;
+static tnm_tensor tensor[TENSORS];
+static note notes[MOST];
+static int noted;
+static uint32_t period[TNM_MAX_LANES];
+static uint64_t step_of[TNM_MAX_LANES], began[TNM_MAX_LANES];
+
+static void hush(void *user, const tnm_log *item) {
+    (void)user;
+    (void)item;
+}
+
+/* tiers 0 and 1 both stand on tier 2 */
+static int serves(int use, int tier) {
+    return use == tier || tier == 2;
+}
+
+static void open_context(uint32_t max_tensors, uint32_t max_uses) {
+    tnm_tier_desc tiers[TIERS];
+    tnm_desc desc;
+    memset(tiers, 0, sizeof tiers);
+    memset(&desc, 0, sizeof desc);
+    tiers[0].spill_to = 2;
+    desc.tiers = tiers;
+    desc.tier_count = TIERS;
+    desc.max_tensors = max_tensors;
+    desc.max_uses = max_uses;
+    desc.log = hush;
+    desc.alloc = check_alloc;
+    desc.release = check_release;
+    CHECK_EQ(tnm_create(&desc, &ctx), TNM_OK);
+    hints = &ctx->e.hints;
+    noted = 0;
+    memset(period, 0, sizeof period);
+    memset(step_of, 0, sizeof step_of);
+}
+
+static void close_context(void) {
+    CHECK_EQ(tnm_destroy(ctx), TNM_OK);
+}
+
+static void new_tensor(int i) {
+    tnm_tensor_desc desc;
+    memset(&desc, 0, sizeof desc);
+    desc.bytes = 64;
+    CHECK_EQ(tnm_tensor_create(ctx, &desc, &tensor[i]), TNM_OK);
+}
+
+static uint32_t slot_of(int i) {
+    tnm_result why;
+    return tnmi_tensor_find(&ctx->e.tensors, tensor[i].id, &why);
+}
+
+static tnm_use use_of(int i, int tier, uint64_t step, uint32_t flags) {
+    tnm_use use;
+    memset(&use, 0, sizeof use);
+    use.tensor = tensor[i];
+    use.tier = tier;
+    use.step = step;
+    use.flags = flags;
+    return use;
+}
+
+static void remember(const tnm_use *use, int i, int lane, int single) {
+    note *n = &notes[noted++];
+    CHECK(noted < MOST);
+    n->step = use->step;
+    n->tensor = i;
+    n->tier = use->tier;
+    n->lane = lane;
+    n->single = single;
+    n->sure = (use->flags & TNM_SURE) != 0;
+    n->access = use->access;
+    n->live = 1;
+}
+
+static void sweep(void) { /* the dead leave the list */
+    int kept = 0;
+    for (int k = 0; k < noted; k++)
+        if (notes[k].live) notes[kept++] = notes[k];
+    noted = kept;
+}
+
+/* ---- the calls, told to both ---- */
+static void say_schedule(int lane, const tnm_use *uses, const int *of, int count, uint32_t every) {
+    CHECK_EQ(tnm_schedule(ctx, (uint32_t)lane, uses, count, every), TNM_OK);
+    for (int k = 0; k < noted; k++)
+        if (notes[k].lane == lane && !notes[k].single) notes[k].live = 0;
+    sweep();
+    period[lane] = count ? every : 0;
+    for (int k = 0; k < count; k++)
+        remember(&uses[k], of[k], lane, 0);
+}
+
+static void say_step(int lane, uint64_t step) {
+    CHECK_EQ(tnm_step(ctx, (uint32_t)lane, step), TNM_OK);
+    step_of[lane] = step;
+    began[lane] = ctx->e.clock;
+    for (int k = 0; k < noted; k++)
+        if (notes[k].lane == lane && notes[k].single && notes[k].step < step) notes[k].live = 0;
+    sweep();
+}
+
+/* A guess gives way to any later word on its tensor, tier and lane; sure uses stand side by side,
+ * once for each step. */
+static void say_prefetch(int lane, int i, tnm_use use) {
+    int known = 0;
+    CHECK_EQ(tnm_prefetch(ctx, (uint32_t)lane, &use, 1), TNM_OK);
+    if (use.step < step_of[lane]) use.step = step_of[lane]; /* past = now */
+    for (int k = 0; k < noted; k++) {
+        note *n = &notes[k];
+        if (!n->single || n->lane != lane || n->tensor != i || n->tier != use.tier) continue;
+        if (n->sure && n->step == use.step) known = 1;
+    }
+    for (int k = 0; k < noted && !known; k++) {
+        note *n = &notes[k];
+        if (!n->single || n->lane != lane || n->tensor != i || n->tier != use.tier) continue;
+        if (!n->sure) n->live = 0;
+    }
+    sweep();
+    if (!known) remember(&use, i, lane, 1);
+}
+
+static void say_cancel(int i) {
+    CHECK_EQ(tnm_cancel(ctx, &tensor[i], 1), TNM_OK);
+    for (int k = 0; k < noted; k++)
+        if (notes[k].tensor == i && notes[k].single) notes[k].live = 0;
+    sweep();
+}
+
+static void say_destroy(int i) {
+    tnm_tensor old = tensor[i];
+    CHECK_EQ(tnm_tensor_destroy(ctx, tensor[i]), TNM_OK);
+    for (int k = 0; k < noted; k++)
+        if (notes[k].tensor == i) notes[k].live = 0;
+    sweep();
+    new_tensor(i);
+    CHECK(tensor[i].id != old.id);
+}
+
+/* ---- what must hold ---- */
+static int is_note(const tnmi_use *use, const note *n) {
+    return use->step == n->step && use->content == slot_of(n->tensor) && use->tier == n->tier &&
+           use->lane == n->lane && ((use->flags & TNMI_USE_SINGLE) != 0) == n->single &&
+           ((use->flags & TNMI_USE_SURE) != 0) == n->sure && use->access == n->access;
+}
+
+/* Every use of a lane's list is one of the notes, each once, in the order of steps. */
+static void check_list(int lane, uint32_t head, int single) {
+    int taken[MOST] = { 0 }, count = 0, want = 0;
+    uint64_t before = 0;
+    for (uint32_t u = head; u != TNMI_NONE; u = tnmi_hint_use(hints, u)->next) {
+        const tnmi_use *use = tnmi_hint_use(hints, u);
+        int k = 0;
+        while (k < noted && (taken[k] || !is_note(use, &notes[k])))
+            k++;
+        CHECK(k < noted);
+        if (k < noted) taken[k] = 1;
+        CHECK(use->lane == lane && ((use->flags & TNMI_USE_SINGLE) != 0) == single);
+        CHECK(use->step >= before);
+        before = use->step;
+        if (++count > MOST) break;
+    }
+    for (int k = 0; k < noted; k++)
+        want += notes[k].lane == lane && notes[k].single == single;
+    CHECK_EQ(count, want);
+}
+
+static void check_lane(int lane) {
+    const tnmi_lane *l = &hints->lane[lane];
+    uint32_t want = TNMI_NONE, last = TNMI_NONE, count = 0;
+    check_list(lane, l->cycle, 0);
+    check_list(lane, l->single, 1);
+    CHECK_EQ(l->period, period[lane]);
+    for (uint32_t u = l->cycle; u != TNMI_NONE; u = tnmi_hint_use(hints, u)->next) {
+        uint64_t now = period[lane] ? step_of[lane] % period[lane] : 0;
+        if (want == TNMI_NONE && tnmi_hint_use(hints, u)->step >= now) want = u;
+        count++;
+    }
+    CHECK_EQ(l->cycle_count, count);
+    CHECK_EQ(l->cursor, want); /* the first use of this step or later */
+    for (uint32_t u = l->single; u != TNMI_NONE; u = tnmi_hint_use(hints, u)->next) {
+        CHECK(tnmi_hint_use(hints, u)->step >= l->step); /* what is over is gone */
+        last = u;
+    }
+    CHECK_EQ(l->last_single, last);
+}
+
+/* A content's list holds its uses and nobody else's. */
+static void check_content(int i) {
+    int count = 0, want = 0;
+    uint32_t slot = slot_of(i);
+    for (uint32_t u = tnmi_tensor_at(&ctx->e.tensors, slot)->use; u != TNMI_NONE;
+         u = tnmi_hint_use(hints, u)->same) {
+        CHECK_EQ(tnmi_hint_use(hints, u)->content, slot);
+        if (++count > MOST) break;
+    }
+    for (int k = 0; k < noted; k++)
+        want += notes[k].tensor == i;
+    CHECK_EQ(count, want);
+}
+
+static uint64_t steps_until(const note *n, int used) {
+    uint64_t now = step_of[n->lane], at = n->step;
+    if (n->single) return at > now ? at - now : used ? UINT64_MAX : 0;
+    for (uint64_t s = now + (uint64_t)(used != 0);; s++) /* the first step it falls on */
+        if (s % period[n->lane] == at) return s - now;
+}
+
+/* Ticks until the tensor is needed on or through a tier, when it was last pinned at `stamp`. */
+static uint64_t next_use(int i, int tier, uint64_t stamp) {
+    uint64_t best = UINT64_MAX;
+    for (int k = 0; k < noted; k++) {
+        const note *n = &notes[k];
+        if (n->tensor != i || !serves(n->tier, tier)) continue;
+        uint64_t steps = steps_until(n, stamp >= began[n->lane]);
+        if (steps == UINT64_MAX) continue;
+        steps = steps * hints->lane[n->lane].pace / 16;
+        if (steps < best) best = steps;
+    }
+    return best;
+}
+
+static void check_all(void) {
+    uint64_t clock = ctx->e.clock, oldest = clock > 40 ? clock - 40 : 0;
+    for (int lane = 0; lane < LANES; lane++)
+        check_lane(lane);
+    CHECK_EQ(hints->uses.live, noted);
+    for (int i = 0; i < TENSORS; i++) {
+        const tnmi_tensor *content = tnmi_tensor_at(&ctx->e.tensors, slot_of(i));
+        uint64_t stamp = oldest + draw(41);
+        check_content(i);
+        for (int t = 0; t < TIERS; t++) {
+            uint64_t got = tnmi_hint_distance(hints, content, ctx->e.below, (uint32_t)t, stamp);
+            CHECK_EQ(got, next_use(i, t, stamp));
+        }
+    }
+}
+
+static void start(void) {
+    open_context(0, 0);
+    for (int i = 0; i < TENSORS; i++)
+        new_tensor(i);
+    for (int lane = 0; lane < LANES; lane++)
+        say_step(lane, 0);
+}
+
+static void random_schedule(int lane) {
+    tnm_use uses[24];
+    int of[24], count = (int)draw(24);
+    uint32_t every = 1 + draw(20);
+    for (int k = 0; k < count; k++) {
+        of[k] = (int)draw(TENSORS);
+        uses[k] = use_of(of[k], (int)draw(TIERS), draw(every), 0);
+        uses[k].access = (tnm_access)draw(3);
+    }
+    say_schedule(lane, uses, of, count, count ? every : draw(2));
+}
+
+static void random_call(void) {
+    int lane = (int)draw(LANES), i = (int)draw(TENSORS);
+    tnm_use use = use_of(i, (int)draw(TIERS), step_of[lane] + draw(12), draw(2) ? TNM_SURE : 0);
+    switch (draw(16)) {
+    case 0:
+        random_schedule(lane);
+        break;
+    case 1: /* a jump */
+        say_step(lane, step_of[lane] + draw(60));
+        break;
+    case 2: /* a restart */
+        say_step(lane, step_of[lane] ? draw((uint32_t)step_of[lane]) : 0);
+        break;
+    case 3:
+        say_cancel(i);
+        break;
+    case 4:
+        say_destroy(i);
+        break;
+    case 5: /* an announcement of what is over */
+        use.step = step_of[lane] / 2;
+        say_prefetch(lane, i, use);
+        break;
+    case 6:
+    case 7:
+    case 8:
+    case 9:
+        if (noted < MOST - 80) say_prefetch(lane, i, use);
+        break;
+    case 10: /* work: the clock goes on */
+        ctx->e.clock += draw(30);
+        break;
+    default:
+        say_step(lane, step_of[lane] + 1);
+    }
+}
+
+TEST(all_against_a_list_of_uses) {
+    int rounds = check_scale(6000, 600);
+    start();
+    for (int round = 0; round < rounds; round++) {
+        random_call();
+        check_all();
+    }
+    CHECK_EQ(tnm_check(ctx), 0);
+    close_context();
+}
+
+TEST(a_cycle_comes_round) {
+    tnm_use uses[3];
+    int of[3] = { 0, 1, 2 };
+    start();
+    uses[0] = use_of(0, 0, 0, 0);
+    uses[1] = use_of(1, 0, 4, 0);
+    uses[2] = use_of(2, 0, 9, 0);
+    say_schedule(2, uses, of, 3, 10);
+    for (uint64_t s = 1; s < 45; s++) {
+        uint64_t before = ctx->e.clock; /* nothing was pinned yet in this step */
+        say_step(2, s);
+        CHECK_EQ(next_use(0, 0, before), (10 - s % 10) % 10);
+        CHECK_EQ(next_use(1, 0, before), (14 - s % 10) % 10);
+        check_all();
+    }
+    say_schedule(2, NULL, NULL, 0, 0); /* forgotten */
+    CHECK(hints->lane[2].cycle == TNMI_NONE && hints->lane[2].period == 0);
+    CHECK_EQ(hints->uses.live, 0);
+    check_all();
+    close_context();
+}
+
+static uint64_t distance_of(int i, int tier, uint64_t stamp) {
+    const tnmi_tensor *content = tnmi_tensor_at(&ctx->e.tensors, slot_of(i));
+    return tnmi_hint_distance(hints, content, ctx->e.below, (uint32_t)tier, stamp);
+}
+
+TEST(a_use_that_was_made_is_over_until_it_comes_again) {
+    tnm_use uses[1];
+    int of[1] = { 3 };
+    start();
+    uses[0] = use_of(3, 0, 5, 0);
+    say_schedule(0, uses, of, 1, 8);
+    say_prefetch(0, 4, use_of(4, 0, 5, 0));
+    say_step(0, 5);
+    CHECK_EQ(distance_of(3, 0, began[0] - 1), 0); /* now, and not pinned yet */
+    CHECK_EQ(distance_of(4, 0, began[0] - 1), 0);
+    CHECK_EQ(distance_of(3, 0, began[0]), 8 * hints->lane[0].pace / 16); /* a period on */
+    CHECK(distance_of(4, 0, began[0]) == TNMI_NEVER);
+    CHECK(distance_of(5, 0, 0) == TNMI_NEVER); /* nobody said anything */
+    close_context();
+}
+
+TEST(a_use_reaches_down_its_own_spill_path_only) {
+    start();
+    say_prefetch(0, 0, use_of(0, 0, 6, 0));
+    say_prefetch(0, 1, use_of(1, 1, 6, 0));
+    say_prefetch(0, 2, use_of(2, 2, 6, 0));
+    CHECK_EQ(distance_of(0, 0, 0), 6);
+    CHECK_EQ(distance_of(0, 2, 0), 6);
+    CHECK(distance_of(0, 1, 0) == TNMI_NEVER); /* a sibling */
+    CHECK_EQ(distance_of(1, 1, 0), 6);
+    CHECK_EQ(distance_of(1, 2, 0), 6);
+    CHECK(distance_of(1, 0, 0) == TNMI_NEVER);
+    CHECK_EQ(distance_of(2, 2, 0), 6);
+    CHECK(distance_of(2, 0, 0) == TNMI_NEVER); /* not upwards */
+    close_context();
+}
+
+TEST(guesses_replace_and_sure_uses_add_up) {
+    start();
+    for (uint64_t s = 3; s < 9; s++)
+        say_prefetch(0, 0, use_of(0, 0, s, 0));
+    CHECK_EQ(hints->uses.live, 1);
+    CHECK_EQ(distance_of(0, 0, 0), 8); /* the last word */
+    say_prefetch(0, 0, use_of(0, 1, 2, 0));
+    CHECK_EQ(hints->uses.live, 2); /* another tier is another guess */
+    for (uint64_t s = 3; s < 9; s++)
+        say_prefetch(0, 1, use_of(1, 0, s, TNM_SURE));
+    CHECK_EQ(hints->uses.live, 8);
+    CHECK_EQ(distance_of(1, 0, 0), 3);
+    say_prefetch(0, 1, use_of(1, 0, 5, TNM_SURE)); /* known */
+    CHECK_EQ(hints->uses.live, 8);
+    say_step(0, 4);
+    CHECK_EQ(distance_of(1, 0, 0), 0);
+    CHECK_EQ(hints->uses.live, 6); /* the guess of step 2 and the sure use of step 3 are over */
+    check_all();
+    say_cancel(1);
+    CHECK_EQ(hints->uses.live, 1);
+    CHECK(distance_of(1, 0, 0) == TNMI_NEVER);
+    check_all();
+    close_context();
+}
+
+TEST(cancel_never_takes_the_schedule) {
+    tnm_use uses[2];
+    int of[2] = { 0, 0 };
+    start();
+    uses[0] = use_of(0, 0, 2, 0);
+    uses[1] = use_of(0, 1, 6, 0);
+    say_schedule(0, uses, of, 2, 8);
+    say_prefetch(0, 0, use_of(0, 0, 1, TNM_SURE));
+    say_cancel(0);
+    CHECK_EQ(hints->uses.live, 2);
+    CHECK_EQ(distance_of(0, 0, 0), 2);
+    check_all();
+    say_destroy(0);
+    CHECK_EQ(hints->uses.live, 0);
+    CHECK_EQ(hints->lane[0].cycle_count, 0);
+    check_all();
+    close_context();
+}
+
+TEST(lanes_are_clocks_of_their_own) {
+    start();
+    say_step(0, 100);
+    say_prefetch(0, 0, use_of(0, 0, 103, 0));
+    say_prefetch(1, 0, use_of(0, 0, 50, 0));
+    CHECK_EQ(hints->uses.live, 2); /* one guess a lane */
+    say_step(0, 200);
+    CHECK_EQ(hints->uses.live, 1);
+    CHECK_EQ(distance_of(0, 0, 0), 50 * hints->lane[1].pace / 16);
+    say_step(1, 49);
+    check_all();
+    say_step(1, 51);
+    CHECK_EQ(hints->uses.live, 0);
+    close_context();
+}
+
+TEST(a_distance_is_in_ticks_of_the_clock) {
+    start();
+    say_prefetch(1, 0, use_of(0, 0, 3, 0));
+    CHECK_EQ(distance_of(0, 0, 0), 3); /* a step is a tick until something is known */
+    for (uint64_t s = 1; s <= 40; s++) {
+        ctx->e.clock += 99; /* and one for the step: a hundred ticks each */
+        say_step(0, s);
+    }
+    say_prefetch(0, 1, use_of(1, 0, 47, 0));
+    CHECK(distance_of(1, 0, 0) >= 690 && distance_of(1, 0, 0) <= 710);
+    CHECK_EQ(tnmi_hint_horizon(hints, 0), distance_of(1, 0, 0));
+    CHECK_EQ(tnmi_hint_horizon(hints, 2), 0);
+    for (uint64_t s = 41; s <= 43; s++) { /* work gets slower: so do the steps, by and by */
+        ctx->e.clock += 999;
+        say_step(0, s);
+    }
+    CHECK(distance_of(1, 0, 0) > 4 * 400 && distance_of(1, 0, 0) <= 4 * 1000);
+    ctx->e.clock += 5000;
+    say_step(0, 48); /* a jump of five steps counts as five */
+    CHECK(hints->lane[0].pace / 16 <= 1001);
+    close_context();
+}
+
+TEST(a_step_is_never_less_than_a_tick) {
+    start();
+    for (uint64_t s = 1; s < 60; s++)
+        say_step(0, s * 100); /* as fast as can be said */
+    say_prefetch(0, 0, use_of(0, 0, 5907, 0));
+    CHECK_EQ(distance_of(0, 0, 0), 7);
+    close_context();
+}
+
+TEST(the_horizon_is_the_last_single_use) {
+    start();
+    say_prefetch(0, 0, use_of(0, 0, 9, TNM_SURE));
+    say_prefetch(0, 1, use_of(1, 0, 30, TNM_SURE));
+    say_prefetch(0, 2, use_of(2, 0, 12, 0));
+    CHECK_EQ(tnmi_hint_horizon(hints, 0), 30);
+    say_cancel(1); /* the tail goes: the one before it is the last */
+    CHECK_EQ(tnmi_hint_horizon(hints, 0), 12);
+    say_cancel(2);
+    CHECK_EQ(tnmi_hint_horizon(hints, 0), 9);
+    say_cancel(0);
+    CHECK_EQ(tnmi_hint_horizon(hints, 0), 0);
+    close_context();
+}
+
+TEST(a_full_table_changes_nothing) {
+    tnm_use uses[9];
+    open_context(4, 8);
+    new_tensor(0);
+    for (int k = 0; k < 9; k++)
+        uses[k] = use_of(0, 0, (uint64_t)k, TNM_SURE);
+    CHECK_EQ(tnm_prefetch(ctx, 0, uses, 9), TNM_ERR_CAPACITY);
+    CHECK_EQ(hints->uses.live, 0);
+    CHECK_EQ(tnm_schedule(ctx, 0, uses, 9, 9), TNM_ERR_CAPACITY);
+    CHECK_EQ(hints->uses.live, 0);
+    for (int round = 0; round < 50; round++) { /* entries come back */
+        CHECK_EQ(tnm_prefetch(ctx, 0, uses, 8), TNM_OK);
+        CHECK_EQ(hints->uses.live, 8);
+        CHECK_EQ(tnm_prefetch(ctx, 1, uses, 1), TNM_ERR_CAPACITY);
+        CHECK_EQ(tnm_cancel(ctx, &tensor[0], 1), TNM_OK);
+        CHECK_EQ(tnm_schedule(ctx, 1, uses, 8, 9), TNM_OK);
+        CHECK_EQ(tnm_schedule(ctx, 1, NULL, 0, 0), TNM_OK);
+        CHECK_EQ(hints->uses.live, 0);
+    }
+    close_context();
+}
+
+TEST(lanes_and_steps_are_checked) {
+    tnm_use use;
+    start();
+    use = use_of(0, 0, 5, 0);
+    CHECK_EQ(tnm_step(ctx, TNM_MAX_LANES, 0), TNM_ERR_ARGUMENT);
+    CHECK_EQ(tnm_prefetch(ctx, TNM_MAX_LANES, &use, 1), TNM_ERR_ARGUMENT);
+    CHECK_EQ(tnm_schedule(ctx, TNM_MAX_LANES, &use, 1, 6), TNM_ERR_ARGUMENT);
+    CHECK_EQ(tnm_schedule(ctx, 0, &use, 1, 5), TNM_ERR_ARGUMENT); /* outside its period */
+    CHECK_EQ(tnm_schedule(ctx, 0, &use, 1, 0), TNM_ERR_ARGUMENT);
+    CHECK_EQ(hints->uses.live, 0);
+    use.step = UINT64_MAX; /* as far ahead as there is: a distance does not wrap */
+    ctx->e.clock += 1000;
+    say_step(0, 1);
+    CHECK_EQ(tnm_prefetch(ctx, 0, &use, 1), TNM_OK);
+    CHECK(distance_of(0, 0, 0) > UINT64_MAX / 32);
+    close_context();
+}
+
+int main(void) {
+    RUN(all_against_a_list_of_uses);
+    RUN(a_cycle_comes_round);
+    RUN(a_use_that_was_made_is_over_until_it_comes_again);
+    RUN(a_use_reaches_down_its_own_spill_path_only);
+    RUN(guesses_replace_and_sure_uses_add_up);
+    RUN(cancel_never_takes_the_schedule);
+    RUN(lanes_are_clocks_of_their_own);
+    RUN(a_distance_is_in_ticks_of_the_clock);
+    RUN(a_step_is_never_less_than_a_tick);
+    RUN(the_horizon_is_the_last_single_use);
+    RUN(a_full_table_changes_nothing);
+    RUN(lanes_and_steps_are_checked);
+    return check_done();
+}
