@@ -1184,7 +1184,7 @@ typedef struct tnmi_tell_item {
 typedef struct tnmi_tell {
     tnmi_tell_item *ring; /* owned by the door */
     uint32_t capacity, head, count;
-    uint64_t seq, dropped;
+    uint64_t seq, dropped, said; /* said: how many of those dropped an item has told of */
     int events; /* a trace callback is set */
     int logs;   /* a log callback is set, or the default one is on */
 } tnmi_tell;
@@ -1262,6 +1262,18 @@ static int tnmi_tell_pop(tnmi_tell *tell, tnmi_tell_item *out) {
     tell->head = (tell->head + 1) % tell->capacity;
     tell->count--;
     return 1;
+}
+
+/* The ring is empty: one item says how many found no place in it since the last one that did. */
+static void tnmi_tell_admit(tnmi_tell *tell) {
+    if (tell->dropped == tell->said) return;
+    tnm_log *log = tnmi_tell_log(tell, TNM_LOG_WARNING, TNM_ERR_CAPACITY,
+                                 "log items or events found the ring full and were dropped");
+    if (log) {
+        log->need = tell->dropped - tell->said;
+        log->have = tell->capacity;
+    }
+    tell->said = tell->dropped;
 }
 
 /* [store] ------------------------------------------------------------------- *
@@ -8759,7 +8771,9 @@ static void tnmi_door_tell(tnm_ctx *ctx) {
     tnmi_tell_item item;
     if (ctx->telling || ctx->e.tell.count == 0) return;
     ctx->telling = 1;
-    while (tnmi_tell_pop(&ctx->e.tell, &item)) {
+    for (;;) {
+        if (ctx->e.tell.count == 0) tnmi_tell_admit(&ctx->e.tell);
+        if (!tnmi_tell_pop(&ctx->e.tell, &item)) break;
         tnmi_door_unlock(ctx);
         ctx->inside++;
         if (item.is_event)

@@ -118,6 +118,29 @@ TEST(a_full_ring_drops_the_newest_and_counts) {
     CHECK_EQ(tell.dropped, 2);
 }
 
+TEST(what_was_dropped_is_admitted_once) {
+    tnmi_tell tell = listener(1, 1);
+    tnmi_tell_item item;
+    for (int round = 1; round < 4; round++) {
+        tnmi_tell_admit(&tell);
+        CHECK_EQ(tell.count, 0); /* nothing to say */
+        for (int i = 0; i < CAPACITY + round; i++) tnmi_tell_event(&tell, TNM_EVENT_STEP);
+        for (int i = 0; i < CAPACITY; i++) CHECK(popped(&tell).is_event);
+        tnmi_tell_admit(&tell);
+        CHECK_EQ(tell.count, 1);
+        item = popped(&tell);
+        CHECK(!item.is_event && item.log.level == TNM_LOG_WARNING);
+        CHECK_EQ(item.log.need, round); /* since the last time, not in all */
+        CHECK_EQ(item.log.have, CAPACITY);
+    }
+    tell = listener(1, 0); /* nobody reads logs: nothing is queued, and it is not said later */
+    for (int i = 0; i < CAPACITY + 1; i++) tnmi_tell_event(&tell, TNM_EVENT_STEP);
+    while (tnmi_tell_pop(&tell, &item)) continue;
+    tnmi_tell_admit(&tell);
+    CHECK_EQ(tell.count, 0);
+    CHECK_EQ(tell.dropped, tell.said);
+}
+
 int main(void) {
     RUN(every_result_has_its_own_name);
     RUN(nobody_listening_costs_nothing);
@@ -125,5 +148,6 @@ int main(void) {
     RUN(items_come_out_in_order);
     RUN(logs_and_events_share_the_order_and_only_events_are_numbered);
     RUN(a_full_ring_drops_the_newest_and_counts);
+    RUN(what_was_dropped_is_admitted_once);
     return check_done();
 }
