@@ -3303,6 +3303,14 @@ typedef struct tnmi_region { /* adopted memory; one serves many ranges of the sa
     uint32_t writable, by_host; /* by_host: the offset told to backends is 0, base unused */
 } tnmi_region;
 
+enum { TNMI_QUEUES = 256 }; /* of fences */
+
+typedef struct tnmi_fence { /* pins that fall when a queue has passed a value */
+    uint64_t value;
+    uint32_t replica, tier, count, next;
+    uint32_t queue, write;
+} tnmi_fence;
+
 typedef struct tnmi_residents { /* the replicas of one tier and the order in which they leave */
     tnmi_table replicas;
     tnmi_heap order;
@@ -3420,6 +3428,21 @@ static uint64_t tnmi_tensor_unpin(tnmi_replica *replica, tnm_access access) {
     uint64_t pin = tnmi_tensor_pin_of(access), before = tnmi_base_sub64(&replica->word, pin);
     if (tnmi_tensor_pins(before) == 0) tnmi_base_sub64(&replica->word, 0 - pin);
     return before;
+}
+
+/* Pins of a replica (of its writers, if `writes`) that are held by fences: `head` has a list for
+ * each queue. */
+static uint32_t tnmi_tensor_fenced(const tnmi_table *fences, const uint32_t *head, uint32_t tier,
+                                   uint32_t replica, int writes) {
+    uint32_t count = 0;
+    for (uint32_t q = 0; q < TNMI_QUEUES; q++)
+        for (uint32_t f = head[q]; f != TNMI_NONE;) {
+            const tnmi_fence *fence = (const tnmi_fence *)tnmi_store_at(fences, f);
+            f = fence->next;
+            if (fence->tier == tier && fence->replica == replica && (!writes || fence->write))
+                count += fence->count;
+        }
+    return count;
 }
 
 /* ---- handles ---- */
@@ -4345,13 +4368,7 @@ typedef struct tnmi_request {
     int admitted;
 } tnmi_request;
 
-typedef struct tnmi_fence { /* pins that fall when a queue has passed a value */
-    uint64_t value;
-    uint32_t replica, tier, count, next;
-    uint32_t queue, write;
-} tnmi_fence;
-
-enum { TNMI_BUCKETS = 64, TNMI_QUEUES = 256, TNMI_LAPSE_TICKS = 64, TNMI_OLDEST = 128 };
+enum { TNMI_BUCKETS = 64, TNMI_LAPSE_TICKS = 64, TNMI_OLDEST = 128 };
 enum { TNMI_WALK_NODES = 4096, TNMI_REKEYS = 1024, TNMI_LOOK_USES = 256, TNMI_SHIFTS = 8 };
 enum { TNMI_GO_OVER = 256 };
 #    define TNMI_CLAIMED ((uint32_t)1 << 31) /* in a used node's mark: the rest counts claims */
@@ -4958,15 +4975,8 @@ static tnm_result tnmi_engine_place_dedicated(tnmi_engine *e, uint32_t op_index,
 
 static uint32_t tnmi_engine_fenced(const tnmi_engine *e, uint32_t tier, uint32_t replica,
                                    int writes) {
-    uint32_t count = 0;
-    for (uint32_t q = 0; e->fence_count > 0 && q < TNMI_QUEUES; q++)
-        for (uint32_t f = e->fence_head[q]; f != TNMI_NONE;) {
-            const tnmi_fence *fence = (const tnmi_fence *)tnmi_store_at(&e->fences, f);
-            f = fence->next;
-            if (fence->tier == tier && fence->replica == replica && (!writes || fence->write))
-                count += fence->count;
-        }
-    return count;
+    if (e->fence_count == 0) return 0;
+    return tnmi_tensor_fenced(&e->fences, e->fence_head, tier, replica, writes);
 }
 
 /* Pins that only their holders can end. */
@@ -8191,14 +8201,7 @@ static tnm_result tnmi_engine_rehearse(tnmi_engine *e, uint32_t index, uint32_t 
  * Calls: all above but engine and shelf; takes the engine's struct const.      *
  * -------------------------------------------------------------------------- */
 static uint32_t tnmi_watch_fenced(const tnmi_engine *e, uint32_t tier, uint32_t replica) {
-    uint32_t count = 0;
-    for (uint32_t q = 0; e->fence_count > 0 && q < TNMI_QUEUES; q++)
-        for (uint32_t f = e->fence_head[q]; f != TNMI_NONE;) {
-            const tnmi_fence *fence = (const tnmi_fence *)tnmi_store_at(&e->fences, f);
-            f = fence->next;
-            if (fence->tier == tier && fence->replica == replica) count += fence->count;
-        }
-    return count;
+    return e->fence_count ? tnmi_tensor_fenced(&e->fences, e->fence_head, tier, replica, 0) : 0;
 }
 
 static tnmi_view tnmi_watch_view(const tnmi_engine *e, uint32_t tier) {
