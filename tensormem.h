@@ -744,7 +744,10 @@ typedef struct tnm_tier_stats {
     uint64_t bytes_in, bytes_out; /* finished chunks */
     uint64_t evictions, evictions_clean;
     uint64_t prefetches, prefetches_wasted, prefetches_refused;
-    uint64_t compactions, failures, starved, lru_inexact;
+    uint64_t compactions, failures;
+    uint64_t starved; /* pumps that found its copies all done and others waiting: pump more often,
+                       * or raise queue_depth, chunk_bytes, staging_bytes */
+    uint64_t lru_inexact;
     uint64_t kept_bytes;   /* of the schedule's split: what stays */
     uint64_t stream_bytes; /* W + P: the ring the streamed ones share */
 } tnm_tier_stats;
@@ -4403,10 +4406,12 @@ typedef struct tnmi_engine {
     uint64_t falls[TNM_MAX_TIERS];
     uint32_t gone_over[TNM_MAX_TIERS];
     uint64_t submit; /* tiers that took copies since their last submit, as bits */
+    uint64_t left;   /* tiers with copies out and others waiting when the last round ended */
     uint32_t passed_at, shifts;
     int stage_likely;    /* two tiers have backends that may not know each other */
     uint32_t stage_wish; /* tier + 1 the application named for staging, 0 = none */
     int collect_only;    /* a pump of 0 bytes hands nothing out */
+    int pumping;         /* tnm_pump runs: a backend it finds idle beside work has starved */
     int demand_only;     /* a waiting call: synchronous bytes only for demands */
     int threaded;
     int refused_host; /* the allocator said no during this call */
@@ -7747,6 +7752,31 @@ static void tnmi_engine_round(tnmi_engine *e) {
     e->passed_at = e->has_passed ? 0 : TNMI_QUEUES;
 }
 
+/* Tiers that have copies out while transfers wait for their turn, as bits. */
+static uint64_t tnmi_engine_waiting(const tnmi_engine *e) {
+    uint64_t tiers = 0, out = 0;
+    for (int q = 0; q < TNMI_MOVE_CLASSES; q++) {
+        uint32_t i = e->move.queue[q].head;
+        for (int looked = 0; i != TNMI_NONE && looked < 16; looked++) {
+            const tnmi_op *op = tnmi_engine_op(e, i);
+            tiers |= (uint64_t)1 << op->tier;
+            if (op->from != TNMI_NONE) tiers |= (uint64_t)1 << op->from;
+            i = op->next_op;
+        }
+    }
+    for (uint32_t t = 0; t < e->tiers.count; t++)
+        if (tnmi_engine_tier(e, t)->in_flight) out |= (uint64_t)1 << t;
+    return tiers & out;
+}
+
+/* Everything that had ended by this round is collected: who could have worked on, and did not? */
+static void tnmi_engine_count_starved(tnmi_engine *e) {
+    for (uint32_t t = 0; e->pumping && t < e->tiers.count; t++)
+        if (((e->left >> t) & 1u) && !tnmi_engine_tier(e, t)->in_flight)
+            tnmi_engine_tier(e, t)->starved++;
+    e->left = 0;
+}
+
 /* The next thing the door should do, or TNMI_ASK_DONE for this round. */
 static void tnmi_engine_next(tnmi_engine *e, tnmi_ask *ask) {
     memset(ask, 0, sizeof *ask);
@@ -7761,6 +7791,7 @@ static void tnmi_engine_next(tnmi_engine *e, tnmi_ask *ask) {
         if (tnmi_engine_next_segment(e, ask) || tnmi_engine_next_staging(e, ask)) return;
         if (tnmi_engine_next_released(e, ask) || tnmi_engine_next_poll(e, ask)) return;
         if (tnmi_engine_next_passed(e, ask)) return;
+        if (e->left) tnmi_engine_count_starved(e);
         if (pass || (e->plan_round == e->round && e->plan_seen == e->changed)) break;
         tnmi_engine_decide(e);
         e->plan_round = e->round;
@@ -7768,6 +7799,7 @@ static void tnmi_engine_next(tnmi_engine *e, tnmi_ask *ask) {
     }
     if (tnmi_engine_issue(e, ask)) return;
     if (tnmi_engine_next_submit(e, ask)) return;
+    e->left = tnmi_engine_waiting(e);
     memset(ask, 0, sizeof *ask);
     ask->kind = TNMI_ASK_DONE;
 }
@@ -8461,8 +8493,11 @@ static void tnmi_watch_tier_json(const tnmi_engine *e, uint32_t tier, tnmi_text 
     tnmi_watch_field(text, "evictions_clean", s.evictions_clean);
     tnmi_watch_field(text, "prefetches", s.prefetches);
     tnmi_watch_field(text, "prefetches_wasted", s.prefetches_wasted);
+    tnmi_watch_field(text, "prefetches_refused", s.prefetches_refused);
     tnmi_watch_field(text, "compactions", s.compactions);
     tnmi_watch_field(text, "failures", s.failures);
+    tnmi_watch_field(text, "starved", s.starved);
+    tnmi_watch_field(text, "lru_inexact", s.lru_inexact);
     tnmi_watch_field(text, "kept_bytes", s.kept_bytes);
     tnmi_watch_field(text, "stream_bytes", s.stream_bytes);
     tnmi_watch_put(text, " }");
@@ -10493,9 +10528,9 @@ TENSORMEM_API tnm_result tnm_pump(tnm_ctx *ctx, uint64_t max_bytes) {
         return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_pump", TNMI_INSIDE);
     tnmi_door_enter(ctx);
     if (!ctx->driving) {
-        ctx->driving = 1;
+        ctx->driving = ctx->e.pumping = 1;
         tnmi_door_drive(ctx, max_bytes, 0);
-        ctx->driving = 0;
+        ctx->driving = ctx->e.pumping = 0;
     }
     return tnmi_door_leave(ctx, tnmi_door_is_idle(&ctx->e) ? TNM_OK : TNM_PENDING);
 }
