@@ -10645,7 +10645,7 @@ static int tnmi_door_write(tnm_ctx *ctx, const tnm_writer *writer, tnmi_text *te
 static int tnmi_door_dump(tnm_ctx *ctx, int json, const tnm_writer *writer, tnmi_text *text) {
     const tnmi_engine *e = &ctx->e;
     tnmi_watch_put(text, json ? "{\n  \"tensormem\": "
-                              : "tier                    budget           peak           used"
+                              : "tier                     budget           peak           used"
                                 "         pinned           hits           late         misses"
                                 "       bytes in      bytes out      evictions\n");
     if (json) tnmi_watch_number(text, TNM_VERSION);
