@@ -4863,7 +4863,11 @@ static void tnmi_engine_publish(tnmi_engine *e, uint32_t op_index, uint64_t flag
         tnmi_store_heap_push(&e->tensors.on[tier].order, index, tnmi_policy_key(&view, replica));
     }
     tnmi_engine_event(e, TNM_EVENT_READY, tier, content);
-    if (from != TNMI_NONE) tnmi_engine_end_source(e, content, from);
+    if (from != TNMI_NONE) {
+        if ((e->below[tier] >> from) & 1u) /* what was fetched ahead there has served */
+            tnmi_tensor_mark(tnmi_engine_on(e, content, from), 0, TNMI_FRESH);
+        tnmi_engine_end_source(e, content, from);
+    }
     tnmi_engine_rekey_all(e, content);
     e->changed++;
     tnmi_engine_reap(e, content);

@@ -231,6 +231,37 @@ EACH(a_schedule_beats_lru) { /* bytes of a steady sweep <= (N - C) + W + P + one
     rig_end(g);
 }
 
+EACH(two_levels_hold_different_ones) { /* storage gives only what neither device nor host keeps */
+    enum { N = 40, DEVICE = 10, HOST = 20 };
+    for (int pumps = 0; pumps < 2; pumps++) {
+        uint64_t out = 0, in = 0;
+        rig_start(g, 7);
+        rig_tier(g, "device", kind, rig_room(DEVICE, ONE));
+        rig_tier(g, "host", kind, rig_room(HOST, ONE));
+        rig_tier(g, "storage", SIM_PLAIN, 0);
+        rig_create(g);
+        make(g, N, 2);
+        schedule(g, N);
+        for (uint64_t s = 0; s < 7 * N; s++) {
+            if (s == 3 * N) {
+                in = rig_stats(g, 0).bytes_in;
+                out = rig_stats(g, 2).bytes_out;
+            }
+            CHECK_EQ(tnm_step(g->ctx, 0, s), TNM_OK);
+            for (int i = 0; i < 3 * pumps; i++)
+                tnm_pump(g->ctx, TNM_ALL);
+            rig_expect(g, t[s % N], 0, s % N);
+        }
+        CHECK_EQ(rig_stats(g, 0).kept_bytes, rig_room(DEVICE - 2, ONE)); /* beside W + P */
+        CHECK_EQ(rig_stats(g, 1).kept_bytes, rig_room(HOST - 2, ONE));
+        in = rig_stats(g, 0).bytes_in - in;
+        out = rig_stats(g, 2).bytes_out - out;
+        CHECK(out <= (4 * (N - DEVICE - HOST + 4) + 1) * ONE);
+        CHECK(in <= (4 * (N - DEVICE + 2) + 1) * ONE);
+        rig_end(g);
+    }
+}
+
 EACH(a_schedule_that_fits_moves_nothing) {
     uint64_t before;
     rig_pair(g, kind, rig_room(6, ONE));
@@ -695,6 +726,7 @@ int main(void) {
     RUN(prefetch_with_discard_fetches_nothing);
     RUN(cancel);
     RUN(a_schedule_beats_lru);
+    RUN(two_levels_hold_different_ones);
     RUN(a_schedule_that_fits_moves_nothing);
     RUN(the_pump_looks_ahead);
     RUN(pump_comes_to_rest);
