@@ -3703,7 +3703,12 @@ static void tnmi_tensor_unadopt(tnmi_tensors *tensors, uint32_t index) {
  * step is over, and goes soon; a distance is in ticks of the context's clock,  *
  * so that lanes and ages compare.                                              *
  * -------------------------------------------------------------------------- */
-enum { TNMI_USE_SINGLE = 1, TNMI_USE_SURE = 2, TNMI_USE_REFUSED = 4 /* counted */ };
+enum {
+    TNMI_USE_SINGLE = 1,
+    TNMI_USE_SURE = 2,
+    TNMI_USE_REFUSED = 4, /* counted */
+    TNMI_USE_DONE = 8     /* in the lane's present step, and what was used has left since */
+};
 #    define TNMI_NEVER UINT64_MAX
 
 typedef struct tnmi_use {
@@ -4026,6 +4031,18 @@ static uint64_t tnmi_hint_distance(const tnmi_hints *hints, const tnmi_tensor *c
         if (steps != TNMI_NEVER) best = tnmi_base_min(best, tnmi_hint_ticks(lane, steps));
     }
     return best;
+}
+
+/* A replica last used at `stamp` leaves: the step it was used in does not fetch it again. */
+static void tnmi_hint_done(const tnmi_hints *hints, const tnmi_tensor *content, uint32_t tier,
+                           uint64_t stamp) {
+    for (uint32_t i = content->use; i != TNMI_NONE; i = tnmi_hint_use(hints, i)->same) {
+        tnmi_use *use = tnmi_hint_use(hints, i);
+        const tnmi_lane *lane = &hints->lane[use->lane];
+        if (use->tier == tier && lane->stepped && stamp >= lane->began &&
+            tnmi_hint_steps(lane, use, 0) == 0)
+            use->flags |= TNMI_USE_DONE;
+    }
 }
 
 /* A content whose uses a lane tells, and of whom it told none, is not used for so many ticks. */
@@ -4658,7 +4675,10 @@ static void tnmi_engine_leave(tnmi_engine *e, uint32_t tier, uint32_t index, int
     tnm_event *event = tnmi_engine_event(e, TNM_EVENT_LEAVE, tier, content);
     if (event) event->detail = tnmi_policy_is_dirty(&view, content, tier) ? 2 : 1;
     if (counted) t->evictions++;
-    if (tnmi_base_peek64(&replica->word) & TNMI_FRESH) t->prefetches_wasted++;
+    if (tnmi_base_peek64(&replica->word) & TNMI_FRESH)
+        t->prefetches_wasted++;
+    else if (node != TNMI_NONE)
+        tnmi_hint_done(&e->hints, tensor, tier, tnmi_base_peek64(&replica->stamp));
     e->tensors.on[tier].ready--;
     if (node == TNMI_NONE && tnmi_tensor_region(&e->tensors, segment)->writable &&
         tensor->refs > 0) {
@@ -6597,6 +6617,7 @@ static int tnmi_engine_look_at(tnmi_engine *e, uint32_t use_index, uint32_t tier
     uint64_t steps = tnmi_hint_steps(lane, use, 0), ticks = tnmi_hint_ticks(lane, steps);
     uint64_t clock = tnmi_base_peek64(&e->clock);
     if (steps == TNMI_NEVER || use->access == TNM_DISCARD || (content->failed >> 16)) return 1;
+    if (use->flags & TNMI_USE_DONE) return 1;
     if (tnmi_engine_is_awaited(e, use->content) || tnmi_engine_is_written(e, use->content))
         return 1;
     if (tnmi_engine_is_busy(there)) {
@@ -7983,9 +8004,10 @@ static void tnmi_engine_step(tnmi_engine *e, uint32_t lane_index, uint64_t step)
     uint64_t span = step >= before ? step - before : period;
     for (uint32_t i = from; period && seen < lane->cycle_count; seen++) {
         if (i == TNMI_NONE) i = lane->cycle;
-        const tnmi_use *use = tnmi_hint_use(&e->hints, i);
+        tnmi_use *use = tnmi_hint_use(&e->hints, i);
         uint64_t since = (use->step + period - before % period) % period;
         if (since >= span) break;
+        use->flags &= (uint8_t)~TNMI_USE_DONE;
         tnmi_engine_rekey_all(e, use->content);
         i = use->next;
     }
