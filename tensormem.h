@@ -1657,17 +1657,23 @@ static uint32_t tnmi_space_fit(uint32_t offset, uint32_t size, uint32_t need, ui
     return (uint32_t)start;
 }
 
-/* A request for room: granules, and where it may start. */
+/* A request for room: granules, where it may start, and between which granules it must lie. */
 typedef struct tnmi_room {
-    uint32_t need, align, phase;
+    uint32_t need, align, phase, from, to;
     int high; /* take the upper end of a gap */
 } tnmi_room;
+
+static uint32_t tnmi_space_fit_run(uint32_t start, uint32_t end, const tnmi_room *room, int high) {
+    start = start > room->from ? start : room->from;
+    end = end < room->to ? end : room->to;
+    if (start >= end) return TNMI_NONE;
+    return tnmi_space_fit(start, end - start, room->need, room->align, room->phase, high);
+}
 
 static uint32_t tnmi_space_fit_node(const tnmi_space *space, uint32_t index,
                                     const tnmi_room *room) {
     const tnmi_node *node = tnmi_space_node(space, index);
-    return tnmi_space_fit(node->offset, tnmi_space_size(node), room->need, room->align, room->phase,
-                          room->high);
+    return tnmi_space_fit_run(node->offset, node->offset + tnmi_space_size(node), room, room->high);
 }
 
 /* The first of at most `most` nodes of a bin that fits. */
@@ -2989,6 +2995,7 @@ typedef struct tnmi_op {
     int via;    /* an optional stop on the way of another fill */
     int fresh;  /* a prefetch nobody has used */
     int loose;  /* its place need not keep the remainder of adopted bytes */
+    int astray; /* nor lie on the schedule's side of the wall */
 } tnmi_op;
 
 typedef enum tnmi_copy_state {
@@ -4045,6 +4052,14 @@ static void tnmi_hint_done(const tnmi_hints *hints, const tnmi_tensor *content, 
     }
 }
 
+/* Is the content in some lane's cycle? */
+static int tnmi_hint_is_cyclic(const tnmi_hints *hints, const tnmi_tensor *content) {
+    uint32_t i = content->use;
+    while (i != TNMI_NONE && (tnmi_hint_use(hints, i)->flags & TNMI_USE_SINGLE))
+        i = tnmi_hint_use(hints, i)->same;
+    return i != TNMI_NONE;
+}
+
 /* A content whose uses a lane tells, and of whom it told none, is not used for so many ticks. */
 static uint64_t tnmi_hint_reach(const tnmi_hints *hints, const tnmi_tensor *content) {
     uint32_t told = tnmi_tensor_field(content, TNMI_TOLD_SHIFT, 4);
@@ -4077,6 +4092,7 @@ typedef struct tnmi_view { /* what the policy may see of one tier */
     const uint32_t *cost_in; /* per tier, per byte */
     const uint32_t *cost_out;
     uint32_t tier;
+    uint32_t wall;  /* kept ones lie below this granule, TNMI_NONE = anywhere */
     int spill;      /* -1 = a bottom: what is dirty cannot leave */
     int spill_sick; /* what is dirty cannot leave now */
     /* set while alloc refuses below, in a bottom: what is dirty needs a free gap there */
@@ -4137,9 +4153,14 @@ static uint64_t tnmi_policy_distance(const tnmi_view *view, const tnmi_tensor *c
     return tnmi_base_add(known, tnmi_base_less(view->clock, stamp), &sum) ? sum : UINT64_MAX;
 }
 
-static int tnmi_policy_is_kept(const tnmi_view *view, const tnmi_tensor *content) {
-    return tnmi_tensor_field(content, TNMI_KEPT_SHIFT, 7) == view->tier + 1 ||
-           (tnmi_tensor_advice(content) & 3u) == TNM_KEEP;
+/* What the schedule keeps here, and where the kept ones lie: one that came to lie in the ring goes
+ * with the stream, and is placed anew when it is used next. */
+static int tnmi_policy_is_kept(const tnmi_view *view, const tnmi_replica *replica) {
+    const tnmi_tensor *content = tnmi_tensor_at(view->tensors, replica->content);
+    if (tnmi_tensor_field(content, TNMI_KEPT_SHIFT, 7) != view->tier + 1) return 0;
+    if (view->wall == TNMI_NONE || replica->node == TNMI_NONE) return 1;
+    const tnmi_node *node = tnmi_space_node(view->space, replica->node);
+    return node->offset + tnmi_space_size(node) <= view->wall;
 }
 
 /* The key a content would have on this tier if it came by now and were used. */
@@ -4147,24 +4168,30 @@ static uint64_t tnmi_policy_key_passing(const tnmi_view *view, uint32_t index) {
     const tnmi_tensor *content = tnmi_tensor_at(view->tensors, index);
     uint32_t advice = tnmi_tensor_advice(content) & 3u;
     if (advice == TNM_WONT_NEED || advice == TNM_ONCE) return TNMI_KEY_FIRST;
-    if (tnmi_policy_is_kept(view, content)) return TNMI_KEY_KEEP;
+    if (advice == TNM_KEEP || tnmi_tensor_field(content, TNMI_KEPT_SHIFT, 7) == view->tier + 1)
+        return TNMI_KEY_KEEP;
     uint32_t survivor = tnmi_policy_survivor(view, index, view->tier);
     uint64_t distance = tnmi_policy_distance(view, content, view->clock, survivor);
     return tnmi_base_max(tnmi_base_less(view->clock, distance), TNMI_KEY_FIRST + 2);
 }
 
-static uint64_t tnmi_policy_key(const tnmi_view *view, const tnmi_replica *replica) {
+/* The key; with `split` 0 as if the schedule kept nothing. */
+static uint64_t tnmi_policy_key_of(const tnmi_view *view, const tnmi_replica *replica, int split) {
     const tnmi_tensor *content = tnmi_tensor_at(view->tensors, replica->content);
     uint64_t word = tnmi_base_peek64(&replica->word), stamp = tnmi_base_peek64(&replica->stamp);
     uint32_t advice = tnmi_tensor_advice(content) & 3u;
     if (advice == TNM_WONT_NEED) return TNMI_KEY_FIRST;
     if (advice == TNM_ONCE && !(word & TNMI_FRESH)) return TNMI_KEY_FIRST;
-    if (tnmi_policy_is_kept(view, content)) return TNMI_KEY_KEEP;
+    if (advice == TNM_KEEP || (split && tnmi_policy_is_kept(view, replica))) return TNMI_KEY_KEEP;
     uint32_t survivor = tnmi_policy_survivor(view, replica->content, view->tier);
     if (survivor != TNMI_NONE && tnmi_policy_is_above(view, replica->content, view->tier))
         return TNMI_KEY_FIRST + 1;
     uint64_t distance = tnmi_policy_distance(view, content, stamp, survivor);
     return tnmi_base_max(tnmi_base_less(view->clock, distance), TNMI_KEY_FIRST + 2);
+}
+
+static uint64_t tnmi_policy_key(const tnmi_view *view, const tnmi_replica *replica) {
+    return tnmi_policy_key_of(view, replica, 1);
 }
 
 typedef enum tnmi_leave {
@@ -4196,6 +4223,7 @@ static int tnmi_policy_has_gap(const tnmi_view *view, const tnmi_tensor *content
     if (!view->gaps) return 1;
     memset(&room, 0, sizeof room);
     room.align = 1;
+    room.to = TNMI_NONE;
     room.need = (uint32_t)tnmi_base_min((bytes + view->gap_granule - 1) / view->gap_granule,
                                         TNMI_SPACE_MAX);
     return tnmi_space_find(view->gaps, &room) != TNMI_NONE;
@@ -4218,11 +4246,12 @@ static tnmi_leave tnmi_policy_may_leave(const tnmi_view *view, const tnmi_replic
 }
 
 /* A request for a window. Guesses evict nothing needed before `before`, nothing kept and nothing
- * fresh; `clean` windows need no write-back. */
+ * fresh; `clean` windows need no write-back; `low` ones are for a kept tensor, and where that is
+ * placed at the end of those that lie close together (`pack`), others may be what is in its way. */
 typedef struct tnmi_wish {
     tnmi_room room;
     uint64_t before; /* victims' keys must be smaller */
-    int guess, clean, low;
+    int guess, clean, low, pack;
 } tnmi_wish;
 
 typedef struct tnmi_window {
@@ -4234,7 +4263,7 @@ static int tnmi_policy_may_take(const tnmi_view *view, const tnmi_wish *wish,
                                 const tnmi_replica *replica, uint64_t *key) {
     tnmi_leave leave = tnmi_policy_may_leave(view, replica);
     if (leave > TNMI_LEAVE_DIRTY || (leave == TNMI_LEAVE_DIRTY && wish->clean)) return 0;
-    *key = tnmi_policy_key(view, replica);
+    *key = tnmi_policy_key_of(view, replica, !wish->pack);
     if (*key >= wish->before) return 0;
     return !(wish->guess &&
              (*key == TNMI_KEY_KEEP || (tnmi_base_peek64(&replica->word) & TNMI_FRESH)));
@@ -4266,8 +4295,7 @@ static int tnmi_policy_better(const tnmi_window *a, const tnmi_window *b) {
 }
 
 static int tnmi_policy_fits(const tnmi_wish *wish, uint32_t start, uint32_t end) {
-    const tnmi_room *room = &wish->room;
-    return tnmi_space_fit(start, end - start, room->need, room->align, room->phase, 0) != TNMI_NONE;
+    return tnmi_space_fit_run(start, end, &wish->room, 0) != TNMI_NONE;
 }
 
 /* The cheapest run of a segment that makes the room, by two pointers: `run` is what lies between
@@ -4279,8 +4307,9 @@ static void tnmi_policy_scan(const tnmi_view *view, const tnmi_wish *wish, uint3
     run.first = TNMI_NONE;
     for (uint32_t seen = 0; seen < most; seen++) {
         const tnmi_node *at = tnmi_space_node(view->space, node);
-        if (tnmi_space_kind(at) == TNMI_SPACE_EDGE) return;
-        if (!tnmi_policy_weigh(view, wish, node, &kept, &cost)) {
+        if (tnmi_space_kind(at) == TNMI_SPACE_EDGE || at->offset >= wish->room.to) return;
+        if (at->offset + tnmi_space_size(at) <= wish->room.from ||
+            !tnmi_policy_weigh(view, wish, node, &kept, &cost)) {
             run.first = TNMI_NONE;
             node = at->next;
             continue;
@@ -4309,6 +4338,37 @@ static void tnmi_policy_scan(const tnmi_view *view, const tnmi_wish *wish, uint3
         }
         node = at->next;
     }
+}
+
+/* Below the wall no run without a kept tensor makes the room. Those that lie close together from
+ * the low end on stay; the first run behind them is the window, so that more lie so each time. */
+static void tnmi_policy_pack(const tnmi_view *view, const tnmi_wish *wish, uint32_t node,
+                             tnmi_window *out) {
+    int close = 1;
+    uint64_t key;
+    out->first = TNMI_NONE;
+    out->kept = out->cost = 0;
+    for (;; node = tnmi_space_node(view->space, node)->next) {
+        const tnmi_node *at = tnmi_space_node(view->space, node);
+        uint32_t kind = tnmi_space_kind(at);
+        if (kind == TNMI_SPACE_EDGE || at->offset >= wish->room.to) break;
+        const tnmi_replica *replica = kind == TNMI_SPACE_USED && at->a != TNMI_NONE
+                                          ? tnmi_tensor_replica(view->tensors, view->tier, at->a)
+                                          : NULL;
+        int gap = kind == TNMI_SPACE_FREE && tnmi_space_size(at) >= wish->room.align;
+        if (close && (replica ? tnmi_policy_is_kept(view, replica) : !gap)) continue;
+        close = kind != TNMI_SPACE_FREE &&
+                !(replica && tnmi_policy_may_take(view, wish, replica, &key));
+        if (close)
+            out->first = TNMI_NONE;
+        else if (out->first == TNMI_NONE) {
+            out->first = node;
+            out->start = at->offset;
+        }
+        out->end = at->offset + tnmi_space_size(at);
+        if (!close && tnmi_policy_fits(wish, out->start, out->end)) return;
+    }
+    out->first = TNMI_NONE;
 }
 
 /* If this victim with its free neighbours makes the room, that is the window. */
@@ -4468,6 +4528,17 @@ static int tnmi_engine_is_busy(const tnmi_replica *replica) {
     return replica && tnmi_tensor_is(tnmi_base_load64(&replica->word), TNMI_BUSY);
 }
 
+/* Under a schedule's split kept ones lie below this granule and the ring is above it; TNMI_NONE:
+ * there is no wall. Only in a tier of one segment, as a budget in one piece is. */
+static uint32_t tnmi_engine_wall(const tnmi_engine *e, uint32_t tier) {
+    const tnmi_tier *t = tnmi_engine_tier(e, tier);
+    if (t->kept_bytes == 0 || t->stream_bytes == 0 || t->segment_count != 1) return TNMI_NONE;
+    const tnmi_segment *s = tnmi_tier_segment(&e->tiers, t->segments);
+    if (s->state != TNMI_SEGMENT_LIVE || s->edge == TNMI_NONE) return TNMI_NONE;
+    if (s->size < t->kept_bytes + t->stream_bytes) return TNMI_NONE;
+    return (uint32_t)(t->kept_bytes / t->granule);
+}
+
 static tnmi_view tnmi_engine_view(const tnmi_engine *e, uint32_t tier) {
     tnmi_view view;
     const tnmi_tier *t = tnmi_engine_tier(e, tier);
@@ -4478,6 +4549,7 @@ static tnmi_view tnmi_engine_view(const tnmi_engine *e, uint32_t tier) {
     view.cost_in = e->cost_in;
     view.cost_out = e->cost_out;
     view.tier = tier;
+    view.wall = tnmi_engine_wall(e, tier);
     view.spill = t->spill;
     view.spill_sick = 0;
     view.gaps = NULL;
@@ -4928,13 +5000,25 @@ static void tnmi_engine_cancel_op(tnmi_engine *e, uint32_t op_index) {
 }
 
 /* ---- placement ---- */
-/* Where adopted bytes come from with a granularity, the place keeps their remainder. */
+static uint32_t tnmi_engine_kept_on(const tnmi_engine *e, uint32_t content) {
+    return tnmi_tensor_field(tnmi_engine_content(e, content), TNMI_KEPT_SHIFT, 7);
+}
+
+/* Where adopted bytes come from with a granularity, the place keeps their remainder. What is in a
+ * schedule lies on its side of the wall. */
 static void tnmi_engine_shape_room(tnmi_engine *e, uint32_t content, uint32_t tier, tnmi_op *op,
                                    tnmi_room *room) {
     const tnmi_tier *t = tnmi_engine_tier(e, tier);
+    uint32_t wall = op->astray ? TNMI_NONE : tnmi_engine_wall(e, tier);
     room->align = 1;
     room->phase = 0;
     room->high = 0;
+    room->from = 0;
+    room->to = UINT32_MAX;
+    if (wall != TNMI_NONE && tnmi_engine_kept_on(e, content) == tier + 1)
+        room->to = wall;
+    else if (wall != TNMI_NONE && tnmi_hint_is_cyclic(&e->hints, tnmi_engine_content(e, content)))
+        room->from = wall;
     op->shift = 0;
     for (uint32_t u = 0; u < e->tiers.count; u++) {
         const tnmi_replica *from = tnmi_engine_on(e, content, u);
@@ -5257,6 +5341,17 @@ static void tnmi_engine_scan_all(const tnmi_engine *e, const tnmi_view *view, co
     }
 }
 
+/* A kept tensor among kept ones that lie too loosely for it. */
+static void tnmi_engine_pack(const tnmi_engine *e, const tnmi_view *view, const tnmi_wish *wish,
+                             tnmi_window *best) {
+    const tnmi_segment *s = tnmi_tier_segment(&e->tiers, tnmi_engine_tier(e, view->tier)->segments);
+    tnmi_wish pack = *wish;
+    tnmi_window window;
+    pack.pack = 1;
+    tnmi_policy_pack(view, &pack, tnmi_space_node(view->space, s->edge)->next, &window);
+    if (window.first != TNMI_NONE) *best = window;
+}
+
 /* The oldest evictable victim if it makes the room with its free neighbours, else the cheapest run:
  * of all, or in a large tier of those around the oldest. OK, PENDING (go on searching), BUDGET. */
 static tnm_result tnmi_engine_find_window(tnmi_engine *e, uint32_t tier, const tnmi_wish *wish,
@@ -5291,6 +5386,8 @@ static tnm_result tnmi_engine_find_window(tnmi_engine *e, uint32_t tier, const t
         tnmi_engine_scan_near(&view, wish, oldest.index[i], out);
     if (out->first == TNMI_NONE && !(large && wish->guess))
         tnmi_engine_scan_all(e, &view, wish, out);
+    if (wish->low && wish->room.to != UINT32_MAX && (out->first == TNMI_NONE || out->kept > 0))
+        tnmi_engine_pack(e, &view, wish, out);
     return out->first == TNMI_NONE ? TNM_ERR_BUDGET : TNM_OK;
 }
 
@@ -5489,8 +5586,7 @@ static tnm_result tnmi_engine_find_place(tnmi_engine *e, tnmi_plan *plan, uint32
     tnmi_tier *t = tnmi_engine_tier(e, op->tier);
     tnmi_wish wish;
     tnmi_window window;
-    const tnmi_tensor *content = tnmi_engine_content(e, op->content);
-    uint32_t kept = tnmi_tensor_field(content, TNMI_KEPT_SHIFT, 7);
+    uint32_t kept = tnmi_engine_kept_on(e, op->content);
     memset(&wish, 0, sizeof wish);
     tnmi_engine_shape_room(e, op->content, op->tier, op, &wish.room);
     uint64_t need = (uint64_t)op->need * t->granule;
@@ -5521,6 +5617,10 @@ static tnm_result tnmi_engine_find_place(tnmi_engine *e, tnmi_plan *plan, uint32
     if (r != TNM_ERR_BUDGET) return r;
     if (wish.room.align > 1) { /* anywhere, then; what does not line up goes through staging */
         op->loose = 1;
+        return tnmi_engine_find_place(e, plan, op_index, clean);
+    }
+    if (!wish.guess && (wish.room.from > 0 || wish.room.to != UINT32_MAX)) {
+        op->astray = 1;
         return tnmi_engine_find_place(e, plan, op_index, clean);
     }
     if (!plan->guess && !clean && need > tnmi_space_largest(&t->space) * t->granule) {
@@ -6350,8 +6450,13 @@ static void tnmi_engine_take_window(tnmi_engine *e, uint32_t op_index) {
     tnmi_space_join(&t->space, op->window, op->window_end);
     tnmi_engine_shape_room(e, op->content, op->tier, op, &room);
     const tnmi_node *all = tnmi_space_node(&t->space, op->window);
-    uint32_t start =
-        tnmi_space_fit(all->offset, tnmi_space_size(all), room.need, room.align, room.phase, 0);
+    uint32_t end = all->offset + tnmi_space_size(all);
+    uint32_t start = tnmi_space_fit_run(all->offset, end, &room, 0);
+    if (start == TNMI_NONE) { /* the wall has moved since */
+        room.from = 0;
+        room.to = UINT32_MAX;
+        start = tnmi_space_fit_run(all->offset, end, &room, 0);
+    }
     tnmi_space_carve(&t->space, op->window, start, room.need, op->replica);
     node = op->window;
     op->window = TNMI_NONE;
@@ -6831,7 +6936,7 @@ static int tnmi_engine_shift(tnmi_engine *e, uint32_t tier, uint32_t node) {
     uint32_t edge = tnmi_tier_segment(&e->tiers, replica->segment)->edge;
     tnmi_op probe;
     tnmi_room room;
-    probe.loose = 0;
+    probe.loose = probe.astray = 0;
     tnmi_engine_shape_room(e, content, tier, &probe, &room);
     room.need = tnmi_space_size(n);
     for (uint32_t hole = tnmi_space_node(&t->space, edge)->next; hole != node;
@@ -7881,10 +7986,6 @@ static int tnmi_engine_split_before(void *of, uint32_t a, uint32_t b) {
     uint32_t differ = p ^ q;
     if (differ == 0) return a < b;
     return (p & (differ & (0u - differ))) == 0;
-}
-
-static uint32_t tnmi_engine_kept_on(const tnmi_engine *e, uint32_t content) {
-    return tnmi_tensor_field(tnmi_engine_content(e, content), TNMI_KEPT_SHIFT, 7);
 }
 
 /* Does the tier stream this use: it serves it, nobody keeps the content, it is not lent there? */
