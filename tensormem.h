@@ -8022,30 +8022,43 @@ static void tnmi_engine_split_gather(tnmi_split *split) {
     split->head = tnmi_store_sort(&order, split->head);
 }
 
-/* P, the most streamed bytes of one step, and W, the look-ahead beside them: one tensor, or two
- * when sizes differ, and more up to 4 % of what must be streamed, but no more than a step. */
+/* P, the most streamed bytes that one step pins here, and W, the look-ahead beside them: one
+ * tensor, or two when sizes differ, and more up to 4 % of what must be streamed, but no more than a
+ * step. Together no more than 5 % of it, if a step and the largest tensor of the next one fit in
+ * that; for sets, which do not lie close, if a step and two tensors do. What only passes through
+ * is not pinned. */
 static void tnmi_engine_split_ring(tnmi_split *split, uint64_t capacity) {
-    tnmi_engine *e = split->e;
-    uint64_t pinned = 0, largest = 0;
+    const tnmi_engine *e = split->e;
+    uint64_t pinned = 0, through = 0, largest = 0, least = 0;
+    uint64_t must = tnmi_base_less(split->all, capacity);
     for (uint32_t l = 0; l < TNM_MAX_LANES; l++) {
-        uint64_t sum = 0, step = TNMI_NEVER, most = 0;
+        uint64_t sum = 0, before = 0, both = 0, step = TNMI_NEVER, most[2] = { 0, 0 };
         for (uint32_t u = e->hints.lane[l].cycle; u != TNMI_NONE;
              u = tnmi_hint_use(&e->hints, u)->next) {
             const tnmi_use *use = tnmi_hint_use(&e->hints, u);
-            if (use->step != step) sum = 0;
+            if (use->step != step) {
+                before = use->step == step + 1 ? sum : 0;
+                sum = 0;
+            }
             step = use->step;
             if (!tnmi_engine_streams(split, use)) continue;
             uint64_t bytes = tnmi_engine_split_bytes(split, use->content);
+            uint64_t *highest = &most[use->tier != split->tier];
             sum += bytes;
-            most = tnmi_base_max(most, sum);
+            *highest = tnmi_base_max(*highest, sum);
+            both = tnmi_base_max(both, before + bytes);
             largest = tnmi_base_max(largest, bytes);
         }
-        pinned += most;
+        pinned += most[0];
+        through += most[1];
+        least += both;
     }
     uint64_t wish = split->largest == split->smallest ? largest : 2 * largest;
-    uint64_t more = tnmi_base_min(tnmi_base_less(split->all, capacity) / 25, pinned);
+    wish = tnmi_base_max(wish, tnmi_base_min(must / 25, pinned + through));
+    if (pinned > largest) least = tnmi_base_max(least, pinned + 2 * largest);
+    least = tnmi_base_max(tnmi_base_max(least, must / 20), largest);
     split->pinned = pinned;
-    split->ahead = tnmi_base_max(wish, more);
+    split->ahead = tnmi_base_min(wish, tnmi_base_less(least, pinned));
 }
 
 /* Keep the largest that fit beside the ring. Twice: what is kept makes the ring smaller. */
