@@ -9,8 +9,9 @@
  * `pump` runs tnm_pump to rest after each tnm_step, as a program with overlap does; `demand` never
  * does. With equal sizes and one pinned at a time a second line compares with Belady's optimum on
  * demand plus one tensor, plus W where the engine chose a look-ahead. A plain LRU, the same calls
- * without the schedule, moves N: the contrast. The worst of the steady sweeps counts. The bytes are
- * adopted below, so nothing is written back.
+ * without the schedule, moves N: the contrast. The worst of the steady sweeps counts; what the
+ * device gets ahead over the end of a sweep counts in the sweep that uses it. The bytes are adopted
+ * below, so nothing is written back.
  */
 #include "bench.h"
 
@@ -112,6 +113,22 @@ static uint64_t edge_out_of(const sweep *s, int tier) {
     return sum;
 }
 
+/* Fetched into a tier and not used yet, or on its way there. */
+static uint64_t ahead_on(const sweep *s, uint32_t tier) {
+    const tnmi_engine *e = &s->ctx->e;
+    uint64_t sum = 0;
+    for (int i = 0; i < s->m->count; i++) {
+        tnm_result why;
+        uint32_t content = tnmi_tensor_find(&e->tensors, s->use[i].tensor.id, &why);
+        const tnmi_replica *replica = tnmi_engine_on(e, content, tier);
+        if (tnmi_engine_is_busy(replica))
+            sum += tnmi_engine_filling(e, replica)->next;
+        else if (replica && (replica->word & TNMI_FRESH))
+            sum += s->m->bytes[i];
+    }
+    return sum;
+}
+
 typedef struct {
     uint64_t device_in, storage_out; /* the worst steady sweep */
     uint64_t stream[2], kept[2];     /* of tier 0 and 1, at the end */
@@ -125,9 +142,9 @@ static sweep_result sweep_run(const model *m, const uint64_t *budgets, int tiers
     sweep_open(&s, m, budgets, tiers, scheduled);
     s.pump = pump;
     for (int i = 0; i < WARM + STEADY; i++) {
-        uint64_t in = edge_into(&s, 0), out = edge_out_of(&s, tiers - 1);
+        uint64_t in = edge_into(&s, 0) - ahead_on(&s, 0), out = edge_out_of(&s, tiers - 1);
         sweep_once(&s);
-        in = edge_into(&s, 0) - in;
+        in = edge_into(&s, 0) - ahead_on(&s, 0) - in;
         out = edge_out_of(&s, tiers - 1) - out;
         if (i >= WARM && in > result.device_in) result.device_in = in;
         if (i >= WARM && out > result.storage_out) result.storage_out = out;
