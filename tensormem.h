@@ -3909,16 +3909,16 @@ static int tnmi_hint_add_single(tnmi_hints *hints, const tnmi_tensors *tensors,
     return 1;
 }
 
-static void tnmi_hint_forget_cycle(tnmi_hints *hints, const tnmi_tensors *tensors,
-                                   uint32_t lane_index) {
+/* The first use of a cycle goes. Returns its content. */
+static uint32_t tnmi_hint_forget_first(tnmi_hints *hints, const tnmi_tensors *tensors,
+                                       uint32_t lane_index) {
     tnmi_lane *lane = &hints->lane[lane_index];
-    while (lane->cycle != TNMI_NONE) {
-        uint32_t next = tnmi_hint_use(hints, lane->cycle)->next;
-        tnmi_hint_delete(hints, tensors, lane->cycle);
-        lane->cycle = next;
-    }
-    lane->cursor = TNMI_NONE;
-    lane->cycle_count = lane->period = 0;
+    uint32_t index = lane->cycle, content = tnmi_hint_use(hints, index)->content;
+    if (lane->cursor == index) lane->cursor = TNMI_NONE;
+    lane->cycle = tnmi_hint_use(hints, index)->next;
+    lane->cycle_count--;
+    tnmi_hint_delete(hints, tensors, index);
+    return content;
 }
 
 /* All uses of a content go, when it goes. */
@@ -8094,13 +8094,27 @@ static void tnmi_engine_split_tier(tnmi_engine *e, uint32_t tier) {
     t->stream_bytes = kept == split.all ? 0 : split.ahead + split.pinned;
 }
 
-/* After a schedule or a budget changed. O(uses log uses). */
+/* After a schedule or a budget changed. O(uses log uses), whatever else lives. */
 static void tnmi_engine_split(tnmi_engine *e) {
-    for (uint32_t i = 0; i < e->tensors.names.fresh; i++)
-        if (tnmi_engine_content(e, i)->flags) /* live */
-            tnmi_tensor_set_field(tnmi_engine_content(e, i), TNMI_KEPT_SHIFT, 7, 0);
+    for (uint32_t l = 0; l < TNM_MAX_LANES; l++)
+        for (uint32_t u = e->hints.lane[l].cycle; u != TNMI_NONE;
+             u = tnmi_hint_use(&e->hints, u)->next)
+            tnmi_tensor_set_field(tnmi_engine_content(e, tnmi_hint_use(&e->hints, u)->content),
+                                  TNMI_KEPT_SHIFT, 7, 0);
     for (uint32_t t = 0; t < e->tiers.count; t++)
         tnmi_engine_split_tier(e, t);
+}
+
+/* A lane's cycle is no more: nothing is kept for it, and what it foresaw leaves by its age. */
+static void tnmi_engine_forget_cycle(tnmi_engine *e, uint32_t lane_index) {
+    tnmi_lane *lane = &e->hints.lane[lane_index];
+    while (lane->cycle != TNMI_NONE) {
+        uint32_t content = tnmi_hint_forget_first(&e->hints, &e->tensors, lane_index);
+        tnmi_tensor_set_field(tnmi_engine_content(e, content), TNMI_KEPT_SHIFT, 7, 0);
+        tnmi_engine_rekey_all(e, content);
+    }
+    lane->cursor = TNMI_NONE;
+    lane->period = 0;
 }
 
 /* ---- what calls ask for ---- */
@@ -10440,7 +10454,7 @@ TENSORMEM_API tnm_result tnm_schedule(tnm_ctx *ctx, uint32_t lane, const tnm_use
     tnm_result r = tnmi_door_check_uses(ctx, lane, uses, count, call);
     if (r == TNM_OK) {
         tnmi_lane *l = &e->hints.lane[lane];
-        tnmi_hint_forget_cycle(&e->hints, &e->tensors, lane);
+        tnmi_engine_forget_cycle(e, lane);
         for (int i = 0; i < count; i++) {
             tnmi_use use = tnmi_door_use(ctx, lane, &uses[i]);
             uint32_t index = tnmi_hint_new(&e->hints, tnmi_engine_content(e, use.content), &use);
