@@ -1188,8 +1188,8 @@ typedef struct tnmi_tell {
     tnmi_tell_item *ring; /* owned by the door */
     uint32_t capacity, head, count;
     uint64_t seq, dropped, said; /* said: how many of those dropped an item has told of */
-    int events; /* a trace callback is set */
-    int logs;   /* a log callback is set, or the default one is on */
+    int events;                  /* a trace callback is set */
+    int logs;                    /* a log callback is set, or the default one is on */
 } tnmi_tell;
 
 static const char *tnmi_tell_result(tnm_result result) {
