@@ -6571,11 +6571,15 @@ static void tnmi_engine_advance_requests(tnmi_engine *e) {
 }
 
 /* ---- fences ---- */
-/* A pin has gone: what was only waiting for it happens now. */
+/* A pin has gone: what was only waiting for it happens now. The subtraction was made without the
+ * lock, so that the record may have left, and be another's, before the lock was ours. */
 static void tnmi_engine_unpinned(tnmi_engine *e, uint32_t tier, uint32_t index, uint64_t before) {
     tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+    uint64_t word = tnmi_base_load64(&replica->word);
     e->changed++;
     if (tnmi_tensor_pins(before) != 1 || !(before & TNMI_NOTIFY)) return;
+    if (tnmi_tensor_recycle(word) != tnmi_tensor_recycle(before)) return;
+    if (tnmi_tensor_is(word, TNMI_ABSENT)) return;
     uint32_t content = replica->content;
     tnmi_engine_rekey(e, tier, index);
     if ((before & TNMI_LOST) && tnmi_tensor_claim(replica)) tnmi_engine_leave(e, tier, index, 0);
@@ -6881,8 +6885,8 @@ static void tnmi_engine_drain(tnmi_engine *e, uint32_t tier, uint32_t segment, i
                 tnmi_engine_cancel_op(e, replica->offset);
             } else if (tnmi_policy_may_leave(&view, replica) == TNMI_LEAVE_DIRTY) {
                 tnmi_engine_write_down(e, content, tier, TNM_CLASS_DEMAND);
-            } else
-                tnmi_engine_try_leave(e, tier, index);
+            } else if (tnmi_engine_try_leave(e, tier, index))
+                tnmi_engine_reap(e, content); /* its last pin may have gone this very moment */
         }
         if (s->dedicated) return;
     }
