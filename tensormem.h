@@ -8970,16 +8970,16 @@ static void tnmi_door_tell(tnm_ctx *ctx) {
     for (;;) {
         if (ctx->e.tell.count == 0) tnmi_tell_admit(&ctx->e.tell);
         if (!tnmi_tell_pop(&ctx->e.tell, &item)) break;
-        tnmi_door_unlock(ctx);
         ctx->inside++;
+        tnmi_door_unlock(ctx);
         if (item.is_event)
             (ctx->desc.trace)(ctx->desc.user, &item.event);
         else if (ctx->desc.log)
             (ctx->desc.log)(ctx->desc.user, &item.log);
         else
             tnmi_door_print(&item.log);
-        ctx->inside--;
         tnmi_door_lock(ctx);
+        ctx->inside--;
     }
     ctx->telling = 0;
 }
@@ -9075,8 +9075,8 @@ static void tnmi_door_perform(tnm_ctx *ctx, tnmi_ask *ask) {
     const tnm_backend *b = ask->backend;
     uint32_t capacity = ask->kind == TNMI_ASK_HOST ? ask->table->capacity : 0;
     tnmi_door_tell(ctx);
-    tnmi_door_unlock(ctx);
     ctx->inside++;
+    tnmi_door_unlock(ctx);
     switch (ask->kind) {
     case TNMI_ASK_HOST:
         ask->got = tnmi_door_take(&ctx->desc, ask->size);
@@ -9116,8 +9116,8 @@ static void tnmi_door_perform(tnm_ctx *ctx, tnmi_ask *ask) {
     case TNMI_ASK_DONE:
         break;
     }
-    ctx->inside--;
     tnmi_door_lock(ctx);
+    ctx->inside--;
     if (ask->kind == TNMI_ASK_HOST && ask->table->capacity != capacity) {
         tnmi_door_unlock(ctx); /* another thread brought one meanwhile */
         tnmi_door_give(&ctx->desc, ask->got, ask->size);
@@ -10790,11 +10790,11 @@ static int tnmi_door_stdout(void *user, const char *text, uint64_t bytes) {
 
 /* One row leaves the lock, the writer runs, the lock is taken again. 1 = the writer said no. */
 static int tnmi_door_write(tnm_ctx *ctx, const tnm_writer *writer, tnmi_text *text) {
-    tnmi_door_unlock(ctx);
     ctx->inside++;
+    tnmi_door_unlock(ctx);
     int stop = (writer->write)(writer->user, text->at, text->used);
-    ctx->inside--;
     tnmi_door_lock(ctx);
+    ctx->inside--;
     text->used = 0;
     return stop;
 }
