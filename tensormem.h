@@ -2970,6 +2970,7 @@ typedef enum tnmi_op_state {
 typedef struct tnmi_op {
     uint64_t bytes, next, done; /* of the content: all, handed out, arrived */
     uint64_t step;              /* deadline: smaller is sooner, within a class */
+    uint64_t pass;              /* the last pass that looked at it while it waited for room */
     uint64_t plain_offset;      /* READ, WRITE: where in the content the range starts */
     unsigned char *plain;
     uint32_t content, replica; /* cookies: what is filled */
@@ -4475,6 +4476,7 @@ typedef struct tnmi_engine {
     uint64_t busy_round[TNM_MAX_TIERS]; /* the round in which this backend's queue was full */
     uint64_t plan_round, plan_seen, look_round, look_seen;
     uint64_t clock, tick, round, changed; /* changed counts whatever may let a plan succeed */
+    uint64_t pass;                        /* over the transfers that wait for room */
     uint64_t allowance;                   /* bytes this pump may still start */
     uint64_t guess_bytes;
     uint64_t grain; /* the largest granularity of any backend */
@@ -4842,7 +4844,9 @@ static void tnmi_engine_claim(tnmi_engine *e, uint32_t tier, tnmi_replica *repli
     }
     if (replica->node == TNMI_NONE) return; /* adopted memory does not leave for room */
     tnmi_node *node = tnmi_space_node(&tnmi_engine_tier(e, tier)->space, replica->node);
-    if (node->b && !(node->b & TNMI_CLAIMED)) tnmi_engine_close_window(e, node->b - 1);
+    int in_window = node->b && !(node->b & TNMI_CLAIMED);
+    if (in_window && e->rehearsing) return; /* a question breaks nobody's window */
+    if (in_window) tnmi_engine_close_window(e, node->b - 1);
     node->b = (node->b & TNMI_CLAIMED ? node->b : TNMI_CLAIMED) + 1;
     tnmi_tensor_mark(replica, TNMI_CLAIM, 0);
 }
@@ -5987,14 +5991,19 @@ static void tnmi_engine_release_claims(tnmi_engine *e, uint32_t index) {
     request->admitted = 0;
 }
 
-static void tnmi_engine_end_request(tnmi_engine *e, uint32_t index) {
-    tnmi_engine_release_claims(e, index);
-    tnmi_request *request = tnmi_engine_request(e, index);
+/* What a request planned and others joined goes on without it, each window by itself. */
+static void tnmi_engine_disown(tnmi_engine *e, uint32_t index) {
     for (uint32_t i = e->move.queue[TNMI_MOVE_ROOM].head; i != TNMI_NONE;) {
         tnmi_op *op = tnmi_engine_op(e, i);
         i = op->next_op;
         if (op->request == index) op->request = TNMI_NONE;
     }
+}
+
+static void tnmi_engine_end_request(tnmi_engine *e, uint32_t index) {
+    tnmi_engine_release_claims(e, index);
+    tnmi_engine_disown(e, index);
+    tnmi_request *request = tnmi_engine_request(e, index);
     tnmi_engine_free_members(e, request->members);
     if (request->prev == TNMI_NONE)
         e->oldest_request = request->next;
@@ -6126,7 +6135,7 @@ static int tnmi_engine_is_doomed(const tnmi_engine *e, const tnmi_request *reque
         uint32_t mark =
             tnmi_space_node(&tnmi_engine_tier(e, member->tier)->space, replica->node)->b;
         if (mark == 0 || (mark & TNMI_CLAIMED)) continue;
-        doomed |= tnmi_engine_op(e, mark - 1)->request != TNMI_NONE;
+        doomed |= tnmi_engine_op(e, mark - 1)->claims > 0;
     }
     return doomed && absent;
 }
@@ -6327,7 +6336,10 @@ static tnm_result tnmi_engine_grant(tnmi_engine *e, uint32_t index, const tnm_us
         if (r == TNM_ABSENT) request->admitted = 0; /* a writer dropped it: ask anew */
         if (r != TNM_OK) worst = TNM_PENDING;
     }
-    if (!request->admitted) tnmi_engine_release_claims(e, index);
+    if (!request->admitted) {
+        tnmi_engine_release_claims(e, index);
+        tnmi_engine_disown(e, index);
+    }
     if (worst != TNM_OK) return worst;
     for (m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
         if (!tnmi_engine_claim_others(e, tnmi_engine_member(e, m), 1)) break;
@@ -6498,11 +6510,36 @@ static tnmi_ripe tnmi_engine_hand_over(tnmi_engine *e, uint32_t first) {
     return all ? TNMI_RIPE_YES : TNMI_RIPE_BROKEN;
 }
 
-/* A transfer of no request lost its window: another, or none. */
+/* The transfer lost its window: it ends, and everyone who joined it holds nothing and plans again.
+ * Were it kept for those who joined, nobody would plan it, and they would wait for ever. */
+static void tnmi_engine_break(tnmi_engine *e, uint32_t op_index) {
+    uint32_t content = tnmi_engine_op(e, op_index)->content;
+    uint32_t tier = tnmi_engine_op(e, op_index)->tier;
+    tnmi_engine_op(e, op_index)->claims = 0;
+    tnmi_engine_cancel_op(e, op_index);
+    for (uint32_t r = e->oldest_request; r != TNMI_NONE; r = tnmi_engine_request(e, r)->next) {
+        tnmi_request *request = tnmi_engine_request(e, r);
+        int joined = 0;
+        if (!request->admitted || request->result != TNM_PENDING) continue;
+        for (uint32_t m = request->members; m != TNMI_NONE;) {
+            tnmi_member *member = tnmi_engine_member(e, m);
+            m = member->next;
+            if (member->content != content || member->tier != tier || !member->claimed) continue;
+            member->claimed = 0; /* the transfer took it along */
+            joined = 1;
+        }
+        if (!joined) continue;
+        tnmi_engine_release_claims(e, r);
+        tnmi_engine_disown(e, r);
+        request->round = 0; /* planned again at once */
+    }
+}
+
+/* A transfer nobody waits for lost its window: another, or none. */
 static void tnmi_engine_replan(tnmi_engine *e, uint32_t op_index) {
     tnmi_op *op = tnmi_engine_op(e, op_index);
     tnmi_plan plan = tnmi_engine_plan(TNMI_NONE, op->class_, op->step);
-    plan.guess = op->class_ <= TNM_CLASS_GUESS && !op->claims;
+    plan.guess = op->class_ <= TNM_CLASS_GUESS;
     tnmi_engine_close_window(e, op_index);
     tnm_result r = tnmi_engine_find_place(e, &plan, op_index, 0);
     if (r == TNM_OK) {
@@ -6514,29 +6551,27 @@ static void tnmi_engine_replan(tnmi_engine *e, uint32_t op_index) {
     tnmi_engine_commit(e, &plan);
     if (r == TNM_OK && op->state == TNMI_OP_PLACED) tnmi_engine_enqueue(e, op_index);
     if (r == TNM_OK || r == TNM_PENDING || r == TNM_ABSENT) return;
-    if (op->claims) {
-        tnmi_engine_fail(e, op_index, r);
-        tnmi_engine_drained(e, op_index);
-    } else
-        tnmi_engine_cancel_op(e, op_index);
+    tnmi_engine_cancel_op(e, op_index);
 }
 
-/* Every transfer that waits for room is looked at once a round, or when something changed. */
+/* Every transfer that waits for room is looked at once a round, or when something changed. What it
+ * does may rearrange the queue: then the pass begins again behind those it has seen. */
 static void tnmi_engine_advance_rooms(tnmi_engine *e) {
-    uint32_t guard = e->move.ops.live;
-    for (uint32_t i = e->move.queue[TNMI_MOVE_ROOM].head; i != TNMI_NONE && guard-- > 0;) {
-        uint32_t next = tnmi_engine_op(e, i)->next_op, request = tnmi_engine_op(e, i)->request;
-        uint64_t live = e->move.ops.live;
+    uint32_t next, live;
+    e->pass++;
+    for (uint32_t i = e->move.queue[TNMI_MOVE_ROOM].head; i != TNMI_NONE; i = next) {
+        tnmi_op *op = tnmi_engine_op(e, i);
+        next = op->next_op;
+        if (op->pass == e->pass) continue;
+        op->pass = e->pass;
+        live = e->move.ops.live;
         tnmi_ripe ripe = tnmi_engine_hand_over(e, i);
-        if (ripe == TNMI_RIPE_BROKEN && request == TNMI_NONE) tnmi_engine_replan(e, i);
-        if (ripe == TNMI_RIPE_BROKEN && request != TNMI_NONE) {
-            tnmi_engine_release_claims(e, request);
-            tnmi_engine_request(e, request)->round = 0; /* planned again at once */
-        }
-        /* the queue was rearranged: begin again, which the guard bounds */
-        i = ripe == TNMI_RIPE_WAIT && live == e->move.ops.live
-                ? next
-                : (ripe == TNMI_RIPE_WAIT ? TNMI_NONE : e->move.queue[TNMI_MOVE_ROOM].head);
+        if (ripe == TNMI_RIPE_BROKEN && op->claims)
+            tnmi_engine_break(e, i);
+        else if (ripe == TNMI_RIPE_BROKEN)
+            tnmi_engine_replan(e, i);
+        if (ripe != TNMI_RIPE_WAIT || live != e->move.ops.live)
+            next = e->move.queue[TNMI_MOVE_ROOM].head;
     }
 }
 
