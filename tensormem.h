@@ -8871,7 +8871,8 @@ static int tnmi_watch_check(const tnmi_engine *e) {
  * asks for. The only room that runs user code.                                 *
  * Calls: all.                                                                  *
  * Invariants: no callback runs under the lock; one thread at a time performs   *
- * asks (`driving`); one thread at a time drains [tell] (`telling`).            *
+ * asks (`driving`), the others that wait sleep until it has news or leaves;    *
+ * one thread at a time drains [tell] (`telling`).                              *
  * -------------------------------------------------------------------------- */
 #    ifdef TENSORMEM_THREADS
 #        if defined(_WIN32)
@@ -8879,9 +8880,13 @@ static int tnmi_watch_check(const tnmi_engine *e) {
 #                define WIN32_LEAN_AND_MEAN
 #            endif
 #            include <windows.h>
+typedef SRWLOCK tnmi_mutex;
+typedef CONDITION_VARIABLE tnmi_bell;
 #        else
 #            include <pthread.h>
 #            include <sched.h>
+typedef pthread_mutex_t tnmi_mutex;
+typedef pthread_cond_t tnmi_bell;
 #        endif
 #    endif
 
@@ -8890,31 +8895,96 @@ struct tnm_ctx {
     tnm_desc desc;
     struct tnmi_shelf_host host;
     int driving, telling;
-    int inside;  /* a callback runs: only sight is allowed (known in one-thread builds) */
-    int waiters; /* threads in a condition wait */
+    int inside;      /* a callback runs: only sight is allowed (known in one-thread builds) */
+    int sleepers;    /* threads that wait for the bell */
+    uint64_t rung;   /* how often it rang */
+    uint64_t told;   /* e.changed when it last rang for everyone */
+    uint64_t worked; /* asks that moved something */
     int own_lock, pumping, stop_pump;
 #    ifdef TENSORMEM_THREADS
+    tnmi_mutex mutex;
+    tnmi_mutex anteroom; /* whoever holds it is the next to have `mutex` */
+    uint32_t knocking;   /* somebody does */
+    tnmi_mutex asleep;   /* of `bell` and `rung`; taken last */
+    tnmi_bell bell;
 #        if defined(_WIN32)
-    SRWLOCK mutex;
-    CONDITION_VARIABLE changed;
     HANDLE thread;
 #        else
-    pthread_mutex_t mutex;
-    pthread_cond_t changed;
     pthread_t thread;
 #        endif
 #    endif
 };
 
 /* ---- lock, condition ---- */
+#    ifdef TENSORMEM_THREADS
+#        if defined(_WIN32)
+static int tnmi_door_try(tnmi_mutex *mutex) {
+    return TryAcquireSRWLockExclusive(mutex) != 0;
+}
+
+static void tnmi_door_acquire(tnmi_mutex *mutex) {
+    AcquireSRWLockExclusive(mutex);
+}
+
+static void tnmi_door_release(tnmi_mutex *mutex) {
+    ReleaseSRWLockExclusive(mutex);
+}
+
+static void tnmi_door_listen(tnmi_bell *bell, tnmi_mutex *mutex) {
+    SleepConditionVariableSRW(bell, mutex, INFINITE, 0);
+}
+
+static void tnmi_door_ring(tnmi_bell *bell, int all) {
+    if (all)
+        WakeAllConditionVariable(bell);
+    else
+        WakeConditionVariable(bell);
+}
+
+static void tnmi_door_breathe(void) {
+    SwitchToThread();
+}
+#        else
+static int tnmi_door_try(tnmi_mutex *mutex) {
+    return pthread_mutex_trylock(mutex) == 0;
+}
+
+static void tnmi_door_acquire(tnmi_mutex *mutex) {
+    pthread_mutex_lock(mutex);
+}
+
+static void tnmi_door_release(tnmi_mutex *mutex) {
+    pthread_mutex_unlock(mutex);
+}
+
+static void tnmi_door_listen(tnmi_bell *bell, tnmi_mutex *mutex) {
+    pthread_cond_wait(bell, mutex);
+}
+
+static void tnmi_door_ring(tnmi_bell *bell, int all) {
+    if (all)
+        pthread_cond_broadcast(bell);
+    else
+        pthread_cond_signal(bell);
+}
+
+static void tnmi_door_breathe(void) {
+    sched_yield();
+}
+#        endif
+#    endif
+
+/* In turn: a system's lock is not fair, and a thread that drives, or pumps in a loop, would have it
+ * again before the one it woke is there. Who stands in the anteroom is the next to come in. */
 static void tnmi_door_lock(tnm_ctx *ctx) {
 #    ifdef TENSORMEM_THREADS
     if (ctx->own_lock) {
-#        if defined(_WIN32)
-        AcquireSRWLockExclusive(&ctx->mutex);
-#        else
-        pthread_mutex_lock(&ctx->mutex);
-#        endif
+        if (TNMI_ATOMICS && !tnmi_base_load32(&ctx->knocking) && tnmi_door_try(&ctx->mutex)) return;
+        tnmi_door_acquire(&ctx->anteroom);
+        tnmi_base_store32(&ctx->knocking, 1);
+        tnmi_door_acquire(&ctx->mutex);
+        tnmi_base_store32(&ctx->knocking, 0);
+        tnmi_door_release(&ctx->anteroom);
         return;
     }
 #    endif
@@ -8924,59 +8994,70 @@ static void tnmi_door_lock(tnm_ctx *ctx) {
 static void tnmi_door_unlock(tnm_ctx *ctx) {
 #    ifdef TENSORMEM_THREADS
     if (ctx->own_lock) {
-#        if defined(_WIN32)
-        ReleaseSRWLockExclusive(&ctx->mutex);
-#        else
-        pthread_mutex_unlock(&ctx->mutex);
-#        endif
+        tnmi_door_release(&ctx->mutex);
         return;
     }
 #    endif
     if (ctx->desc.unlock) (ctx->desc.unlock)(ctx->desc.user);
 }
 
-/* Another thread drives, or nothing can be done until another calls: let it. */
-static void tnmi_door_yield(tnm_ctx *ctx) {
+/* Another thread drives: sleep until it has news or leaves. Without a bell of ours `idle` is what
+ * there is to sleep in. 0 = it gave up. */
+static int tnmi_door_sleep(tnm_ctx *ctx, uint64_t *rounds) {
 #    ifdef TENSORMEM_THREADS
-    if (ctx->own_lock) {
-        ctx->waiters++;
-#        if defined(_WIN32)
-        SleepConditionVariableSRW(&ctx->changed, &ctx->mutex, 1, 0);
-#        else
-        pthread_cond_wait(&ctx->changed, &ctx->mutex);
-#        endif
-        ctx->waiters--;
-        return;
-    }
-#    endif
+    uint64_t rung = ctx->rung;
+    (void)rounds;
+    ctx->sleepers++;
+    tnmi_door_acquire(&ctx->asleep);
     tnmi_door_unlock(ctx);
+    while (rung == ctx->rung)
+        tnmi_door_listen(&ctx->bell, &ctx->asleep);
+    tnmi_door_release(&ctx->asleep);
     tnmi_door_lock(ctx);
-}
-
-/* Others may hold claims or pins that stand in our way: the lock is theirs for a moment. */
-static void tnmi_door_pause(tnm_ctx *ctx) {
-    tnmi_door_unlock(ctx);
-#    ifdef TENSORMEM_THREADS
-#        if defined(_WIN32)
-    SwitchToThread();
-#        else
-    sched_yield();
-#        endif
-#    endif
-    tnmi_door_lock(ctx);
-}
-
-static void tnmi_door_wake(tnm_ctx *ctx) {
-#    ifdef TENSORMEM_THREADS
-    if (!ctx->own_lock || (ctx->waiters == 0 && !ctx->pumping)) return;
-#        if defined(_WIN32)
-    WakeAllConditionVariable(&ctx->changed);
-#        else
-    pthread_cond_broadcast(&ctx->changed);
-#        endif
+    ctx->sleepers--;
+    return 1;
 #    else
-    (void)ctx;
+    uint64_t worked = ctx->worked;
+    int give_up = 0;
+    ++*rounds;
+    tnmi_door_unlock(ctx);
+    if (ctx->desc.idle) give_up = (ctx->desc.idle)(ctx->desc.user, *rounds);
+    tnmi_door_lock(ctx);
+    if (worked != ctx->worked) *rounds = 0;
+    return !give_up;
 #    endif
+}
+
+/* Others may hold claims or pins that stand in our way: the lock is theirs for a moment. Where the
+ * lock goes in turn and `idle` sleeps, no more is needed. */
+static void tnmi_door_pause(tnm_ctx *ctx, int fruitless) {
+    tnmi_door_unlock(ctx);
+#    ifdef TENSORMEM_THREADS
+    if (!ctx->own_lock || (fruitless && !ctx->desc.idle)) tnmi_door_breathe();
+#    else
+    (void)fruitless;
+#    endif
+    tnmi_door_lock(ctx);
+}
+
+/* Everyone who sleeps looks again (all), or one of them comes to drive. */
+static void tnmi_door_wake(tnm_ctx *ctx, int all) {
+    if (all) ctx->told = ctx->e.changed;
+#    ifdef TENSORMEM_THREADS
+    if (ctx->sleepers == 0) return;
+    tnmi_door_acquire(&ctx->asleep);
+    ctx->rung++;
+    tnmi_door_ring(&ctx->bell, all);
+    tnmi_door_release(&ctx->asleep);
+#    endif
+}
+
+/* News for all; and while nobody drives, one who sleeps has to. */
+static void tnmi_door_hand_on(tnm_ctx *ctx) {
+    if (ctx->told != ctx->e.changed)
+        tnmi_door_wake(ctx, 1);
+    else if (!ctx->driving)
+        tnmi_door_wake(ctx, 0);
 }
 
 /* ---- telling ---- */
@@ -9026,7 +9107,7 @@ static void tnmi_door_enter(tnm_ctx *ctx) {
 
 static tnm_result tnmi_door_leave(tnm_ctx *ctx, tnm_result result) {
     tnmi_door_tell(ctx);
-    tnmi_door_wake(ctx);
+    tnmi_door_hand_on(ctx);
     tnmi_door_unlock(ctx);
     return result;
 }
@@ -9211,7 +9292,7 @@ static int tnmi_door_is_progress(const tnmi_ask *ask) {
 static int tnmi_door_drive(tnm_ctx *ctx, uint64_t allowance, int demand_only) {
     tnmi_engine *e = &ctx->e;
     tnmi_ask ask;
-    int asked = 0;
+    uint64_t worked = ctx->worked;
     e->allowance = allowance;
     e->demand_only = demand_only;
     e->collect_only = allowance == 0;
@@ -9220,19 +9301,16 @@ static int tnmi_door_drive(tnm_ctx *ctx, uint64_t allowance, int demand_only) {
         tnmi_engine_next(e, &ask);
         if (ask.kind == TNMI_ASK_DONE) break;
         tnmi_door_perform(ctx, &ask);
-        asked += tnmi_door_is_progress(&ask);
+        ctx->worked += (uint64_t)tnmi_door_is_progress(&ask);
     }
-    return asked > 0;
+    return worked != ctx->worked;
 }
 
 /* One round of a waiting call, and a sleep when it changed nothing. 0 = `idle` gave up. */
 static int tnmi_door_turn(tnm_ctx *ctx, uint64_t *rounds, int demand_only) {
     tnmi_ask ask;
     int go_on = 1;
-    if (ctx->driving) {
-        tnmi_door_yield(ctx);
-        return 1;
-    }
+    if (ctx->driving) return tnmi_door_sleep(ctx, rounds);
     ctx->driving = 1;
     if (tnmi_door_drive(ctx, TNM_ALL, demand_only)) {
         *rounds = 0;
@@ -9252,8 +9330,10 @@ static int tnmi_door_turn(tnm_ctx *ctx, uint64_t *rounds, int demand_only) {
         }
     }
     ctx->driving = 0;
-    tnmi_door_wake(ctx);
-    if (ctx->e.threaded) tnmi_door_pause(ctx);
+    /* a pin that goes without the lock is no news: now and then everyone looks for himself */
+    if (ctx->told != ctx->e.changed || (*rounds && !(*rounds & (*rounds - 1))))
+        tnmi_door_wake(ctx, 1);
+    if (ctx->e.threaded) tnmi_door_pause(ctx, *rounds > 0);
     return go_on;
 }
 
@@ -9526,6 +9606,7 @@ static tnm_result tnmi_door_first_segments(tnm_ctx *ctx) {
 
 #    ifdef TENSORMEM_THREADS
 static void tnmi_door_pump_loop(tnm_ctx *ctx) {
+    uint64_t rounds = 0;
     tnmi_door_lock(ctx);
     while (!ctx->stop_pump) {
         int worked = 0;
@@ -9534,14 +9615,13 @@ static void tnmi_door_pump_loop(tnm_ctx *ctx) {
             worked = tnmi_door_drive(ctx, TNM_ALL, 0);
             ctx->driving = 0;
             tnmi_door_tell(ctx);
+            tnmi_door_hand_on(ctx);
         }
-        tnmi_door_wake(ctx);
-        if (!worked && !ctx->stop_pump && ctx->e.move.used == 0)
-            tnmi_door_yield(ctx);
-        else if (!worked) {
-            tnmi_door_unlock(ctx);
-            tnmi_door_lock(ctx);
-        }
+        if (worked || ctx->stop_pump) continue;
+        if (ctx->driving || ctx->e.move.used == 0)
+            tnmi_door_sleep(ctx, &rounds);
+        else
+            tnmi_door_pause(ctx, 1);
     }
     tnmi_door_unlock(ctx);
 }
@@ -9559,31 +9639,55 @@ static void *tnmi_door_pump_main(void *ctx) {
 #        endif
 #    endif
 
-static int tnmi_door_start_threads(tnm_ctx *ctx) {
-#    ifdef TENSORMEM_THREADS
-#        if defined(_WIN32)
+/* The locks; 0 = the system has none left. */
+static int tnmi_door_init_locks(tnm_ctx *ctx) {
+#    if defined(TENSORMEM_THREADS) && defined(_WIN32)
     InitializeSRWLock(&ctx->mutex);
-    InitializeConditionVariable(&ctx->changed);
-    if (!ctx->desc.pump_thread) return 1;
-    ctx->pumping = 1;
-    ctx->thread = CreateThread(NULL, 0, tnmi_door_pump_main, ctx, 0, NULL);
-    return ctx->thread != NULL;
-#        else
+    InitializeSRWLock(&ctx->anteroom);
+    InitializeSRWLock(&ctx->asleep);
+    InitializeConditionVariable(&ctx->bell);
+#    elif defined(TENSORMEM_THREADS)
     if (pthread_mutex_init(&ctx->mutex, NULL)) return 0;
-    if (pthread_cond_init(&ctx->changed, NULL)) {
-        pthread_mutex_destroy(&ctx->mutex);
-        return 0;
+    if (pthread_mutex_init(&ctx->anteroom, NULL) == 0) {
+        if (pthread_mutex_init(&ctx->asleep, NULL) == 0) {
+            if (pthread_cond_init(&ctx->bell, NULL) == 0) return 1;
+            pthread_mutex_destroy(&ctx->asleep);
+        }
+        pthread_mutex_destroy(&ctx->anteroom);
     }
-    if (!ctx->desc.pump_thread) return 1;
-    ctx->pumping = 1;
-    if (pthread_create(&ctx->thread, NULL, tnmi_door_pump_main, ctx) == 0) return 1;
-    ctx->pumping = 0;
-    pthread_cond_destroy(&ctx->changed);
     pthread_mutex_destroy(&ctx->mutex);
     return 0;
-#        endif
+#    endif
+    (void)ctx;
+    return 1;
+}
+
+static void tnmi_door_end_locks(tnm_ctx *ctx) {
+#    if defined(TENSORMEM_THREADS) && !defined(_WIN32)
+    pthread_cond_destroy(&ctx->bell);
+    pthread_mutex_destroy(&ctx->asleep);
+    pthread_mutex_destroy(&ctx->anteroom);
+    pthread_mutex_destroy(&ctx->mutex);
 #    else
     (void)ctx;
+#    endif
+}
+
+static int tnmi_door_start_threads(tnm_ctx *ctx) {
+    if (!tnmi_door_init_locks(ctx)) return 0;
+#    ifdef TENSORMEM_THREADS
+    if (!ctx->desc.pump_thread) return 1;
+    ctx->pumping = 1;
+#        if defined(_WIN32)
+    ctx->thread = CreateThread(NULL, 0, tnmi_door_pump_main, ctx, 0, NULL);
+    if (ctx->thread) return 1;
+#        else
+    if (pthread_create(&ctx->thread, NULL, tnmi_door_pump_main, ctx) == 0) return 1;
+#        endif
+    ctx->pumping = 0;
+    tnmi_door_end_locks(ctx);
+    return 0;
+#    else
     return 1;
 #    endif
 }
@@ -9592,7 +9696,7 @@ static void tnmi_door_stop_pump(tnm_ctx *ctx) {
 #    ifdef TENSORMEM_THREADS
     if (!ctx->pumping) return;
     ctx->stop_pump = 1;
-    tnmi_door_wake(ctx);
+    tnmi_door_wake(ctx, 1);
     tnmi_door_unlock(ctx);
 #        if defined(_WIN32)
     WaitForSingleObject(ctx->thread, INFINITE);
@@ -9602,15 +9706,6 @@ static void tnmi_door_stop_pump(tnm_ctx *ctx) {
 #        endif
     tnmi_door_lock(ctx);
     ctx->pumping = 0;
-#    else
-    (void)ctx;
-#    endif
-}
-
-static void tnmi_door_end_threads(tnm_ctx *ctx) {
-#    if defined(TENSORMEM_THREADS) && !defined(_WIN32)
-    pthread_cond_destroy(&ctx->changed);
-    pthread_mutex_destroy(&ctx->mutex);
 #    else
     (void)ctx;
 #    endif
@@ -9707,7 +9802,7 @@ TENSORMEM_API tnm_result tnm_destroy(tnm_ctx *ctx) {
         if (!tnmi_door_turn(ctx, &rounds, 0)) return tnmi_door_leave(ctx, TNM_PENDING);
     tnmi_door_tell(ctx);
     tnmi_door_unlock(ctx);
-    tnmi_door_end_threads(ctx);
+    tnmi_door_end_locks(ctx);
     tnm_desc desc = ctx->desc;
     tnmi_door_free_all(ctx);
     tnmi_door_give(&desc, ctx, sizeof *ctx);
