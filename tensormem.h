@@ -10218,7 +10218,7 @@ TENSORMEM_API tnm_result tnm_try_pin(tnm_ctx *ctx, const tnm_use *set, int count
 }
 
 /* Does this struct name a pinned replica? */
-static int tnmi_door_is_pin(const tnm_ctx *ctx, const tnm_pinned *pinned) {
+static int tnmi_door_names_pin(const tnm_ctx *ctx, const tnm_pinned *pinned) {
     uint32_t index = (uint32_t)pinned->id, recycle = (uint32_t)(pinned->id >> 32) & 0xffffu;
     if (!(pinned->id >> 63) || !tnmi_door_is_tier(ctx, pinned->tier)) return 0;
     const tnmi_table *table = &ctx->e.tensors.on[pinned->tier].replicas;
@@ -10227,6 +10227,16 @@ static int tnmi_door_is_pin(const tnm_ctx *ctx, const tnm_pinned *pinned) {
         &tnmi_tensor_replica(&ctx->e.tensors, (uint32_t)pinned->tier, index)->word);
     if (tnmi_tensor_recycle(word) != recycle || tnmi_tensor_pins(word) == 0) return 0;
     return pinned->access == TNM_READ || tnmi_tensor_writers(word) > 0;
+}
+
+/* What it said stays true without the lock: the pin is the caller's. */
+static int tnmi_door_is_pin(tnm_ctx *ctx, const tnm_pinned *pinned) {
+    int bare = TNMI_ATOMICS || !ctx->e.threaded;
+    if (bare) return tnmi_door_names_pin(ctx, pinned);
+    tnmi_door_lock(ctx);
+    int named = tnmi_door_names_pin(ctx, pinned);
+    tnmi_door_unlock(ctx);
+    return named;
 }
 
 static void tnmi_door_tell_unpin(tnm_ctx *ctx, const tnm_pinned *pinned, uint64_t fence) {
