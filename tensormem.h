@@ -5711,6 +5711,8 @@ static tnm_result tnmi_engine_place_all(tnmi_engine *e, tnmi_plan *plan, uint32_
         if (tnmi_engine_op(e, i)->state != TNMI_OP_ROOM) continue;
         if (tnmi_engine_op(e, i)->window != TNMI_NONE) continue;
         tnm_result r = tnmi_engine_find_place(e, plan, i, 0);
+        /* whatever it waits for there, those who came later wait behind it */
+        if (r == TNM_PENDING) plan->short_on = tnmi_engine_op(e, i)->tier;
         if (r == TNM_OK) r = tnmi_engine_want_legs(e, plan, i);
         if (r != TNM_OK) return r;
     }
