@@ -362,7 +362,8 @@
  * One thread at a time per context; or any, with your lock and unlock, or with TENSORMEM_THREADS,
  * which brings a lock and, with pump_thread, a pump of its own. A pin that hits takes no lock: one
  * compare-and-swap, and a subtraction to unpin. With a trace callback every hit takes the lock. The
- * thread that pins and the one that unpins may differ.
+ * thread that pins and the one that unpins may differ. Of several that wait one drives the
+ * backends and the others sleep: with your own lock and without TENSORMEM_THREADS, in `idle`.
  *
  * 13. ERRORS, AND WHO LEARNS
  *
@@ -631,7 +632,8 @@ typedef struct tnm_desc {
      * sleep until that value. Needed for fenced unpins. */
     uint64_t (*passed)(void *user, uint32_t queue, uint64_t wait_for);
     /* A waiting call made no progress for the rounds-th time in a row; non-zero = give up: the
-     * call answers PENDING and holds nothing. */
+     * call answers PENDING and holds nothing. Under your lock and without TENSORMEM_THREADS every
+     * thread that waits is in here, several at once. */
     int (*idle)(void *user, uint64_t rounds);
     void (*log)(void *user, const tnm_log *item);      /* default stderr; silent under NDEBUG */
     void (*trace)(void *user, const tnm_event *event); /* with it, every hit takes the lock */
