@@ -714,6 +714,36 @@ EACH(a_forgotten_claim_lapses) {
     rig_end(g);
 }
 
+EACH(who_joined_a_lost_window_is_not_forgotten) { /* P4, P6 */
+    tnm_tensor t[3];
+    tnm_use alone, both[2];
+    tnm_pinned held, p, two[2];
+    tnm_result r;
+    rig_pair(g, kind, rig_room(2, ONE));
+    for (int i = 0; i < 3; i++) {
+        t[i] = rig_tensor(g, ONE, 0);
+        rig_write(g, t[i], i == 0, (uint64_t)i);
+    }
+    alone = both[0] = rig_use(t[0], 0, TNM_READ);
+    both[1] = rig_use(t[2], 0, TNM_READ);
+    CHECK_EQ(tnm_try_pin(g->ctx, &alone, 1, &p), TNM_PENDING); /* in the place of t[1] */
+    CHECK_EQ(tnm_try_pin(g->ctx, both, 2, two), TNM_PENDING);  /* joins */
+    CHECK_EQ(rig_pin(g, t[1], 0, TNM_READ, &held), TNM_OK);    /* a hit: the place is lost */
+    RIG_UNTIL(r, g, tnm_try_pin(g->ctx, &alone, 1, &p));       /* in the place of t[2], then */
+    CHECK_EQ(r, TNM_OK);
+    CHECK_EQ(tnm_check(g->ctx), 0);
+    RIG_UNTIL(r, g, tnm_try_pin(g->ctx, both, 2, two));
+    CHECK_EQ(r, TNM_ERR_BUDGET);
+    CHECK_EQ(rig_unpin(g, &held, 0), TNM_OK);
+    RIG_UNTIL(r, g, tnm_try_pin(g->ctx, both, 2, two));
+    CHECK_EQ(r, TNM_OK);
+    if (r == TNM_OK) CHECK_EQ(tnm_unpin(g->ctx, two, 2, 0), TNM_OK);
+    CHECK_EQ(tnm_unpin(g->ctx, &p, 1, 0), TNM_OK);
+    for (int i = 0; i < 3; i++)
+        rig_expect(g, t[i], 0, (uint64_t)i);
+    rig_end(g);
+}
+
 EACH(cancel_takes_back_an_unanswered_ask) {
     tnm_tensor a, b;
     tnm_pinned p;
@@ -854,6 +884,7 @@ int main(void) {
     RUN(if_ready_starts_nothing);
     RUN(two_pollers_are_both_served);
     RUN(a_forgotten_claim_lapses);
+    RUN(who_joined_a_lost_window_is_not_forgotten);
     RUN(cancel_takes_back_an_unanswered_ask);
     RUN(a_pending_ask_keeps_its_bytes);
     RUN(try_write_waits_for_copies_under_way);
