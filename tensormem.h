@@ -1641,20 +1641,19 @@ static uint32_t tnmi_space_open(tnmi_space *space, uint32_t segment, uint32_t gr
 }
 
 /* Where in a gap of `size` at `offset` can `need` granules stand? They start at a multiple of
- * `align` plus `phase`. Returns the start, or TNMI_NONE. */
+ * `align`, a power of two, plus `phase`. Returns the start, or TNMI_NONE. */
 static uint32_t tnmi_space_fit(uint32_t offset, uint32_t size, uint32_t need, uint32_t align,
                                uint32_t phase, int high) {
     uint64_t end = (uint64_t)offset + size, start;
+    uint32_t odd = align - 1;
     if (need > size) return TNMI_NONE;
     if (high) {
         uint64_t last = end - need;
-        uint64_t back = (last + align - phase % align) % align;
+        uint32_t back = ((uint32_t)last - phase) & odd;
         if (last < back) return TNMI_NONE;
         start = last - back;
-    } else {
-        uint64_t forward = (phase % align + align - offset % align) % align;
-        start = offset + forward;
-    }
+    } else
+        start = (uint64_t)offset + ((phase - offset) & odd);
     if (start < offset || start + need > end) return TNMI_NONE;
     return (uint32_t)start;
 }
