@@ -2748,6 +2748,7 @@ typedef struct tnmi_tier {
     uint64_t budget, reserved, peak;
     uint64_t set_aside;              /* left for staging by segments that may be smaller */
     uint64_t granule, unit;          /* placement; a replica's offset counts units */
+    uint32_t granule_log;            /* a granule is a power of two */
     uint64_t refused;                /* the smallest segment size alloc refused; 0 = none */
     tnmi_backoff sick;               /* writes to this tier fail */
     tnmi_backoff scant;              /* alloc refuses below the budget */
@@ -2810,7 +2811,7 @@ static uint64_t tnmi_tier_placed(const tnmi_tier *tier, uint64_t bytes, uint64_t
     if (!tnmi_base_add(sum, tier->desc.tail_bytes, &sum)) return 0;
     if (!tnmi_base_add(sum, TENSORMEM_REDZONE_BYTES, &sum)) return 0;
     if (!tnmi_base_align(sum, tier->granule, &sum)) return 0;
-    return sum / tier->granule > TNMI_SPACE_MAX ? 0 : sum;
+    return sum >> tier->granule_log > TNMI_SPACE_MAX ? 0 : sum;
 }
 
 /* Could this tier ever hold so much in one piece, with everything else gone? */
@@ -3517,11 +3518,10 @@ static void tnmi_tensor_unname(tnmi_tensor *tensor) {
 /* The slot goes; one whose generations are used up is never used again. */
 static void tnmi_tensor_delete(tnmi_tensors *tensors, uint32_t index) {
     tnmi_tensor *tensor = tnmi_tensor_at(tensors, index);
+    tnmi_tensor_set_flags(tensor, 0, ~(uint32_t)0);
     if (tensor->generation >= TNMI_GENERATION_MAX) {
-        tnmi_tensor_set_flags(tensor, 0, ~(uint32_t)0);
         tnmi_store_retire(&tensors->names);
     } else {
-        tnmi_tensor_set_flags(tensor, 0, ~(uint32_t)0);
         tnmi_store_give(&tensors->names, index);
     }
 }
@@ -3579,6 +3579,7 @@ static const char *tnmi_tensor_shape(const tnm_tensor_desc *desc, int *rank, uin
  * dimension can be 2^32 or more without overflow, so the others fit. */
 static void tnmi_tensor_keep_shape(tnmi_tensor *tensor, const tnm_tensor_desc *desc, int rank) {
     int big = 0, at = 0;
+    if (rank == 0) return; /* a new name's flags say so */
     for (int i = 1; i < rank; i++)
         if (desc->shape[i] > desc->shape[big]) big = i;
     memset(tensor->shape, 0, sizeof tensor->shape);
@@ -3603,9 +3604,8 @@ static void tnmi_tensor_tell_shape(const tnmi_tensor *tensor, int64_t *shape) {
 }
 
 /* ---- replicas ---- */
-/* A new BUSY replica without a place; TNMI_NONE = no record left. */
-static uint32_t tnmi_tensor_place(tnmi_tensors *tensors, uint32_t content, uint32_t tier,
-                                  uint32_t op) {
+/* A new replica without a place or a state; TNMI_NONE = no record left. */
+static uint32_t tnmi_tensor_attach(tnmi_tensors *tensors, uint32_t content, uint32_t tier) {
     tnmi_residents *on = &tensors->on[tier];
     uint32_t fresh = on->replicas.fresh, index = tnmi_store_take(&on->replicas);
     if (index == TNMI_NONE) return TNMI_NONE;
@@ -3613,17 +3613,27 @@ static uint32_t tnmi_tensor_place(tnmi_tensors *tensors, uint32_t content, uint3
     tnmi_replica *replica = tnmi_tensor_replica(tensors, tier, index);
     replica->content = content;
     replica->node = TNMI_NONE;
-    replica->offset = op;
     replica->segment = TNMI_NONE;
     tnmi_base_poke64(&replica->stamp, 0);
-    tnmi_tensor_mark(replica, TNMI_BUSY, 0);
     tnmi_base_store32(tnmi_tensor_rep(tensors, content, tier), index);
     return index;
 }
 
-/* The content loses this replica; its place went before, its hits were folded. The record is the
- * caller's to give back. A later unpin of an old pinned struct is refused by the recycle count. */
-static void tnmi_tensor_detach(tnmi_tensors *tensors, uint32_t tier, uint32_t index) {
+/* The same, BUSY: a transfer fills it. */
+static uint32_t tnmi_tensor_place(tnmi_tensors *tensors, uint32_t content, uint32_t tier,
+                                  uint32_t op) {
+    uint32_t index = tnmi_tensor_attach(tensors, content, tier);
+    if (index == TNMI_NONE) return TNMI_NONE;
+    tnmi_replica *replica = tnmi_tensor_replica(tensors, tier, index);
+    replica->offset = op;
+    tnmi_tensor_mark(replica, TNMI_BUSY, 0);
+    return index;
+}
+
+/* The content loses this replica. Returns its last word, whose hits are the caller's to count, as
+ * are its place and its record to give back. A later unpin of an old pinned struct is refused by
+ * the recycle count. */
+static uint64_t tnmi_tensor_detach(tnmi_tensors *tensors, uint32_t tier, uint32_t index) {
     tnmi_residents *on = &tensors->on[tier];
     tnmi_replica *replica = tnmi_tensor_replica(tensors, tier, index);
     tnmi_base_store32(tnmi_tensor_rep(tensors, replica->content, tier), TNMI_NONE);
@@ -3632,6 +3642,7 @@ static void tnmi_tensor_detach(tnmi_tensors *tensors, uint32_t tier, uint32_t in
     do {
         next = (uint64_t)((tnmi_tensor_recycle(word) + 1) & 0xffffu) * TNMI_RECYCLE;
     } while (!tnmi_base_swap64(&replica->word, &word, next));
+    return word;
 }
 
 /* Replicas of the content that hold or will hold bytes; `except` is left out. */
@@ -4177,10 +4188,11 @@ static uint64_t tnmi_policy_key_passing(const tnmi_view *view, uint32_t index) {
     return tnmi_base_max(tnmi_base_less(view->clock, distance), TNMI_KEY_FIRST + 2);
 }
 
-/* The key; with `split` 0 as if the schedule kept nothing. */
-static uint64_t tnmi_policy_key_of(const tnmi_view *view, const tnmi_replica *replica, int split) {
+/* The key the replica has when this is its word; with `split` 0 as if the schedule kept nothing. */
+static uint64_t tnmi_policy_key_as(const tnmi_view *view, const tnmi_replica *replica,
+                                   uint64_t word, int split) {
     const tnmi_tensor *content = tnmi_tensor_at(view->tensors, replica->content);
-    uint64_t word = tnmi_base_peek64(&replica->word), stamp = tnmi_base_peek64(&replica->stamp);
+    uint64_t stamp = tnmi_base_peek64(&replica->stamp);
     uint32_t advice = tnmi_tensor_advice(content) & 3u;
     if (advice == TNM_WONT_NEED) return TNMI_KEY_FIRST;
     if (advice == TNM_ONCE && !(word & TNMI_FRESH)) return TNMI_KEY_FIRST;
@@ -4193,7 +4205,7 @@ static uint64_t tnmi_policy_key_of(const tnmi_view *view, const tnmi_replica *re
 }
 
 static uint64_t tnmi_policy_key(const tnmi_view *view, const tnmi_replica *replica) {
-    return tnmi_policy_key_of(view, replica, 1);
+    return tnmi_policy_key_as(view, replica, tnmi_base_peek64(&replica->word), 1);
 }
 
 typedef enum tnmi_leave {
@@ -4265,7 +4277,7 @@ static int tnmi_policy_may_take(const tnmi_view *view, const tnmi_wish *wish,
                                 const tnmi_replica *replica, uint64_t *key) {
     tnmi_leave leave = tnmi_policy_may_leave(view, replica);
     if (leave > TNMI_LEAVE_DIRTY || (leave == TNMI_LEAVE_DIRTY && wish->clean)) return 0;
-    *key = tnmi_policy_key_of(view, replica, !wish->pack);
+    *key = tnmi_policy_key_as(view, replica, tnmi_base_peek64(&replica->word), !wish->pack);
     if (*key >= wish->before) return 0;
     return !(wish->guess &&
              (*key == TNMI_KEY_KEEP || (tnmi_base_peek64(&replica->word) & TNMI_FRESH)));
@@ -4703,6 +4715,7 @@ static void tnmi_engine_hits(tnmi_engine *e, uint32_t tier, tnmi_replica *replic
     uint64_t word = tnmi_base_peek64(&replica->word), hits;
     do {
         hits = (word >> 32) & 0xffffu;
+        if (hits == 0) return;
     } while (!tnmi_base_swap64(&replica->word, &word, word - hits * TNMI_HIT));
     tnmi_engine_tier(e, tier)->hits += hits;
 }
@@ -4712,8 +4725,8 @@ static void tnmi_engine_detach(tnmi_engine *e, uint32_t tier, uint32_t index) {
     tnmi_residents *on = &e->tensors.on[tier];
     tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
     int adopted = replica->node == TNMI_NONE && replica->segment != TNMI_NONE;
-    tnmi_engine_hits(e, tier, replica);
-    tnmi_tensor_detach(&e->tensors, tier, index);
+    uint64_t word = tnmi_tensor_detach(&e->tensors, tier, index);
+    tnmi_engine_tier(e, tier)->hits += (word >> 32) & 0xffffu;
     if (!adopted) {
         tnmi_store_give(&on->replicas, index);
         return;
@@ -4746,9 +4759,11 @@ static void tnmi_engine_leave(tnmi_engine *e, uint32_t tier, uint32_t index, int
     tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
     uint32_t content = replica->content, node = replica->node, segment = replica->segment;
     tnmi_tensor *tensor = tnmi_engine_content(e, content);
-    tnmi_view view = tnmi_engine_view(e, tier);
     tnm_event *event = tnmi_engine_event(e, TNM_EVENT_LEAVE, tier, content);
-    if (event) event->detail = tnmi_policy_is_dirty(&view, content, tier) ? 2 : 1;
+    if (event) {
+        tnmi_view view = tnmi_engine_view(e, tier);
+        event->detail = tnmi_policy_is_dirty(&view, content, tier) ? 2 : 1;
+    }
     if (counted) t->evictions++;
     if (tnmi_base_peek64(&replica->word) & TNMI_FRESH)
         t->prefetches_wasted++;
@@ -4922,8 +4937,13 @@ static void tnmi_engine_reap(tnmi_engine *e, uint32_t content) {
     for (uint32_t t = 0; t < e->tiers.count; t++) {
         tnmi_replica *replica = tnmi_engine_on(e, content, t);
         if (!replica || tnmi_tensor_is_home(replica)) continue;
-        uint64_t word = tnmi_tensor_mark(replica, TNMI_NOTIFY, 0);
-        if (!(word & TNMI_SOURCE) && tnmi_tensor_claim(replica))
+        int source = (tnmi_base_peek64(&replica->word) & TNMI_SOURCE) != 0;
+        int mine = !source && tnmi_tensor_claim(replica);
+        if (!mine) { /* a pin that went before it could know that we wait is seen here */
+            tnmi_tensor_mark(replica, TNMI_NOTIFY, 0);
+            mine = !source && tnmi_tensor_claim(replica);
+        }
+        if (mine)
             tnmi_engine_leave(e, t, tnmi_engine_index(e, content, t), 0);
         else
             left++;
@@ -4935,6 +4955,27 @@ static void tnmi_engine_reap(tnmi_engine *e, uint32_t content) {
     tnmi_tensor_delete(&e->tensors, content);
 }
 
+/* A replica that has its place, or adopted memory, becomes current: `show` is what its word says
+ * beside READY. The order of leaving takes it in as it is before its first pin. */
+static void tnmi_engine_appear(tnmi_engine *e, uint32_t tier, uint32_t index, uint64_t show) {
+    tnmi_residents *on = &e->tensors.on[tier];
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+    uint32_t content = replica->content;
+    tnmi_tensor_set_flags(tnmi_engine_content(e, content), TNMI_WRITTEN, TNMI_BROKEN);
+    if (replica->node != TNMI_NONE) {
+        uint64_t clock = tnmi_base_peek64(&e->clock);
+        tnmi_view view = tnmi_engine_view(e, tier);
+        tnmi_base_poke64(&replica->stamp, clock);
+        tnmi_store_heap_push(
+            &on->order, index,
+            tnmi_policy_key_as(&view, replica, show & (TNMI_FRESH | TNMI_CLAIM), 1));
+    }
+    on->ready++;
+    tnmi_tensor_mark(replica, TNMI_READY | show, TNMI_BUSY);
+    tnmi_engine_event(e, TNM_EVENT_READY, tier, content);
+    e->changed++;
+}
+
 /* A filled replica is published: current, with the claims of those who wait for it. */
 static void tnmi_engine_publish(tnmi_engine *e, uint32_t op_index, uint64_t flags) {
     tnmi_op *op = tnmi_engine_op(e, op_index);
@@ -4944,7 +4985,6 @@ static void tnmi_engine_publish(tnmi_engine *e, uint32_t op_index, uint64_t flag
     if (replica->node != TNMI_NONE) {
         replica->segment = op->place_segment;
         replica->offset = op->place_offset;
-        tnmi_base_poke64(&replica->stamp, tnmi_base_peek64(&e->clock));
         if (op->claims) {
             tnmi_space_node(&t->space, replica->node)->b = TNMI_CLAIMED + op->claims;
             flags |= TNMI_CLAIM;
@@ -4952,21 +4992,13 @@ static void tnmi_engine_publish(tnmi_engine *e, uint32_t op_index, uint64_t flag
     }
     tnmi_move_delete(&e->move, op_index);
     tnmi_tensor_set_alone(&e->tensors, content); /* before anyone can write to either */
-    tnmi_tensor_set_flags(tnmi_engine_content(e, content), TNMI_WRITTEN, TNMI_BROKEN);
-    tnmi_tensor_mark(replica, TNMI_READY | flags, TNMI_BUSY);
-    e->tensors.on[tier].ready++;
-    if (replica->node != TNMI_NONE) {
-        tnmi_view view = tnmi_engine_view(e, tier);
-        tnmi_store_heap_push(&e->tensors.on[tier].order, index, tnmi_policy_key(&view, replica));
-    }
-    tnmi_engine_event(e, TNM_EVENT_READY, tier, content);
+    tnmi_engine_appear(e, tier, index, flags);
     if (from != TNMI_NONE) {
         if ((e->below[tier] >> from) & 1u) /* what was fetched ahead there has served */
             tnmi_tensor_mark(tnmi_engine_on(e, content, from), 0, TNMI_FRESH);
         tnmi_engine_end_source(e, content, from);
     }
     tnmi_engine_rekey_all(e, content);
-    e->changed++;
     tnmi_engine_reap(e, content);
 }
 
@@ -5009,21 +5041,28 @@ static uint32_t tnmi_engine_kept_on(const tnmi_engine *e, uint32_t content) {
     return tnmi_tensor_field(tnmi_engine_content(e, content), TNMI_KEPT_SHIFT, 7);
 }
 
-/* Where adopted bytes come from with a granularity, the place keeps their remainder. What is in a
- * schedule lies on its side of the wall. */
+/* A place for a content, where it begins is free. What is in a schedule lies on its side of the
+ * wall, unless it may go astray. */
+static tnmi_room tnmi_engine_anywhere(const tnmi_engine *e, uint32_t content, uint32_t tier,
+                                      int astray) {
+    tnmi_room room;
+    uint32_t wall = astray ? TNMI_NONE : tnmi_engine_wall(e, tier);
+    room.need = room.phase = room.from = 0;
+    room.align = 1;
+    room.to = UINT32_MAX;
+    room.high = 0;
+    if (wall != TNMI_NONE && tnmi_engine_kept_on(e, content) == tier + 1)
+        room.to = wall;
+    else if (wall != TNMI_NONE && tnmi_hint_is_cyclic(&e->hints, tnmi_engine_content(e, content)))
+        room.from = wall;
+    return room;
+}
+
+/* Where adopted bytes come from with a granularity, the place keeps their remainder. */
 static void tnmi_engine_shape_room(tnmi_engine *e, uint32_t content, uint32_t tier, tnmi_op *op,
                                    tnmi_room *room) {
     const tnmi_tier *t = tnmi_engine_tier(e, tier);
-    uint32_t wall = op->astray ? TNMI_NONE : tnmi_engine_wall(e, tier);
-    room->align = 1;
-    room->phase = 0;
-    room->high = 0;
-    room->from = 0;
-    room->to = UINT32_MAX;
-    if (wall != TNMI_NONE && tnmi_engine_kept_on(e, content) == tier + 1)
-        room->to = wall;
-    else if (wall != TNMI_NONE && tnmi_hint_is_cyclic(&e->hints, tnmi_engine_content(e, content)))
-        room->from = wall;
+    *room = tnmi_engine_anywhere(e, content, tier, op->astray);
     op->shift = 0;
     for (uint32_t u = 0; u < e->tiers.count; u++) {
         const tnmi_replica *from = tnmi_engine_on(e, content, u);
@@ -5037,7 +5076,26 @@ static void tnmi_engine_shape_room(tnmi_engine *e, uint32_t content, uint32_t ti
         room->phase = (uint32_t)(odd / t->granule);
     }
     uint64_t placed = tnmi_tier_placed(t, tnmi_engine_content(e, content)->bytes, op->shift);
-    op->need = room->need = (uint32_t)(placed / t->granule);
+    op->need = room->need = (uint32_t)(placed >> t->granule_log);
+}
+
+/* A free gap is the first answer to a need for room: part of it is used from here on. TNMI_NONE =
+ * there is none. A tier that keeps some contents has them at its low end. */
+static uint32_t tnmi_engine_take_gap(tnmi_engine *e, uint32_t tier, uint32_t content,
+                                     tnmi_room *room, uint32_t owner) {
+    tnmi_tier *t = tnmi_engine_tier(e, tier);
+    room->high = t->kept_bytes > 0 && tnmi_engine_kept_on(e, content) == 0;
+    uint32_t node = tnmi_space_find(&t->space, room);
+    if (node != TNMI_NONE) tnmi_space_take(&t->space, node, room, owner);
+    return node;
+}
+
+/* The ledger and the segment count a used node. Returns the segment. */
+static uint32_t tnmi_engine_count_node(tnmi_engine *e, uint32_t tier, uint32_t node) {
+    uint32_t segment = tnmi_engine_segment_of(e, tier, node);
+    tnmi_engine_tier(e, tier)->used_bytes += tnmi_engine_granule_bytes(e, tier, node);
+    tnmi_tier_segment(&e->tiers, segment)->used++;
+    return segment;
 }
 
 /* The place is the transfer's: the node is used, the segment counts it. */
@@ -5045,11 +5103,9 @@ static void tnmi_engine_settle(tnmi_engine *e, uint32_t op_index, uint32_t node)
     tnmi_op *op = tnmi_engine_op(e, op_index);
     tnmi_tier *t = tnmi_engine_tier(e, op->tier);
     const tnmi_node *n = tnmi_space_node(&t->space, node);
-    op->place_segment = tnmi_engine_segment_of(e, op->tier, node);
+    op->place_segment = tnmi_engine_count_node(e, op->tier, node);
     op->place_offset = (uint32_t)(n->offset * (t->granule / t->unit) + op->shift / t->unit);
     op->state = TNMI_OP_PLACED;
-    t->used_bytes += tnmi_engine_granule_bytes(e, op->tier, node);
-    tnmi_tier_segment(&e->tiers, op->place_segment)->used++;
     if (op->kind == TNMI_OP_SHIFT)
         op->place = node;
     else
@@ -5604,10 +5660,8 @@ static tnm_result tnmi_engine_find_place(tnmi_engine *e, tnmi_plan *plan, uint32
     if (r != TNM_OK) return r;
     if (t->desc.segment_bytes == TNM_DEDICATED)
         return tnmi_engine_find_dedicated(e, plan, op_index);
-    wish.room.high = kept == 0 && t->kept_bytes > 0;
-    uint32_t node = tnmi_space_find(&t->space, &wish.room);
+    uint32_t node = tnmi_engine_take_gap(e, op->tier, op->content, &wish.room, op->replica);
     if (node != TNMI_NONE) {
-        tnmi_space_take(&t->space, node, &wish.room, op->replica);
         tnmi_engine_settle(e, op_index, node);
         return TNM_OK;
     }
@@ -6110,18 +6164,25 @@ static int tnmi_engine_is_hopeless(tnmi_engine *e, const tnmi_request *request, 
     return 0;
 }
 
-/* Among those that wait for room on a tier the oldest goes first. */
-static int tnmi_engine_is_behind(const tnmi_engine *e, uint32_t index) {
+/* Among those that wait for room on a tier the oldest goes first: does a call wait for it that is
+ * older than this request? TNMI_NONE is younger than all. */
+static int tnmi_engine_is_queued(const tnmi_engine *e, uint32_t tier, uint32_t index) {
     for (uint32_t r = e->oldest_request; r != index; r = tnmi_engine_request(e, r)->next) {
         const tnmi_request *older = tnmi_engine_request(e, r);
         if (older->admitted || older->result != TNM_PENDING || !older->calling) continue;
-        for (uint32_t m = tnmi_engine_request(e, index)->members; m != TNMI_NONE;) {
-            const tnmi_member *member = tnmi_engine_member(e, m);
-            m = member->next;
-            if (member->tier == older->short_on &&
-                !tnmi_engine_on(e, member->content, member->tier))
-                return 1;
-        }
+        if (older->short_on == tier) return 1;
+    }
+    return 0;
+}
+
+static int tnmi_engine_is_behind(const tnmi_engine *e, uint32_t index) {
+    if (e->oldest_request == index) return 0;
+    for (uint32_t m = tnmi_engine_request(e, index)->members; m != TNMI_NONE;) {
+        const tnmi_member *member = tnmi_engine_member(e, m);
+        m = member->next;
+        if (!tnmi_engine_on(e, member->content, member->tier) &&
+            tnmi_engine_is_queued(e, member->tier, index))
+            return 1;
     }
     return 0;
 }
@@ -6276,20 +6337,28 @@ static void tnmi_engine_drop_others(tnmi_engine *e, const tnmi_member *member) {
     }
 }
 
-/* One pin of the caller. The member is granted and claimed. */
-static void tnmi_engine_pin(tnmi_engine *e, const tnm_use *use, uint32_t found, tnm_pinned *out) {
+/* What a use asks for: its name, and where in which content that begins. */
+typedef struct tnmi_target {
+    uint32_t name, content;
+    uint64_t offset;
+} tnmi_target;
+
+static tnmi_target tnmi_engine_target(const tnmi_engine *e, const tnm_use *use) {
+    tnmi_target target;
     tnm_result why;
-    uint64_t offset, word, clock;
-    uint32_t name = tnmi_tensor_find(&e->tensors, use->tensor.id, &why);
-    uint32_t content = tnmi_tensor_content(&e->tensors, name, &offset), tier = (uint32_t)use->tier;
-    tnmi_replica *replica = tnmi_engine_on(e, content, tier);
-    uint64_t pin = tnmi_tensor_pin_of(use->access);
-    word = tnmi_base_peek64(&replica->word);
-    while (!tnmi_base_swap64(&replica->word, &word, (word & ~(uint64_t)TNMI_FRESH) + pin))
-        continue;
+    target.name = tnmi_tensor_find(&e->tensors, use->tensor.id, &why);
+    target.content = tnmi_tensor_content(&e->tensors, target.name, &target.offset);
+    return target;
+}
+
+/* A pin was taken: the clock, the counts, the answer. */
+static void tnmi_engine_pinned(tnmi_engine *e, const tnm_use *use, const tnmi_target *target,
+                               uint32_t found, tnm_pinned *out) {
+    uint32_t content = target->content, tier = (uint32_t)use->tier;
+    uint32_t index = tnmi_engine_index(e, content, tier);
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
     if (!e->threaded) tnmi_engine_advance(e);
-    clock = tnmi_base_peek64(&e->clock);
-    if (replica->node != TNMI_NONE) tnmi_base_poke64(&replica->stamp, clock);
+    if (replica->node != TNMI_NONE) tnmi_base_poke64(&replica->stamp, tnmi_base_peek64(&e->clock));
     tnmi_tier *t = tnmi_engine_tier(e, tier);
     tnmi_engine_hits(e, tier, replica);
     if (found == TNM_FOUND_HIT)
@@ -6302,16 +6371,26 @@ static void tnmi_engine_pin(tnmi_engine *e, const tnm_use *use, uint32_t found, 
     if ((tnmi_tensor_advice(tensor) & 3u) == TNM_WONT_NEED)
         tnmi_tensor_set_flags(tensor, 0, 3u << TNMI_ADVICE_SHIFT);
     if ((tnmi_tensor_advice(tensor) & 3u) == TNM_ONCE) tnmi_tensor_mark(replica, TNMI_NOTIFY, 0);
-    out->bytes = tnmi_engine_content(e, name)->bytes;
+    out->bytes = tnmi_engine_content(e, target->name)->bytes;
     out->access = use->access;
     out->tier = use->tier;
-    out->id = (uint64_t)tnmi_tensor_recycle(word) << 32 | tnmi_engine_index(e, content, tier);
+    out->id = (uint64_t)tnmi_tensor_recycle(tnmi_base_peek64(&replica->word)) << 32 | index;
     out->id |= (uint64_t)1 << 63;
-    out->offset = offset; /* the door completes the address */
+    out->offset = target->offset; /* the door completes the address */
     tnm_event *event = tnmi_engine_event(e, TNM_EVENT_PIN, tier, content);
     if (!event) return;
     event->found = (int)found;
     event->detail = (uint64_t)use->access;
+}
+
+/* One pin of the caller. The member is granted and claimed. */
+static void tnmi_engine_pin(tnmi_engine *e, const tnm_use *use, uint32_t found, tnm_pinned *out) {
+    tnmi_target target = tnmi_engine_target(e, use);
+    tnmi_replica *replica = tnmi_engine_on(e, target.content, (uint32_t)use->tier);
+    uint64_t pin = tnmi_tensor_pin_of(use->access), word = tnmi_base_peek64(&replica->word);
+    while (!tnmi_base_swap64(&replica->word, &word, (word & ~(uint64_t)TNMI_FRESH) + pin))
+        continue;
+    tnmi_engine_pinned(e, use, &target, found, out);
 }
 
 static uint32_t tnmi_engine_found(const tnmi_engine *e, const tnmi_request *request,
@@ -6327,6 +6406,53 @@ static uint32_t tnmi_engine_found(const tnmi_engine *e, const tnmi_request *requ
     return TNM_FOUND_MISS;
 }
 
+/* ---- at once: what waits for nothing needs no request ---- */
+/* Is this use a new tensor for which a plan would only take a free gap? Nothing of it is anywhere,
+ * nobody waits for room on its tier, every record it takes is at hand. */
+static int tnmi_engine_is_new(const tnmi_engine *e, const tnm_use *use, const tnmi_target *target) {
+    const tnmi_tensor *tensor = tnmi_engine_content(e, target->content);
+    const tnmi_tier *t = tnmi_engine_tier(e, (uint32_t)use->tier);
+    const tnmi_residents *on = &e->tensors.on[use->tier];
+    if (tnmi_engine_access(e, target->name, target->content, use->access) != TNM_DISCARD) return 0;
+    if (tnmi_tensor_advice(tensor) & TNM_SCRUB) return 0;
+    for (uint32_t u = 0; u < e->tiers.count; u++)
+        if (tnmi_engine_index(e, target->content, u) != TNMI_NONE) return 0;
+    if (t->desc.segment_bytes == TNM_DEDICATED) return 0;
+    if (on->order.slots.capacity < on->replicas.capacity) return 0;
+    if (tnmi_store_spare(&on->replicas) < 1 || tnmi_store_spare(&t->space.nodes) < 4) return 0;
+    return tnmi_tier_can_ever(t, tnmi_tier_placed(t, tensor->bytes, 0)) &&
+           !tnmi_engine_is_queued(e, (uint32_t)use->tier, TNMI_NONE);
+}
+
+/* A set of one that is new, and a gap for it: placed, current and pinned in this step, which is
+ * what its plan, commit and grant would come to. PENDING: it takes a request. */
+static tnm_result tnmi_engine_build(tnmi_engine *e, const tnm_use *use, tnm_pinned *out) {
+    tnmi_target target = tnmi_engine_target(e, use);
+    if (use->access != TNM_DISCARD || !tnmi_engine_is_new(e, use, &target)) return TNM_PENDING;
+    uint32_t tier = (uint32_t)use->tier, content = target.content;
+    tnmi_tier *t = tnmi_engine_tier(e, tier);
+    tnmi_tensor *tensor = tnmi_engine_content(e, content);
+    tnmi_room room = tnmi_engine_anywhere(e, content, tier, 0);
+    room.need = (uint32_t)(tnmi_tier_placed(t, tensor->bytes, 0) >> t->granule_log);
+    uint32_t node = tnmi_engine_take_gap(e, tier, content, &room, TNMI_NONE);
+    if (node == TNMI_NONE) return TNM_PENDING;
+    uint32_t index = tnmi_tensor_attach(&e->tensors, content, tier);
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+    tnmi_node *n = tnmi_space_node(&t->space, node);
+    n->a = index;
+    replica->node = node;
+    replica->segment = tnmi_engine_count_node(e, tier, node);
+    replica->offset = n->offset * (uint32_t)(t->granule / t->unit);
+    tnmi_engine_open_place(e, tier, replica->segment, replica->offset, tensor->bytes);
+    tnm_event *event = tnmi_engine_event(e, TNM_EVENT_LOAD, tier, content);
+    if (event) event->class_ = TNM_CLASS_DEMAND;
+    tnmi_engine_appear(e, tier, index, TNMI_ALONE | tnmi_tensor_pin_of(TNM_DISCARD));
+    if (e->threaded) tnmi_engine_advance(e);
+    tnmi_engine_pinned(e, use, &target, TNM_FOUND_MISS, out);
+    return TNM_OK;
+}
+
+/* ---- the grant of a request ---- */
 /* All members at once, or nothing. OK: every out[i] holds a pin. */
 static tnm_result tnmi_engine_grant(tnmi_engine *e, uint32_t index, const tnm_use *set, int count,
                                     tnm_pinned *out) {
@@ -9402,6 +9528,8 @@ static void tnmi_door_init_tier(tnm_ctx *ctx, uint32_t index) {
     t->granule = tnmi_base_max(d->alignment, 8);
     while (t->budget != UINT64_MAX && t->budget / t->granule > TNMI_SPACE_MAX)
         t->granule *= 2;
+    while ((uint64_t)1 << t->granule_log < t->granule)
+        t->granule_log++;
     t->unit = t->granule / 8;
     t->spill = d->spill_to ? d->spill_to : (int)index + 1;
     if (d->spill_to == TNM_NOWHERE || t->spill >= (int)e->tiers.count) t->spill = -1;
@@ -10166,6 +10294,10 @@ static tnm_result tnmi_door_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm
     if (r != TNM_OK) return r;
     if (!waits) request = tnmi_engine_find_request(e, set, count);
     if (only_here && !tnmi_door_all_here(ctx, set, count)) return TNM_ABSENT;
+    if (request == TNMI_NONE && count == 1 && tnmi_engine_build(e, set, out) == TNM_OK) {
+        tnmi_door_complete(ctx, out, 1);
+        return TNM_OK;
+    }
     if (request == TNMI_NONE) {
         r = tnmi_door_new_request(ctx, set, count, waits, &request);
         if (r != TNM_OK) {
