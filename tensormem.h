@@ -1287,11 +1287,12 @@ static void tnmi_tell_admit(tnmi_tell *tell) {
  * Invariants: an entry's address never changes; the store never allocates: the *
  * door brings a chunk when the engine says that a table must grow.             *
  * -------------------------------------------------------------------------- */
-enum { TNMI_STORE_CHUNKS = 32 };
+enum { TNMI_STORE_CHUNKS = 32, TNMI_STORE_FIRST = 6 };
 
 /* Chunk 0 holds 2^first entries, chunk k > 0 holds as many as all before it together. A fixed
  * table has one chunk of exactly `limit` entries. */
 typedef struct tnmi_table {
+    uintptr_t base[TNMI_STORE_CHUNKS]; /* where entry 0 would lie if chunk k began there */
     unsigned char *chunk[TNMI_STORE_CHUNKS];
     const char *name;  /* of the descriptor's field, for CAPACITY */
     uint32_t stride;   /* bytes of an entry, a multiple of 8 */
@@ -1313,18 +1314,15 @@ static void tnmi_store_init(tnmi_table *table, const char *name, size_t stride, 
     table->link_at = (uint32_t)link_at;
     table->limit = limit;
     table->free_head = TNMI_NONE;
-    table->first = 6;
+    table->first = TNMI_STORE_FIRST;
     if (fixed)
         while (((uint64_t)1 << table->first) < limit)
             table->first++;
 }
 
 static void *tnmi_store_at(const tnmi_table *table, uint32_t index) {
-    uint32_t high = index >> table->first;
-    if (high == 0) return table->chunk[0] + (size_t)index * table->stride;
-    uint32_t log = tnmi_base_log2(high);
-    size_t within = index - ((size_t)1 << (table->first + log));
-    return table->chunk[log + 1] + within * table->stride;
+    uint32_t k = tnmi_base_log2((index >> (TNMI_STORE_FIRST - 1)) | 1u);
+    return (void *)(table->base[k] + (uintptr_t)index * table->stride);
 }
 
 /* Entries of the chunk that would be added next; 0 = the table is at its limit. */
@@ -1344,6 +1342,8 @@ static void tnmi_store_grow(tnmi_table *table, void *chunk) {
         k++;
     uint32_t count = tnmi_store_grow_count(table);
     table->chunk[k] = (unsigned char *)chunk;
+    for (uint32_t i = k; i < TNMI_STORE_CHUNKS; i++) /* the one chunk of a fixed table is all */
+        table->base[i] = (uintptr_t)chunk - (uintptr_t)table->capacity * table->stride;
     memset(chunk, 0, (size_t)count * table->stride);
     table->capacity += count;
 }
