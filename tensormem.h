@@ -2746,13 +2746,14 @@ typedef struct tnmi_tier {
     int own_backend;     /* the application's, not the context's allocator */
     int hidden, visible; /* its backend gave memory without, with a CPU address */
     uint64_t budget, reserved, peak;
-    uint64_t set_aside;              /* left for staging by segments that may be smaller */
-    uint64_t granule, unit;          /* placement; a replica's offset counts units */
-    uint32_t granule_log;            /* a granule is a power of two */
-    uint64_t refused;                /* the smallest segment size alloc refused; 0 = none */
-    tnmi_backoff sick;               /* writes to this tier fail */
-    tnmi_backoff scant;              /* alloc refuses below the budget */
-    tnmi_backoff stiff;              /* compaction's copies fail */
+    uint64_t set_aside;     /* of the budget, for staging that a route will need */
+    uint64_t spared;        /* left for staging by segments that may be smaller: nobody knows yet */
+    uint64_t granule, unit; /* placement; a replica's offset counts units */
+    uint32_t granule_log;   /* a granule is a power of two */
+    uint64_t refused;       /* the smallest segment size alloc refused; 0 = none */
+    tnmi_backoff sick;      /* writes to this tier fail */
+    tnmi_backoff scant;     /* alloc refuses below the budget */
+    tnmi_backoff stiff;     /* compaction's copies fail */
     uint32_t segments, last_segment; /* list */
     uint32_t segment_count, draining;
     uint32_t coming;      /* segments asked for and not answered */
@@ -2816,13 +2817,14 @@ static uint64_t tnmi_tier_placed(const tnmi_tier *tier, uint64_t bytes, uint64_t
 
 /* Could this tier ever hold so much in one piece, with everything else gone? */
 static int tnmi_tier_can_ever(const tnmi_tier *tier, uint64_t placed) {
-    return placed != 0 && placed <= tier->budget;
+    return placed != 0 && placed <= tnmi_base_less(tier->budget, tier->set_aside);
 }
 
 /* The size of the next segment, at least `need`; 0 = the ledger does not allow it. */
 static uint64_t tnmi_tier_segment_size(const tnmi_tier *tier, uint64_t need, uint64_t tick) {
-    uint64_t room = tnmi_tier_room(tier), most = tier->granule * TNMI_SPACE_MAX, size;
-    if (need <= tnmi_base_less(room, tier->set_aside)) room -= tier->set_aside;
+    uint64_t room = tnmi_base_less(tnmi_tier_room(tier), tier->set_aside), size;
+    uint64_t most = tier->granule * TNMI_SPACE_MAX;
+    if (need <= tnmi_base_less(room, tier->spared)) room -= tier->spared;
     if (need > room || tnmi_tier_is_off(&tier->scant, tick)) return 0;
     if (tier->desc.segment_bytes == TNM_DEDICATED) return need;
     if (tier->desc.segment_bytes)
@@ -6156,7 +6158,9 @@ static int tnmi_engine_is_hopeless(tnmi_engine *e, const tnmi_request *request, 
             absent |= member->tier == t && !there;
             need += tnmi_tier_placed(tnmi_engine_tier(e, t), member->bytes, 0);
         }
-        if (!absent || need <= tnmi_engine_tier(e, t)->budget) continue;
+        if (!absent || need <= tnmi_base_less(tnmi_engine_tier(e, t)->budget,
+                                              tnmi_engine_tier(e, t)->set_aside))
+            continue;
         plan->short_on = t;
         plan->need = need;
         return 1;
@@ -7530,15 +7534,20 @@ static int tnmi_engine_choose_staging(tnmi_engine *e) {
 }
 
 /* Staging is taken when a route first needs it, and a tier that has given everything to one segment
- * could not take it any more: where one surely will need it, segments leave room for it. */
+ * could not take it any more: where one surely will need it, its share of the budget is set aside.
+ * Where nobody knows yet whether the CPU sees the tier, segments only spare it. */
 static void tnmi_engine_set_aside(tnmi_engine *e) {
     for (uint32_t t = 0; t < e->tiers.count; t++)
-        tnmi_engine_tier(e, t)->set_aside = 0;
+        tnmi_engine_tier(e, t)->set_aside = tnmi_engine_tier(e, t)->spared = 0;
     if (!tnmi_engine_choose_staging(e)) return;
     tnmi_tier *t = tnmi_engine_tier(e, e->move.stage_tier);
-    int known = e->stage_wish || !t->own_backend || t->visible;
-    if (t->budget != UINT64_MAX && (known || e->grain > 1))
+    if (t->budget == UINT64_MAX) return;
+    if (e->stage_wish || !t->own_backend)
         t->set_aside = tnmi_base_min(e->move.stage_bytes, t->budget);
+    else if (t->visible)
+        t->set_aside = tnmi_base_min(e->move.stage_bytes, tnmi_tier_room(t));
+    else if (e->grain > 1)
+        t->spared = e->move.stage_bytes;
 }
 
 /* A staging chunk for this class, or TNMI_NONE; asks for staging when there is none yet. */
@@ -7943,7 +7952,7 @@ static int tnmi_engine_next_staging(tnmi_engine *e, tnmi_ask *ask) {
         move->stage_state = 6;
         return 1;
     }
-    t->set_aside = 0;
+    t->set_aside = t->spared = 0;
     if (move->stage_bytes > tnmi_tier_room(t)) {
         if (t->used_bytes == 0 &&
             tnmi_engine_make_ledger(e, move->stage_tier, move->stage_bytes, 0))
