@@ -5553,7 +5553,7 @@ static void tnmi_engine_walls(const tnmi_engine *e, uint32_t tier, uint32_t requ
     }
 }
 
-/* A demand overtakes: fetches nobody waits for, of which nothing has begun, give their room back. */
+/* A demand overtakes: fetches nobody waits for that have not begun give their room back. */
 static int tnmi_engine_make_way(tnmi_engine *e, uint32_t tier) {
     static const int queues[] = { TNM_CLASS_GUESS, TNM_CLASS_SURE, TNMI_MOVE_ROOM };
     int freed = 0;
