@@ -992,6 +992,19 @@ extern "C" {
 
 enum { TNMI_FALSE = 0, TNMI_TRUE = 1 };
 
+/* INLINE: what a pin that hits runs through is one straight piece of code (left to the compilers it
+ * costs a tenth more). APART: its rare branches, which must not cost it registers. */
+#    if defined(__GNUC__)
+#        define TNMI_INLINE inline __attribute__((always_inline))
+#        define TNMI_APART  __attribute__((noinline))
+#    elif defined(_MSC_VER)
+#        define TNMI_INLINE __forceinline
+#        define TNMI_APART  __declspec(noinline)
+#    else
+#        define TNMI_INLINE inline
+#        define TNMI_APART
+#    endif
+
 static int tnmi_base_add(uint64_t a, uint64_t b, uint64_t *out) {
     *out = a + b;
     return *out >= a;
@@ -1035,9 +1048,9 @@ static uint64_t tnmi_base_scale(uint64_t a, uint64_t b, uint64_t c) {
 }
 
 /* index of the highest set bit; a != 0 */
-static uint32_t tnmi_base_log2(uint32_t a) {
+static TNMI_INLINE uint32_t tnmi_base_log2(uint32_t a) {
 #    if defined(__GNUC__)
-    return 31u - (uint32_t)__builtin_clz(a);
+    return 31u ^ (uint32_t)__builtin_clz(a);
 #    else
     uint32_t n = 0;
     while (a >>= 1)
@@ -1057,7 +1070,7 @@ static uint64_t tnmi_base_mix(uint64_t hash, uint64_t value) {
 }
 
 /* ---- atomics: only what the pin protocol needs (the orders are argued in [tensor]) ---- */
-static uint64_t tnmi_base_load64(const uint64_t *at) { /* acquire */
+static TNMI_INLINE uint64_t tnmi_base_load64(const uint64_t *at) { /* acquire */
 #    if TNMI_ATOMICS == 1
     return __atomic_load_n(at, __ATOMIC_ACQUIRE);
 #    elif TNMI_ATOMICS == 2
@@ -1067,7 +1080,7 @@ static uint64_t tnmi_base_load64(const uint64_t *at) { /* acquire */
 #    endif
 }
 
-static uint64_t tnmi_base_peek64(const uint64_t *at) { /* relaxed */
+static TNMI_INLINE uint64_t tnmi_base_peek64(const uint64_t *at) { /* relaxed */
 #    if TNMI_ATOMICS == 1
     return __atomic_load_n(at, __ATOMIC_RELAXED);
 #    else
@@ -1075,7 +1088,7 @@ static uint64_t tnmi_base_peek64(const uint64_t *at) { /* relaxed */
 #    endif
 }
 
-static void tnmi_base_poke64(uint64_t *at, uint64_t value) { /* relaxed */
+static TNMI_INLINE void tnmi_base_poke64(uint64_t *at, uint64_t value) { /* relaxed */
 #    if TNMI_ATOMICS == 1
     __atomic_store_n(at, value, __ATOMIC_RELAXED);
 #    elif TNMI_ATOMICS == 2
@@ -1085,7 +1098,8 @@ static void tnmi_base_poke64(uint64_t *at, uint64_t value) { /* relaxed */
 #    endif
 }
 
-static int tnmi_base_swap64(uint64_t *at, uint64_t *expected, uint64_t value) { /* acq_rel */
+static TNMI_INLINE int tnmi_base_swap64(uint64_t *at, uint64_t *expected,
+                                        uint64_t value) { /* acq_rel */
 #    if TNMI_ATOMICS == 1
     return __atomic_compare_exchange_n(at, expected, value, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 #    elif TNMI_ATOMICS == 2
@@ -1104,7 +1118,8 @@ static int tnmi_base_swap64(uint64_t *at, uint64_t *expected, uint64_t value) { 
 #    endif
 }
 
-static uint64_t tnmi_base_sub64(uint64_t *at, uint64_t value) { /* acq_rel; the value before */
+static TNMI_INLINE uint64_t tnmi_base_sub64(uint64_t *at,
+                                            uint64_t value) { /* acq_rel; the value before */
 #    if TNMI_ATOMICS == 1
     return __atomic_fetch_sub(at, value, __ATOMIC_ACQ_REL);
 #    elif TNMI_ATOMICS == 2
@@ -1116,7 +1131,7 @@ static uint64_t tnmi_base_sub64(uint64_t *at, uint64_t value) { /* acq_rel; the 
 #    endif
 }
 
-static uint32_t tnmi_base_load32(const uint32_t *at) { /* acquire */
+static TNMI_INLINE uint32_t tnmi_base_load32(const uint32_t *at) { /* acquire */
 #    if TNMI_ATOMICS == 1
     return __atomic_load_n(at, __ATOMIC_ACQUIRE);
 #    elif TNMI_ATOMICS == 2
@@ -1292,18 +1307,18 @@ enum { TNMI_STORE_CHUNKS = 32, TNMI_STORE_FIRST = 6 };
 /* Chunk 0 holds 2^first entries, chunk k > 0 holds as many as all before it together. A fixed
  * table has one chunk of exactly `limit` entries. */
 typedef struct tnmi_table {
-    uintptr_t base[TNMI_STORE_CHUNKS]; /* where entry 0 would lie if chunk k began there */
-    unsigned char *chunk[TNMI_STORE_CHUNKS];
-    const char *name;  /* of the descriptor's field, for CAPACITY */
     uint32_t stride;   /* bytes of an entry, a multiple of 8 */
-    uint32_t link_at;  /* where a free entry keeps the next free index */
     uint32_t first;    /* log2 of chunk 0 */
+    uint32_t fresh;    /* entries below were used at least once */
     uint32_t capacity; /* entries in the chunks we have */
     uint32_t limit;    /* never more entries than this */
-    uint32_t fresh;    /* entries below were used at least once */
+    uint32_t link_at;  /* where a free entry keeps the next free index */
     uint32_t free_head;
     uint32_t live;
-    uint32_t retired; /* neither live nor free, for ever */
+    uint32_t retired;                        /* neither live nor free, for ever */
+    const char *name;                        /* of the descriptor's field, for CAPACITY */
+    uintptr_t base[TNMI_STORE_CHUNKS];       /* where entry 0 would lie if chunk k began there */
+    unsigned char *chunk[TNMI_STORE_CHUNKS]; /* behind what every look-up reads */
 } tnmi_table;
 
 static void tnmi_store_init(tnmi_table *table, const char *name, size_t stride, size_t link_at,
@@ -1320,9 +1335,14 @@ static void tnmi_store_init(tnmi_table *table, const char *name, size_t stride, 
             table->first++;
 }
 
-static void *tnmi_store_at(const tnmi_table *table, uint32_t index) {
+/* An entry of a table whose stride the caller knows. */
+static TNMI_INLINE void *tnmi_store_of(const tnmi_table *table, uint32_t index, size_t stride) {
     uint32_t k = tnmi_base_log2((index >> (TNMI_STORE_FIRST - 1)) | 1u);
-    return (void *)(table->base[k] + (uintptr_t)index * table->stride);
+    return (void *)(table->base[k] + (uintptr_t)index * stride);
+}
+
+static void *tnmi_store_at(const tnmi_table *table, uint32_t index) {
+    return tnmi_store_of(table, index, table->stride);
 }
 
 /* Entries of the chunk that would be added next; 0 = the table is at its limit. */
@@ -2721,10 +2741,12 @@ typedef enum tnmi_segment_state {
 } tnmi_segment_state;
 
 typedef struct tnmi_segment {
-    uint64_t mem, size, least; /* least: what it was asked for */
-    uint64_t asked;            /* DRAINING: the tick at which its bytes were last asked for */
+    uint64_t mem; /* with the next two, what a pin that hits reads of it */
     void *host;
-    void *item;    /* TNM_DEDICATED: desc.user of its tensor */
+    uint64_t unit;        /* the tier's, once more */
+    uint64_t size, least; /* least: what it was asked for */
+    uint64_t asked;       /* DRAINING: the tick at which its bytes were last asked for */
+    void *item;           /* TNM_DEDICATED: desc.user of its tensor */
     uint32_t edge; /* sentinel in the tier's space; TNMI_NONE for a dedicated one */
     uint32_t used; /* replicas placed here */
     uint32_t tier;
@@ -2864,6 +2886,7 @@ static uint32_t tnmi_tier_want(tnmi_tiers *tiers, uint32_t tier_index, uint64_t 
     if (index == TNMI_NONE) return TNMI_NONE;
     tnmi_segment *segment = tnmi_tier_segment(tiers, index);
     memset(segment, 0, sizeof *segment);
+    segment->unit = tier->unit;
     segment->size = size;
     segment->tier = tier_index;
     segment->edge = TNMI_NONE;
@@ -3256,6 +3279,8 @@ static uint64_t tnmi_move_cut(const tnmi_op *op, uint64_t most, uint64_t source,
 #    define TNMI_HIT     ((uint64_t)1 << 32)
 #    define TNMI_WRITER  ((uint64_t)1 << 24)
 #    define TNMI_RECYCLE ((uint64_t)1 << 8)
+#    define TNMI_RECYCLES ((uint64_t)0xffff << 8)
+#    define TNMI_PINNED   ((uint64_t)1 << 63)
 
 enum { /* the word's low 8 bits */
        TNMI_ABSENT = 0,
@@ -3284,20 +3309,21 @@ enum {                         /* flags of a name; the content's live in its fir
 #    define TNMI_VIEW    ((uint32_t)1 << 16)
 #    define TNMI_NAMED   ((uint32_t)1 << 17)
 #    define TNMI_BROKEN  ((uint32_t)1 << 18) /* the sole copy was lost */
+#    define TNMI_LEAVES  ((uint32_t)2 << TNMI_ADVICE_SHIFT) /* ONCE or WONT_NEED */
 #    define TNMI_WRITTEN ((uint32_t)1 << 30) /* has held something once: clean-ahead waits a step */
 
 typedef struct tnmi_tensor {
-    uint32_t generation; /* of the name; odd values are as good as even ones */
-    uint32_t refs;       /* names that need this slot: its own, its views */
-    uint64_t bytes;
     const char *label;
     void *user;
-    uint32_t flags;
+    uint32_t refs;                    /* names that need this slot: its own, its views */
     uint32_t shape[TNM_MAX_DIMS - 1]; /* all but the big dimension */
     uint32_t use;                     /* first use in [hint]; free: next free */
     uint32_t mark;                    /* member + 1 of the set in the making */
     uint32_t failed;                  /* -result | tier << 8 | 1 << 16 = not reported yet */
-    uint32_t rep[TNMI_INLINE_TIERS];  /* replica per tier; a view: parent, offset low, high */
+    uint32_t flags;                   /* from here on it is what a pin that hits reads */
+    uint32_t generation;              /* of the name; odd values are as good as even ones */
+    uint64_t bytes;
+    uint32_t rep[TNMI_INLINE_TIERS]; /* replica per tier; a view: parent, offset low, high */
 } tnmi_tensor;
 
 typedef struct tnmi_replica {
@@ -3345,9 +3371,18 @@ static tnmi_tensor *tnmi_tensor_at(const tnmi_tensors *tensors, uint32_t index) 
     return (tnmi_tensor *)tnmi_store_at(&tensors->names, index);
 }
 
+/* A slot's rep[tier]; beyond TNMI_INLINE_TIERS the array goes on behind the struct. */
+static TNMI_INLINE uint32_t *tnmi_tensor_rep_of(const tnmi_tensor *slot, uint32_t tier) {
+    char *rep = (char *)(uintptr_t)slot + offsetof(tnmi_tensor, rep);
+    return (uint32_t *)(void *)rep + tier;
+}
+
 static uint32_t *tnmi_tensor_rep(const tnmi_tensors *tensors, uint32_t index, uint32_t tier) {
-    char *slot = (char *)tnmi_store_at(&tensors->names, index);
-    return (uint32_t *)(void *)(slot + offsetof(tnmi_tensor, rep)) + tier;
+    return tnmi_tensor_rep_of(tnmi_tensor_at(tensors, index), tier);
+}
+
+static TNMI_INLINE tnmi_replica *tnmi_tensor_replica_of(const tnmi_residents *on, uint32_t index) {
+    return (tnmi_replica *)tnmi_store_of(&on->replicas, index, sizeof(tnmi_replica));
 }
 
 static tnmi_replica *tnmi_tensor_replica(const tnmi_tensors *tensors, uint32_t tier,
@@ -3366,11 +3401,11 @@ static tnmi_region *tnmi_tensor_region(const tnmi_tensors *tensors, uint32_t ind
 }
 
 /* ---- the word ---- */
-static uint32_t tnmi_tensor_pins(uint64_t word) {
+static TNMI_INLINE uint32_t tnmi_tensor_pins(uint64_t word) {
     return (uint32_t)(word >> 48);
 }
 
-static uint32_t tnmi_tensor_writers(uint64_t word) {
+static TNMI_INLINE uint32_t tnmi_tensor_writers(uint64_t word) {
     return (uint32_t)(word >> 24) & 0xffu;
 }
 
@@ -3378,7 +3413,12 @@ static uint32_t tnmi_tensor_recycle(uint64_t word) {
     return (uint32_t)(word >> 8) & 0xffffu;
 }
 
-static int tnmi_tensor_is(uint64_t word, uint32_t state) {
+/* What tnm_pinned.id says of a replica: its index, its recycle count, and that it is pinned. */
+static TNMI_INLINE uint64_t tnmi_tensor_pin_id(uint64_t word, uint32_t index) {
+    return TNMI_PINNED | (word & TNMI_RECYCLES) << 32 | index;
+}
+
+static TNMI_INLINE int tnmi_tensor_is(uint64_t word, uint32_t state) {
     return (word & TNMI_STATE) == state;
 }
 
@@ -3413,33 +3453,32 @@ static void tnmi_tensor_unclaim(tnmi_replica *replica) {
     tnmi_tensor_mark(replica, TNMI_READY, TNMI_BUSY);
 }
 
-/* May this word be pinned without the lock? */
-static int tnmi_tensor_can_hit(uint64_t word, tnm_access access) {
-    uint64_t need = TNMI_READY, deny = TNMI_BUSY | TNMI_LOST | TNMI_CLAIM;
-    if (access != TNM_READ) {
-        need |= TNMI_ALONE;
-        deny |= TNMI_SOURCE;
-        if (tnmi_tensor_writers(word) == 0xffu) return 0;
-    }
-    if ((word & (need | deny)) != need) return 0;
-    return tnmi_tensor_pins(word) != 0xffffu && ((word >> 32) & 0xffffu) != 0xffffu;
+/* The compare-and-swap of a hit. Returns the word before, or 0, which no pinnable word is. */
+static TNMI_INLINE uint64_t tnmi_tensor_take(tnmi_replica *replica, uint64_t deny, uint64_t need,
+                                             uint64_t pin) {
+    uint64_t word = tnmi_base_peek64(&replica->word);
+    do {
+        if ((word & (deny | need)) != need) return 0;
+    } while (!tnmi_base_swap64(&replica->word, &word, (word & ~(uint64_t)TNMI_FRESH) + pin));
+    return word;
 }
 
-static uint64_t tnmi_tensor_pin_of(tnm_access access) {
+/* Pin without the lock, if the word allows it. Half a field's range counts as full: the lock has
+ * the rest of it, and one mask says it all. */
+static TNMI_INLINE uint64_t tnmi_tensor_hit(tnmi_replica *replica, tnm_access access) {
+    const uint64_t full = (TNMI_PIN | TNMI_HIT) << 15, writers = TNMI_WRITER << 7;
+    const uint64_t deny = full | TNMI_BUSY | TNMI_LOST | TNMI_CLAIM, pin = TNMI_PIN + TNMI_HIT;
+    if (access == TNM_READ) return tnmi_tensor_take(replica, deny, TNMI_READY, pin);
+    return tnmi_tensor_take(replica, deny | writers | TNMI_SOURCE, TNMI_READY | TNMI_ALONE,
+                            pin + TNMI_WRITER);
+}
+
+static TNMI_INLINE uint64_t tnmi_tensor_pin_of(tnm_access access) {
     return access == TNM_READ ? TNMI_PIN : TNMI_PIN + TNMI_WRITER;
 }
 
-/* The lock-free hit's compare-and-swap. */
-static int tnmi_tensor_hit(tnmi_replica *replica, tnm_access access) {
-    uint64_t word = tnmi_base_peek64(&replica->word), pin = tnmi_tensor_pin_of(access) + TNMI_HIT;
-    do {
-        if (!tnmi_tensor_can_hit(word, access)) return 0;
-    } while (!tnmi_base_swap64(&replica->word, &word, (word & ~(uint64_t)TNMI_FRESH) + pin));
-    return 1;
-}
-
 /* Let one pin go. Returns the word before; nothing happened if that had no pins. */
-static uint64_t tnmi_tensor_unpin(tnmi_replica *replica, tnm_access access) {
+static TNMI_INLINE uint64_t tnmi_tensor_unpin(tnmi_replica *replica, tnm_access access) {
     uint64_t pin = tnmi_tensor_pin_of(access), before = tnmi_base_sub64(&replica->word, pin);
     if (tnmi_tensor_pins(before) == 0) tnmi_base_sub64(&replica->word, 0 - pin);
     return before;
@@ -3467,28 +3506,56 @@ static uint64_t tnmi_tensor_id(const tnmi_tensors *tensors, uint32_t index) {
            (uint64_t)tensors->tag << TNMI_INDEX_BITS | index;
 }
 
+/* An entry that exists, or NULL: what a lock-free look-up finds may be out of date. */
+static TNMI_INLINE const tnmi_tensor *tnmi_tensor_slot(const tnmi_tensors *tensors,
+                                                       uint32_t index) {
+    if (index >= tnmi_base_load32(&tensors->names.fresh)) return NULL;
+    return (const tnmi_tensor *)tnmi_store_of(&tensors->names, index, tensors->names.stride);
+}
+
+static TNMI_INLINE uint32_t tnmi_tensor_index(uint64_t id) {
+    return (uint32_t)(id & (((uint64_t)1 << TNMI_INDEX_BITS) - 1));
+}
+
+/* May this slot be the handle's? It is if its flags say NAMED ... */
+static TNMI_INLINE int tnmi_tensor_is_named(const tnmi_tensors *tensors, const tnmi_tensor *slot,
+                                            uint64_t id) {
+    uint64_t generation = tnmi_base_load32(&slot->generation);
+    return id >> TNMI_INDEX_BITS == (generation << TNMI_TAG_BITS | tensors->tag);
+}
+
+/* ... and if it was not destroyed while the rest of it was read. */
+static TNMI_INLINE int tnmi_tensor_is_still(const tnmi_tensor *slot, uint64_t id) {
+    return tnmi_base_load32(&slot->generation) == id >> (TNMI_INDEX_BITS + TNMI_TAG_BITS);
+}
+
 /* The slot a handle names, lock-free; TNMI_NONE: never ours (ARGUMENT) or gone (STALE). */
 static uint32_t tnmi_tensor_find(const tnmi_tensors *tensors, uint64_t id, tnm_result *why) {
-    uint32_t index = (uint32_t)(id & (((uint64_t)1 << TNMI_INDEX_BITS) - 1));
-    uint32_t tag = (uint32_t)(id >> TNMI_INDEX_BITS) & 0xffu;
+    uint32_t index = tnmi_tensor_index(id), tag = (uint32_t)(id >> TNMI_INDEX_BITS) & 0xffu;
     uint32_t generation = (uint32_t)(id >> (TNMI_INDEX_BITS + TNMI_TAG_BITS));
     *why = TNM_ERR_ARGUMENT;
     if (generation == 0 || tag != tensors->tag) return TNMI_NONE;
-    if (index >= tnmi_base_load32(&tensors->names.fresh)) return TNMI_NONE;
-    uint32_t now = tnmi_base_load32(&tnmi_tensor_at(tensors, index)->generation);
+    const tnmi_tensor *slot = tnmi_tensor_slot(tensors, index);
+    if (!slot) return TNMI_NONE;
+    uint32_t now = tnmi_base_load32(&slot->generation);
     if (generation > now) return TNMI_NONE;
     *why = TNM_ERR_STALE;
     return generation == now ? index : TNMI_NONE;
 }
 
+static TNMI_INLINE uint64_t tnmi_tensor_view_at(const tnmi_tensor *view) {
+    uint32_t low = tnmi_base_load32(tnmi_tensor_rep_of(view, 1));
+    uint32_t high = tnmi_base_load32(tnmi_tensor_rep_of(view, 2));
+    return (uint64_t)high << 32 | low;
+}
+
 /* The content a name stands for, and where in it the name begins. */
 static uint32_t tnmi_tensor_content(const tnmi_tensors *tensors, uint32_t name, uint64_t *offset) {
+    const tnmi_tensor *slot = tnmi_tensor_at(tensors, name);
     *offset = 0;
-    if (!(tnmi_base_load32(&tnmi_tensor_at(tensors, name)->flags) & TNMI_VIEW)) return name;
-    uint32_t low = tnmi_base_load32(tnmi_tensor_rep(tensors, name, 1));
-    uint32_t high = tnmi_base_load32(tnmi_tensor_rep(tensors, name, 2));
-    *offset = (uint64_t)high << 32 | low;
-    return tnmi_base_load32(tnmi_tensor_rep(tensors, name, 0));
+    if (!(tnmi_base_load32(&slot->flags) & TNMI_VIEW)) return name;
+    *offset = tnmi_tensor_view_at(slot);
+    return tnmi_base_load32(tnmi_tensor_rep_of(slot, 0));
 }
 
 /* A new slot with one name; TNMI_NONE = none left. */
@@ -3642,7 +3709,7 @@ static uint64_t tnmi_tensor_detach(tnmi_tensors *tensors, uint32_t tier, uint32_
     if (tnmi_store_heap_has(&on->order, index)) tnmi_store_heap_drop(&on->order, index);
     uint64_t word = tnmi_base_peek64(&replica->word), next;
     do {
-        next = (uint64_t)((tnmi_tensor_recycle(word) + 1) & 0xffffu) * TNMI_RECYCLE;
+        next = (word + TNMI_RECYCLE) & TNMI_RECYCLES;
     } while (!tnmi_base_swap64(&replica->word, &word, next));
     return word;
 }
@@ -6378,8 +6445,7 @@ static void tnmi_engine_pinned(tnmi_engine *e, const tnm_use *use, const tnmi_ta
     out->bytes = tnmi_engine_content(e, target->name)->bytes;
     out->access = use->access;
     out->tier = use->tier;
-    out->id = (uint64_t)tnmi_tensor_recycle(tnmi_base_peek64(&replica->word)) << 32 | index;
-    out->id |= (uint64_t)1 << 63;
+    out->id = tnmi_tensor_pin_id(tnmi_base_peek64(&replica->word), index);
     out->offset = target->offset; /* the door completes the address */
     tnm_event *event = tnmi_engine_event(e, TNM_EVENT_PIN, tier, content);
     if (!event) return;
@@ -9033,7 +9099,8 @@ struct tnm_ctx {
     tnm_desc desc;
     struct tnmi_shelf_host host;
     int driving, telling;
-    int inside;      /* a callback runs: only sight is allowed (known in one-thread builds) */
+    int inside;      /* one-thread contexts: a callback runs, only sight is allowed */
+    int by_lock;     /* no hits without the lock: a trace listens, or threads without atomics */
     int sleepers;    /* threads that wait for the bell */
     uint64_t rung;   /* how often it rang */
     uint64_t told;   /* e.changed when it last rang for everyone */
@@ -9216,6 +9283,11 @@ static void tnmi_door_print(const tnm_log *log) {
 #    endif
 }
 
+/* A callback begins (1) or has ended (-1). Among threads nobody can say whose call it came from. */
+static void tnmi_door_callback(tnm_ctx *ctx, int by) {
+    if (!ctx->e.threaded) ctx->inside += by;
+}
+
 /* Under the lock; drops it while the application's callbacks run. */
 static void tnmi_door_tell(tnm_ctx *ctx) {
     tnmi_tell_item item;
@@ -9224,7 +9296,7 @@ static void tnmi_door_tell(tnm_ctx *ctx) {
     for (;;) {
         if (ctx->e.tell.count == 0) tnmi_tell_admit(&ctx->e.tell);
         if (!tnmi_tell_pop(&ctx->e.tell, &item)) break;
-        ctx->inside++;
+        tnmi_door_callback(ctx, 1);
         tnmi_door_unlock(ctx);
         if (item.is_event)
             (ctx->desc.trace)(ctx->desc.user, &item.event);
@@ -9233,7 +9305,7 @@ static void tnmi_door_tell(tnm_ctx *ctx) {
         else
             tnmi_door_print(&item.log);
         tnmi_door_lock(ctx);
-        ctx->inside--;
+        tnmi_door_callback(ctx, -1);
     }
     ctx->telling = 0;
 }
@@ -9269,7 +9341,7 @@ static tnm_result tnmi_door_reject(tnm_ctx *ctx, tnm_result result, const char *
 
 /* In a one-thread build a flag knows when a callback calls back. */
 static int tnmi_door_is_inside(const tnm_ctx *ctx) {
-    return !ctx->e.threaded && ctx->inside > 0;
+    return ctx->inside > 0;
 }
 
 #    define TNMI_INSIDE                                                                            \
@@ -9329,7 +9401,7 @@ static void tnmi_door_perform(tnm_ctx *ctx, tnmi_ask *ask) {
     const tnm_backend *b = ask->backend;
     uint32_t capacity = ask->kind == TNMI_ASK_HOST ? ask->table->capacity : 0;
     tnmi_door_tell(ctx);
-    ctx->inside++;
+    tnmi_door_callback(ctx, 1);
     tnmi_door_unlock(ctx);
     switch (ask->kind) {
     case TNMI_ASK_HOST:
@@ -9371,7 +9443,7 @@ static void tnmi_door_perform(tnm_ctx *ctx, tnmi_ask *ask) {
         break;
     }
     tnmi_door_lock(ctx);
-    ctx->inside--;
+    tnmi_door_callback(ctx, -1);
     if (ask->kind == TNMI_ASK_HOST && ask->table->capacity != capacity) {
         tnmi_door_unlock(ctx); /* another thread brought one meanwhile */
         tnmi_door_give(&ctx->desc, ask->got, ask->size);
@@ -9717,6 +9789,7 @@ static void tnmi_door_init_engine(tnm_ctx *ctx) {
     ctx->own_lock = ctx->desc.lock == NULL;
 #    endif
     e->threaded = ctx->own_lock || ctx->desc.lock != NULL;
+    ctx->by_lock = e->tell.events || (!TNMI_ATOMICS && e->threaded);
 }
 
 /* Tiers with a budget on the context's allocator take their segments now, so that nothing is
@@ -10134,102 +10207,124 @@ TENSORMEM_API tnm_result tnm_tensor_destroy(tnm_ctx *ctx, tnm_tensor tensor) {
 }
 
 /* ---- pins ---- */
+static TNMI_APART void tnmi_door_adopted(const tnmi_engine *e, const tnmi_replica *replica,
+                                         uint64_t offset, tnm_pinned *out) {
+    const tnmi_region *region = tnmi_tensor_region(&e->tensors, replica->segment);
+    uint64_t stamp = tnmi_base_peek64(&replica->stamp);
+    out->mem = region->mem;
+    out->offset = region->by_host ? offset : stamp + offset;
+    out->host = NULL;
+    if (region->by_host)
+        out->host = (char *)(uintptr_t)stamp + (size_t)offset;
+    else if (region->base)
+        out->host = (char *)(region->base + (uintptr_t)out->offset);
+}
+
 /* Where a pinned replica's bytes are. It is pinned: its place fields are constant. */
-static void tnmi_door_address(const tnmi_engine *e, uint32_t tier, const tnmi_replica *replica,
-                              uint64_t offset, tnm_pinned *out) {
+static TNMI_INLINE void tnmi_door_address(const tnmi_engine *e, const tnmi_replica *replica,
+                                          uint64_t offset, tnm_pinned *out) {
     if (replica->node == TNMI_NONE) {
-        const tnmi_region *region = tnmi_tensor_region(&e->tensors, replica->segment);
-        uint64_t stamp = tnmi_base_peek64(&replica->stamp);
-        out->mem = region->mem;
-        out->offset = region->by_host ? offset : stamp + offset;
-        if (region->by_host)
-            out->host = (char *)(uintptr_t)stamp + (size_t)offset;
-        else if (region->base)
-            out->host = (char *)(region->base + (uintptr_t)out->offset);
+        tnmi_door_adopted(e, replica, offset, out);
         return;
     }
-    const tnmi_segment *segment = tnmi_tier_segment(&e->tiers, replica->segment);
-    out->mem = segment->mem;
-    out->offset = replica->offset * e->tiers.tier[tier].unit + offset;
-    if (segment->host) out->host = (char *)segment->host + (size_t)out->offset;
+    const tnmi_segment *segment = (const tnmi_segment *)tnmi_store_of(
+        &e->tiers.segments, replica->segment, sizeof(tnmi_segment));
+    char *host = (char *)segment->host;
+    uint64_t mem = segment->mem;
+    offset += replica->offset * segment->unit;
+    out->host = host ? host + (size_t)offset : NULL;
+    out->mem = mem;
+    out->offset = offset;
 }
 
-/* Let one pin go; the last one of something that is only waiting for it enters the slow path. */
-static int tnmi_door_release_pin(tnm_ctx *ctx, uint32_t tier, uint32_t index, tnm_access access,
-                                 int locked) {
-    tnmi_replica *replica = tnmi_tensor_replica(&ctx->e.tensors, tier, index);
+/* The last pin of something that only waits for it has gone. */
+static TNMI_APART void tnmi_door_last_pin(tnm_ctx *ctx, uint32_t tier, uint32_t index,
+                                          uint64_t before, int locked) {
+    if (!locked) tnmi_door_lock(ctx);
+    tnmi_engine_unpinned(&ctx->e, tier, index, before);
+    if (!locked) tnmi_door_unlock(ctx);
+}
+
+/* Let one pin go; 0 = there was none. */
+static TNMI_INLINE int tnmi_door_release_pin(tnm_ctx *ctx, tnmi_replica *replica, uint32_t tier,
+                                             uint32_t index, tnm_access access, int locked) {
     uint64_t before = tnmi_tensor_unpin(replica, access);
-    if (tnmi_tensor_pins(before) == 0) return 0;
-    if (tnmi_tensor_pins(before) == 1 && (before & TNMI_NOTIFY)) {
-        if (!locked) tnmi_door_lock(ctx);
-        tnmi_engine_unpinned(&ctx->e, tier, index, before);
-        if (!locked) tnmi_door_unlock(ctx);
-    }
-    return 1;
+    if (tnmi_tensor_pins(before) > 1) return 1;
+    if (before & TNMI_NOTIFY && tnmi_tensor_pins(before) == 1)
+        tnmi_door_last_pin(ctx, tier, index, before, locked);
+    return tnmi_tensor_pins(before) == 1;
 }
 
-/* The lock-free hit. The order of its steps is argued in [tensor]. */
-static int tnmi_door_hit(tnm_ctx *ctx, const tnm_use *use, tnm_pinned *out, int locked) {
+/* Pin a content that was looked up, under its name. */
+static TNMI_INLINE int tnmi_door_hit_of(tnm_ctx *ctx, const tnm_use *use, tnm_pinned *out,
+                                        const tnmi_tensor *name, const tnmi_tensor *content) {
     tnmi_engine *e = &ctx->e;
-    tnm_result why;
-    uint64_t offset;
-    tnm_access access = use->access;
+    const tnmi_tensors *tensors = &e->tensors;
     uint32_t tier = (uint32_t)use->tier;
-    uint32_t name = tnmi_tensor_find(&e->tensors, use->tensor.id, &why);
-    if (name == TNMI_NONE) return 0;
-    uint32_t content = tnmi_tensor_content(&e->tensors, name, &offset);
-    if (content >= tnmi_base_load32(&e->tensors.names.fresh)) return 0;
-    uint64_t bytes = tnmi_base_peek64(&tnmi_tensor_at(&e->tensors, name)->bytes);
-    const uint32_t *rep = tnmi_tensor_rep(&e->tensors, content, tier);
-    uint32_t flags = tnmi_base_load32(&tnmi_tensor_at(&e->tensors, content)->flags);
+    const uint32_t *rep = tnmi_tensor_rep_of(content, tier);
+    const tnmi_residents *on = &tensors->on[tier];
     uint32_t index = tnmi_base_load32(rep);
-    if (index == TNMI_NONE || ((flags >> TNMI_ADVICE_SHIFT) & 3u) >= TNM_ONCE) return 0;
-    if (index >= tnmi_base_load32(&e->tensors.on[tier].replicas.fresh)) return 0;
-    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
-    if (!tnmi_tensor_hit(replica, access)) return 0;
-    if (tnmi_base_load32(rep) != index ||
-        tnmi_tensor_find(&e->tensors, use->tensor.id, &why) != name) {
-        tnmi_door_release_pin(ctx, tier, index, access, locked);
-        return 0;
-    }
+    if (index >= tnmi_base_load32(&on->replicas.fresh)) return 0;
+    tnmi_replica *replica = tnmi_tensor_replica_of(on, index);
+    tnm_access access = use->access;
+    uint64_t word = tnmi_tensor_hit(replica, access);
+    if (!word) return 0;
+    uint64_t offset = content == name ? 0 : tnmi_tensor_view_at(name);
+    out->bytes = tnmi_base_load64(&name->bytes);
+    out->id = tnmi_tensor_pin_id(word, index);
+    out->tier = (int)tier;
+    out->access = access;
+    if (tnmi_base_load32(rep) != index || !tnmi_tensor_is_still(name, use->tensor.id)) return -1;
     if (!e->threaded) e->clock++;
     uint64_t clock = tnmi_base_peek64(&e->clock);
     if (replica->node != TNMI_NONE && tnmi_base_peek64(&replica->stamp) != clock)
         tnmi_base_poke64(&replica->stamp, clock);
-    out->host = NULL;
     out->ready = 0;
-    tnmi_door_address(e, tier, replica, offset, out);
-    out->bytes = bytes;
-    out->access = access;
-    out->tier = (int)tier;
-    out->id = (uint64_t)1 << 63 |
-              (uint64_t)tnmi_tensor_recycle(tnmi_base_peek64(&replica->word)) << 32 | index;
+    tnmi_door_address(e, replica, offset, out);
     return 1;
+}
+
+static TNMI_APART int tnmi_door_hit_view(tnm_ctx *ctx, const tnm_use *use, tnm_pinned *out,
+                                         const tnmi_tensor *name) {
+    uint32_t whole = tnmi_base_load32(tnmi_tensor_rep_of(name, 0));
+    const tnmi_tensor *content = tnmi_tensor_slot(&ctx->e.tensors, whole);
+    if (!content || tnmi_base_load32(&content->flags) & TNMI_LEAVES) return 0;
+    return tnmi_door_hit_of(ctx, use, out, name, content);
+}
+
+/* Pin one member without the lock: the way of every hit. 1 = pinned; 0 = not to be had like this,
+ * the slow path tells why; -1 = pinned, but the record was another's by then: take it back. The
+ * order of the steps is argued in [tensor]. */
+static TNMI_INLINE int tnmi_door_hit(tnm_ctx *ctx, const tnm_use *use, tnm_pinned *out) {
+    const tnmi_tensors *tensors = &ctx->e.tensors;
+    if ((uint32_t)use->tier >= tensors->tiers || (uint32_t)use->access > TNM_DISCARD) return 0;
+    if (use->flags & ~(uint32_t)TNM_IF_READY) return 0;
+    const tnmi_tensor *name = tnmi_tensor_slot(tensors, tnmi_tensor_index(use->tensor.id));
+    if (!name || !tnmi_tensor_is_named(tensors, name, use->tensor.id)) return 0;
+    uint32_t flags = tnmi_base_load32(&name->flags) & (TNMI_NAMED | TNMI_VIEW | TNMI_LEAVES);
+    if (flags == TNMI_NAMED) return tnmi_door_hit_of(ctx, use, out, name, name);
+    return flags & TNMI_VIEW ? tnmi_door_hit_view(ctx, use, out, name) : 0;
 }
 
 /* A hit taken back: neither pinned nor counted. */
 static void tnmi_door_unhit(tnm_ctx *ctx, tnm_pinned *pinned, int locked) {
-    uint32_t index = (uint32_t)pinned->id;
-    tnmi_replica *replica = tnmi_tensor_replica(&ctx->e.tensors, (uint32_t)pinned->tier, index);
+    uint32_t index = (uint32_t)pinned->id, tier = (uint32_t)pinned->tier;
+    tnmi_replica *replica = tnmi_tensor_replica(&ctx->e.tensors, tier, index);
     uint64_t word = tnmi_base_peek64(&replica->word);
     while ((word >> 32) & 0xffffu)
         if (tnmi_base_swap64(&replica->word, &word, word - TNMI_HIT)) break;
-    tnmi_door_release_pin(ctx, (uint32_t)pinned->tier, index, pinned->access, locked);
+    tnmi_door_release_pin(ctx, replica, tier, index, pinned->access, locked);
 }
 
-/* All members by lock-free hits, or none. Tiers and accesses are checked here: handles are by the
- * hit itself. */
+/* All members by hits, or none. */
 static int tnmi_door_hit_all(tnm_ctx *ctx, const tnm_use *set, int count, tnm_pinned *out,
                              int locked) {
-    int i;
-    for (i = 0; i < count; i++) {
-        if (!tnmi_door_is_tier(ctx, set[i].tier) || (set[i].flags & ~(uint32_t)TNM_IF_READY)) break;
-        if ((int)set[i].access < TNM_READ || (int)set[i].access > TNM_DISCARD) break;
-        if (!tnmi_door_hit(ctx, &set[i], &out[i], locked)) break;
-    }
-    if (i == count) return 1;
-    while (i-- > 0)
-        tnmi_door_unhit(ctx, &out[i], locked);
+    int i = 0, hit = 1;
+    while (i < count && (hit = tnmi_door_hit(ctx, &set[i], &out[i])) > 0)
+        i++;
+    if (hit > 0) return 1;
+    for (i += hit<0; i> 0; i--)
+        tnmi_door_unhit(ctx, &out[i - 1], locked);
     return 0;
 }
 
@@ -10239,7 +10334,7 @@ static void tnmi_door_complete(tnm_ctx *ctx, tnm_pinned *out, int count) {
         uint32_t tier = (uint32_t)out[i].tier;
         const tnmi_replica *replica =
             tnmi_tensor_replica(&ctx->e.tensors, tier, (uint32_t)out[i].id);
-        tnmi_door_address(&ctx->e, tier, replica, offset, &out[i]);
+        tnmi_door_address(&ctx->e, replica, offset, &out[i]);
     }
 }
 
@@ -10334,53 +10429,60 @@ static tnm_result tnmi_door_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm
     return r == TNM_PENDING && only_here ? TNM_ABSENT : r;
 }
 
-static tnm_result tnmi_door_pin_call(tnm_ctx *ctx, const tnm_use *set, int count, tnm_pinned *out,
-                                     int waits, const char *call) {
+/* Whatever is no single hit: sets, misses, broken rules. hit: what became of the single one. */
+static TNMI_APART tnm_result tnmi_door_pin_call(tnm_ctx *ctx, const tnm_use *set, int count,
+                                                tnm_pinned *out, int waits, int hit) {
+    const char *call = waits ? "tnm_pin" : "tnm_try_pin";
     if (!ctx) return TNM_ERR_ARGUMENT;
+    if (hit < 0) tnmi_door_unhit(ctx, out, 0);
     const char *rule = tnmi_door_check_call(ctx, set, count);
     if (!rule && count > 0 && !out) rule = "out is missing";
     if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
-    int quiet = !ctx->e.tell.events, bare = TNMI_ATOMICS || !ctx->e.threaded;
-    if (quiet && bare && tnmi_door_hit_all(ctx, set, count, out, 0)) return TNM_OK;
+    if (!ctx->by_lock && count != 1 && tnmi_door_hit_all(ctx, set, count, out, 0)) return TNM_OK;
+    if (count > 0) memset(out, 0, (size_t)count * sizeof *out);
     for (int i = 0; i < count; i++)
         if (set[i].flags & TNMI_WHOLE)
             return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, "flags has an unknown bit");
-    if (count > 0) memset(out, 0, (size_t)count * sizeof *out);
     tnmi_door_enter(ctx);
-    if (quiet && !bare && tnmi_door_hit_all(ctx, set, count, out, 1))
-        return tnmi_door_leave(ctx, TNM_OK);
-    if (count > 0) memset(out, 0, (size_t)count * sizeof *out);
+    if (!TNMI_ATOMICS && ctx->by_lock && !ctx->e.tell.events) {
+        if (tnmi_door_hit_all(ctx, set, count, out, 1)) return tnmi_door_leave(ctx, TNM_OK);
+        if (count > 0) memset(out, 0, (size_t)count * sizeof *out);
+    }
     return tnmi_door_leave(ctx, tnmi_door_pin(ctx, set, count, out, waits, call));
 }
 
+/* May members be pinned and let go without the lock? */
+static TNMI_INLINE int tnmi_door_is_open(const tnm_ctx *ctx) {
+    return !(ctx->by_lock | ctx->inside);
+}
+
+/* Both pins: a single member that is there is pinned at once. */
+static TNMI_INLINE tnm_result tnmi_door_pin_set(tnm_ctx *ctx, const tnm_use *set, int count,
+                                                tnm_pinned *out, int waits) {
+    if (!ctx || !set || !out || count != 1 || !tnmi_door_is_open(ctx))
+        return tnmi_door_pin_call(ctx, set, count, out, waits, 0);
+    int hit = tnmi_door_hit(ctx, set, out);
+    return hit > 0 ? TNM_OK : tnmi_door_pin_call(ctx, set, 1, out, waits, hit);
+}
+
 TENSORMEM_API tnm_result tnm_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm_pinned *out) {
-    return tnmi_door_pin_call(ctx, set, count, out, 1, "tnm_pin");
+    return tnmi_door_pin_set(ctx, set, count, out, 1);
 }
 
 TENSORMEM_API tnm_result tnm_try_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm_pinned *out) {
-    return tnmi_door_pin_call(ctx, set, count, out, 0, "tnm_try_pin");
+    return tnmi_door_pin_set(ctx, set, count, out, 0);
 }
 
-/* Does this struct name a pinned replica? */
-static int tnmi_door_names_pin(const tnm_ctx *ctx, const tnm_pinned *pinned) {
-    uint32_t index = (uint32_t)pinned->id, recycle = (uint32_t)(pinned->id >> 32) & 0xffffu;
-    if (!(pinned->id >> 63) || !tnmi_door_is_tier(ctx, pinned->tier)) return 0;
-    const tnmi_table *table = &ctx->e.tensors.on[pinned->tier].replicas;
-    if (index >= tnmi_base_load32(&table->fresh)) return 0;
-    uint64_t word = tnmi_base_peek64(
-        &tnmi_tensor_replica(&ctx->e.tensors, (uint32_t)pinned->tier, index)->word);
-    if (tnmi_tensor_recycle(word) != recycle || tnmi_tensor_pins(word) == 0) return 0;
-    return pinned->access == TNM_READ || tnmi_tensor_writers(word) > 0;
-}
-
-/* What it said stays true without the lock: the pin is the caller's. */
-static int tnmi_door_is_pin(tnm_ctx *ctx, const tnm_pinned *pinned) {
-    int bare = TNMI_ATOMICS || !ctx->e.threaded;
-    if (bare) return tnmi_door_names_pin(ctx, pinned);
-    tnmi_door_lock(ctx);
-    int named = tnmi_door_names_pin(ctx, pinned);
-    tnmi_door_unlock(ctx);
-    return named;
+/* The replica this struct pins, or NULL: it pins none (any more). */
+static TNMI_INLINE tnmi_replica *tnmi_door_pinned(const tnm_ctx *ctx, const tnm_pinned *pinned) {
+    uint32_t tier = (uint32_t)pinned->tier, index = (uint32_t)pinned->id;
+    if (tier >= ctx->e.tensors.tiers) return NULL;
+    const tnmi_residents *on = &ctx->e.tensors.on[tier];
+    if (index >= tnmi_base_load32(&on->replicas.fresh)) return NULL;
+    tnmi_replica *replica = tnmi_tensor_replica_of(on, index);
+    uint64_t word = tnmi_base_peek64(&replica->word);
+    if (pinned->id != tnmi_tensor_pin_id(word, index) || tnmi_tensor_pins(word) == 0) return NULL;
+    return pinned->access == TNM_READ || tnmi_tensor_writers(word) > 0 ? replica : NULL;
 }
 
 static void tnmi_door_tell_unpin(tnm_ctx *ctx, const tnm_pinned *pinned, uint64_t fence) {
@@ -10389,6 +10491,16 @@ static void tnmi_door_tell_unpin(tnm_ctx *ctx, const tnm_pinned *pinned, uint64_
     tnm_event *event =
         tnmi_engine_event(&ctx->e, TNM_EVENT_UNPIN, (uint32_t)pinned->tier, replica->content);
     if (event) event->detail = fence;
+}
+
+static TNMI_INLINE int tnmi_door_unpin_one(tnm_ctx *ctx, tnm_pinned *pinned) {
+    tnmi_replica *replica = tnmi_door_pinned(ctx, pinned);
+    if (!replica) return 0;
+    if (!tnmi_door_release_pin(ctx, replica, (uint32_t)pinned->tier, (uint32_t)pinned->id,
+                               pinned->access, 0))
+        return 0; /* two threads let go of the same pin */
+    memset(pinned, 0, sizeof *pinned);
+    return 1;
 }
 
 /* Under the lock: with a fence, with a trace callback, or without atomics. */
@@ -10404,33 +10516,42 @@ static tnm_result tnmi_door_unpin(tnm_ctx *ctx, tnm_pinned *set, int count, uint
         if (fence)
             tnmi_engine_fence(e, tier, index, set[i].access != TNM_READ, fence);
         else
-            tnmi_door_release_pin(ctx, tier, index, set[i].access, 1);
+            tnmi_door_release_pin(ctx, tnmi_tensor_replica(&e->tensors, tier, index), tier, index,
+                                  set[i].access, 1);
+        memset(&set[i], 0, sizeof set[i]);
     }
     if (fence && e->threaded) tnmi_engine_advance(e);
     return TNM_OK;
 }
 
-TENSORMEM_API tnm_result tnm_unpin(tnm_ctx *ctx, tnm_pinned *set, int count, uint64_t fence) {
+/* Whatever is not one pin let go at once: sets, fences, broken rules. */
+static TNMI_APART tnm_result tnmi_door_unpin_call(tnm_ctx *ctx, tnm_pinned *set, int count,
+                                                  uint64_t fence) {
     static const char call[] = "tnm_unpin";
-    tnm_result r = TNM_OK;
     if (!ctx) return TNM_ERR_ARGUMENT;
     const char *rule = tnmi_door_check_call(ctx, set, count);
     if (!rule && fence && !ctx->e.has_passed) rule = "a fence needs tnm_desc.passed";
     if (!rule && fence && !(fence & (((uint64_t)1 << 56) - 1))) rule = "a fence value is not 0";
-    for (int i = 0; !rule && i < count; i++)
-        if (!tnmi_door_is_pin(ctx, &set[i])) rule = "not pinned, or unpinned before";
     if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
-    if (fence || ctx->e.tell.events || (!TNMI_ATOMICS && ctx->e.threaded)) {
-        tnmi_door_enter(ctx);
-        r = tnmi_door_leave(ctx, tnmi_door_unpin(ctx, set, count, fence));
-    } else {
-        for (int i = 0; i < count; i++)
-            if (!tnmi_door_release_pin(ctx, (uint32_t)set[i].tier, (uint32_t)set[i].id,
-                                       set[i].access, 0))
-                r = TNM_ERR_ARGUMENT;
+    if (fence || ctx->by_lock) tnmi_door_enter(ctx);
+    for (int i = 0; !rule && i < count; i++)
+        if (!tnmi_door_pinned(ctx, &set[i])) rule = "not pinned, or unpinned before";
+    if (fence || ctx->by_lock) {
+        tnm_result r = rule ? tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call, rule)
+                            : tnmi_door_unpin(ctx, set, count, fence);
+        return tnmi_door_leave(ctx, r);
     }
-    if (r == TNM_OK && count > 0) memset(set, 0, (size_t)count * sizeof *set);
+    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
+    tnm_result r = TNM_OK;
+    for (int i = 0; i < count; i++)
+        if (!tnmi_door_unpin_one(ctx, &set[i])) r = TNM_ERR_ARGUMENT;
     return r;
+}
+
+TENSORMEM_API tnm_result tnm_unpin(tnm_ctx *ctx, tnm_pinned *set, int count, uint64_t fence) {
+    if (ctx && set && count == 1 && !fence && tnmi_door_is_open(ctx))
+        if (tnmi_door_unpin_one(ctx, set)) return TNM_OK;
+    return tnmi_door_unpin_call(ctx, set, count, fence);
 }
 
 /* ---- read and write ---- */
@@ -10488,7 +10609,9 @@ static uint32_t tnmi_door_meet_seen(const tnmi_engine *e, uint32_t content, int 
 
 static void tnmi_door_drop_pin(tnm_ctx *ctx, const tnm_pinned *pinned) {
     tnmi_door_tell_unpin(ctx, pinned, 0);
-    tnmi_door_release_pin(ctx, (uint32_t)pinned->tier, (uint32_t)pinned->id, pinned->access, 1);
+    uint32_t tier = (uint32_t)pinned->tier, index = (uint32_t)pinned->id;
+    tnmi_door_release_pin(ctx, tnmi_tensor_replica(&ctx->e.tensors, tier, index), tier, index,
+                          pinned->access, 1);
 }
 
 /* A range of a pinned content and plain memory (NULL: zeros), for the length of one call. */
@@ -10603,7 +10726,7 @@ static tnm_result tnmi_door_pin_whole(tnm_ctx *ctx, tnm_tensor tensor, uint32_t 
         const tnmi_replica *replica =
             tnmi_tensor_replica(&ctx->e.tensors, tier, (uint32_t)plain->pinned.id);
         plain->pinned.host = NULL;
-        tnmi_door_address(&ctx->e, tier, replica, 0, &plain->pinned);
+        tnmi_door_address(&ctx->e, replica, 0, &plain->pinned);
     }
     return r;
 }
@@ -11074,11 +11197,11 @@ static int tnmi_door_stdout(void *user, const char *text, uint64_t bytes) {
 
 /* One row leaves the lock, the writer runs, the lock is taken again. 1 = the writer said no. */
 static int tnmi_door_write(tnm_ctx *ctx, const tnm_writer *writer, tnmi_text *text) {
-    ctx->inside++;
+    tnmi_door_callback(ctx, 1);
     tnmi_door_unlock(ctx);
     int stop = (writer->write)(writer->user, text->at, text->used);
     tnmi_door_lock(ctx);
-    ctx->inside--;
+    tnmi_door_callback(ctx, -1);
     text->used = 0;
     return stop;
 }
