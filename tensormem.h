@@ -992,6 +992,11 @@ extern "C" {
 
 enum { TNMI_FALSE = 0, TNMI_TRUE = 1 };
 
+/* A test may act between a hit's look at the records and its compare-and-swap. */
+#    ifndef TNMI_TEST_HIT
+#        define TNMI_TEST_HIT() ((void)0)
+#    endif
+
 /* INLINE: what a pin that hits runs through is one straight piece of code (left to the compilers it
  * costs a tenth more). APART: its rare branches, which must not cost it registers. */
 #    if defined(__GNUC__)
@@ -10267,6 +10272,7 @@ static TNMI_INLINE int tnmi_door_hit_of(tnm_ctx *ctx, const tnm_use *use, tnm_pi
     if (index >= tnmi_base_load32(&on->replicas.fresh)) return 0;
     tnmi_replica *replica = tnmi_tensor_replica_of(on, index);
     tnm_access access = use->access;
+    TNMI_TEST_HIT();
     uint64_t word = tnmi_tensor_hit(replica, access);
     if (!word) return 0;
     uint64_t offset = content == name ? 0 : tnmi_tensor_view_at(name);
