@@ -7739,7 +7739,8 @@ static int tnmi_engine_ask_copy(tnmi_engine *e, uint32_t index, tnmi_ask *ask) {
         ask->kind = TNMI_ASK_COPY;
         ask->backend = NULL; /* the door answers at once */
     } else {
-        if (e->busy_round[span->tier] == e->round) return 0;
+        const tnmi_tier *t = tnmi_engine_tier(e, (uint32_t)span->tier);
+        if (e->busy_round[span->tier] == e->round || t->in_flight >= t->desc.queue_depth) return 0;
         ask->kind = TNMI_ASK_COPY;
         ask->backend = span->backend;
         copy->tier = (uint32_t)span->tier;
