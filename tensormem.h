@@ -3234,8 +3234,8 @@ static void tnmi_move_staging(tnmi_move *move, uint64_t mem, void *host) {
     move->stage_state = 3;
 }
 
-/* How many staging chunks must stay free when a chunk of this class is started: guesses leave three
- * for demand, upward ones leave the last to the way down. */
+/* How many staging chunks, and slots, must stay free when a chunk of this class is started: guesses
+ * leave three for demand, upward ones leave the last to the way down. */
 static uint32_t tnmi_move_stage_reserve(tnm_class class_, int downward) {
     if (downward) return 0;
     return class_ == TNM_CLASS_DEMAND ? 1 : 3;
@@ -7570,6 +7570,7 @@ static int tnmi_engine_link_open(const tnmi_engine *e, const tnmi_op *op, uint64
         if (e->demand_only && !t->desc.backend.poll && !s->desc.backend.poll) return 0;
     }
     if (t->in_flight >= depth || s->in_flight >= s->desc.queue_depth) return 0;
+    if (e->busy_round[op->tier] == e->round || e->busy_round[other] == e->round) return 0;
     if (op->class_ > TNM_CLASS_GUESS) return 1;
     uint64_t out = tnmi_base_max(t->guess_bytes, s->guess_bytes);
     return out == 0 || out + size <= e->guess_bytes;
@@ -7669,7 +7670,9 @@ static uint32_t tnmi_engine_start_chunk(tnmi_engine *e, uint32_t op_index) {
         tnmi_engine_end_op(e, op_index);
         return TNMI_NONE;
     }
-    if (!tnmi_engine_link_open(e, op, most) || tnmi_engine_has_unasked(e, op_index))
+    uint32_t spare = e->move.copies - e->move.used;
+    if (spare <= tnmi_move_stage_reserve(op->class_, tnmi_engine_is_downward(op)) ||
+        !tnmi_engine_link_open(e, op, most) || tnmi_engine_has_unasked(e, op_index))
         return tnmi_engine_not_yet(e, op_index);
     uint64_t grain = tnmi_engine_grain(e, op, &source), size;
     size = tnmi_move_cut(op, most, source, grain, &bounce);
