@@ -6289,8 +6289,6 @@ static tnm_result tnmi_engine_plan_request(tnmi_engine *e, uint32_t index, tnmi_
     if (tnmi_engine_is_hopeless(e, request, plan)) return TNM_ERR_BUDGET;
     if (tnmi_engine_is_doomed(e, request) || tnmi_engine_is_behind(e, index)) return TNM_PENDING;
     for (m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
-        tnmi_engine_stop_others(e, tnmi_engine_member(e, m));
-    for (m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
         if (tnmi_engine_on(e, tnmi_engine_member(e, m)->content, tnmi_engine_member(e, m)->tier))
             if ((r = tnmi_engine_want_member(e, plan, tnmi_engine_member(e, m))) != TNM_OK &&
                 r != TNM_PENDING)
@@ -6299,7 +6297,11 @@ static tnm_result tnmi_engine_plan_request(tnmi_engine *e, uint32_t index, tnmi_
         if (!tnmi_engine_member(e, m)->claimed &&
             (r = tnmi_engine_want_member(e, plan, tnmi_engine_member(e, m))) != TNM_OK)
             return r;
-    return tnmi_engine_place_all(e, plan, plan->head);
+    if ((r = tnmi_engine_place_all(e, plan, plan->head)) != TNM_OK) return r;
+    /* not before: one that is not admitted would take back what the look-ahead brings anew */
+    for (m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
+        tnmi_engine_stop_others(e, tnmi_engine_member(e, m));
+    return TNM_OK;
 }
 
 static void tnmi_engine_mark_members(tnmi_engine *e, const tnmi_request *request, uint32_t mark) {
