@@ -188,6 +188,7 @@ TEST(a_new_slot_knows_nothing_of_the_old_one) {
         CHECK(tensor->use == TNMI_NONE && tensor->mark == 0 && tensor->failed == 0);
         for (uint32_t t = 0; t < TIERS; t++)
             CHECK(*tnmi_tensor_rep(&r.t, i, t) == TNMI_NONE && !tnmi_tensor_on(&r.t, i, t));
+        CHECK(tnmi_tensor_rep(&r.t, i, 3) == tensor->rep + 3);
     }
     room_end(&r);
 }
