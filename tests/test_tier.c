@@ -60,8 +60,10 @@ TEST(what_can_never_fit_is_known_at_once) {
     CHECK(tnmi_tier_can_ever(&tier, 1000));
     CHECK(!tnmi_tier_can_ever(&tier, 1001));
     CHECK(!tnmi_tier_can_ever(&tier, 0)); /* a placement that was refused */
-    tier.set_aside = 400;                 /* only what may be smaller leaves that */
-    CHECK(tnmi_tier_can_ever(&tier, 1000) && !tnmi_tier_can_ever(&tier, 1001));
+    tier.set_aside = 400;
+    CHECK(tnmi_tier_can_ever(&tier, 600) && !tnmi_tier_can_ever(&tier, 601));
+    tier.set_aside = 2000;
+    CHECK(!tnmi_tier_can_ever(&tier, 1));
     tier.set_aside = 0;
     tier.reserved = 1000; /* what is there now may go */
     CHECK(tnmi_tier_can_ever(&tier, 1000));
@@ -81,9 +83,15 @@ TEST(the_next_segment_by_the_rules) {
     CHECK_EQ(tnmi_tier_segment_size(&tier, 1024, 0), 0);
     tier.set_aside = 744;
     CHECK_EQ(tnmi_tier_segment_size(&tier, 256, 0), 256);
-    tier.set_aside = 745; /* what is needed may take it */
+    tier.set_aside = 745;
+    CHECK_EQ(tnmi_tier_segment_size(&tier, 256, 0), 0);
+    tier.set_aside = 0;
+    tier.spared = 744;
+    CHECK_EQ(tnmi_tier_segment_size(&tier, 256, 0), 256);
+    tier.spared = 745; /* what is needed may take that */
     CHECK_EQ(tnmi_tier_segment_size(&tier, 256, 0), 768);
     CHECK_EQ(tnmi_tier_segment_size(&tier, 1024, 0), 0);
+    tier.spared = 0;
     tier.reserved = tier.set_aside = 0;
     tier.refused = mega; /* halved while alloc refuses */
     CHECK_EQ(tnmi_tier_segment_size(&tier, 256, 0), mega / 2);
@@ -115,17 +123,17 @@ TEST(an_unlimited_tier_doubles_within_bounds) {
     CHECK_EQ(tnmi_tier_segment_size(&tier, 256, 0), (uint64_t)TNMI_SPACE_MAX * 8);
 }
 
-/* 0, or: enough, whole granules, within what the ledger leaves, and where that is enough within
- * what is left beside what is set aside. 0 only with a reason. */
+/* 0, or: enough, whole granules, within what the ledger leaves, and where that is enough without
+ * what is spared. 0 only with a reason. */
 static void check_size(const tnmi_tier *tier, uint64_t need, uint64_t tick) {
     uint64_t size = tnmi_tier_segment_size(tier, need, tick), left = 0;
     if (tier->budget > tier->reserved) left = tier->budget - tier->reserved;
+    left = left > tier->set_aside ? left - tier->set_aside : 0;
     int off = tier->scant.level > 0 && tick < tier->scant.until;
     CHECK_EQ(size == 0, off || need > left);
     if (size == 0) return;
     CHECK(size >= need && size <= left && size % tier->granule == 0);
-    if (left >= tier->set_aside && left - tier->set_aside >= need)
-        CHECK(size <= left - tier->set_aside);
+    if (left >= tier->spared && left - tier->spared >= need) CHECK(size <= left - tier->spared);
     CHECK(size / tier->granule <= TNMI_SPACE_MAX);
     if (tier->desc.segment_bytes == TNM_DEDICATED)
         CHECK(size == need);
@@ -142,6 +150,7 @@ TEST(the_next_segment_never_passes_the_ledger) {
         tier.desc.segment_bytes = draw(2) ? unlimited[draw(3)] : draw(5000) + 1;
         tier.reserved = draw(2) ? 0 : draw(120000);
         tier.set_aside = draw(2) ? 0 : draw(30000);
+        tier.spared = draw(2) ? 0 : draw(30000);
         tier.refused = draw(2) ? 0 : draw(60000) + 1;
         tier.scant.level = (uint32_t)draw(2);
         tier.scant.until = draw(20);
@@ -490,6 +499,7 @@ static void step_ledger(world *w) {
     switch (draw(4)) {
     case 0:
         tier->set_aside = draw(2) ? 0 : draw(600);
+        tier->spared = draw(2) ? 0 : draw(600);
         break;
     case 1: /* staging comes and goes */
         if (w->stage[t]) {
