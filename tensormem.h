@@ -11193,7 +11193,9 @@ TENSORMEM_API tnm_result tnm_why(tnm_ctx *ctx, const tnm_use *set, int count, tn
         while ((out->result = tnmi_engine_rehearse(&ctx->e, request, &tier, &out->need_bytes)) ==
                TNM_ABSENT)
             tnmi_door_grow(ctx);
+        uint64_t changed = ctx->e.changed;
         tnmi_engine_end_request(&ctx->e, request);
+        ctx->e.changed = changed; /* it held nothing: no waiting call may take it for progress */
         if (tier == TNMI_NONE && count > 0) tier = (uint32_t)set[0].tier;
         if (tier != TNMI_NONE) tnmi_watch_shortage(&ctx->e, tier, out);
     }
