@@ -147,7 +147,7 @@ each() { # function, arguments after the file; files on the input
 test_files() {
     local room
     # the other rooms are tested through the calls (test_api_*) until they have a test of their own
-    for room in base tell store space shelf tier move tensor hint policy engine watch; do
+    for room in base tell store space shelf tier move tensor hint policy engine watch door; do
         [ -f "tests/test_$room.c" ] || echo "tests/test_$room.c does not exist"
     done
 }
