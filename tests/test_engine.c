@@ -498,6 +498,22 @@ TEST(write_waits_for_a_copy_that_reads) {
     close_tiers();
 }
 
+TEST(write_does_not_take_back_what_another_waits_for) {
+    tnm_pinned p, q;
+    open_ready(4);
+    make(0, 1);
+    CHECK_EQ(try_pin(0, 0, TNM_READ, &p), TNM_PENDING);
+    CHECK_EQ(try_pin(0, 1, TNM_WRITE, &q), TNM_PENDING);
+    CHECK(op_of(0, 0)->claims == 1 && op_of(0, 0)->state == TNMI_OP_PLACED);
+    turns(2);
+    CHECK_EQ(try_pin(0, 0, TNM_READ, &p), TNM_OK);
+    unpin(&p);
+    CHECK_EQ(try_pin(0, 1, TNM_WRITE, &q), TNM_OK);
+    CHECK_EQ(state(0, 0), TNMI_ABSENT);
+    unpin(&q);
+    close_tiers();
+}
+
 TEST(discard_fetches_nothing_and_keeps_the_old_until_it_has_a_place) {
     tnm_pinned p;
     open_ready(1);
@@ -1087,6 +1103,7 @@ int main(void) {
     RUN(a_guess_is_fresh_until_it_is_used);
     RUN(write_drops_the_others_at_the_grant);
     RUN(write_waits_for_a_copy_that_reads);
+    RUN(write_does_not_take_back_what_another_waits_for);
     RUN(discard_fetches_nothing_and_keeps_the_old_until_it_has_a_place);
     RUN(a_failed_copy_drains_before_its_place_is_freed);
     RUN(a_copy_refused_at_once_leaves_at_once);
