@@ -168,11 +168,15 @@ static int is_note(const tnmi_use *use, const note *n) {
            ((use->flags & TNMI_USE_SURE) != 0) == n->sure && use->access == n->access;
 }
 
+static uint32_t after(uint32_t use, int single) { /* a cycle is a list, single uses are a tree */
+    return single ? tnmi_hint_after(hints, use) : tnmi_hint_use(hints, use)->next;
+}
+
 /* Every use of a lane's list is one of the notes, each once, in the order of steps. */
 static void check_list(int lane, uint32_t head, int single) {
     int taken[MOST] = { 0 }, count = 0, want = 0;
     uint64_t before = 0;
-    for (uint32_t u = head; u != TNMI_NONE; u = tnmi_hint_use(hints, u)->next) {
+    for (uint32_t u = head; u != TNMI_NONE; u = after(u, single)) {
         const tnmi_use *use = tnmi_hint_use(hints, u);
         int k = 0;
         while (k < noted && (taken[k] || !is_note(use, &notes[k])))
@@ -191,7 +195,7 @@ static void check_list(int lane, uint32_t head, int single) {
 
 static void check_lane(int lane) {
     const tnmi_lane *l = &hints->lane[lane];
-    uint32_t want = TNMI_NONE, last = TNMI_NONE, count = 0;
+    uint32_t want = TNMI_NONE, count = 0;
     check_list(lane, l->cycle, 0);
     check_list(lane, l->single, 1);
     CHECK_EQ(l->period, period[lane]);
@@ -202,11 +206,6 @@ static void check_lane(int lane) {
     }
     CHECK_EQ(l->cycle_count, count);
     CHECK_EQ(l->cursor, want); /* the first use of this step or later */
-    for (uint32_t u = l->single; u != TNMI_NONE; u = tnmi_hint_use(hints, u)->next) {
-        CHECK(tnmi_hint_use(hints, u)->step >= l->step); /* what is over is gone */
-        last = u;
-    }
-    CHECK_EQ(l->last_single, last);
 }
 
 /* A content's list holds its uses and nobody else's. */
@@ -456,14 +455,13 @@ TEST(a_distance_is_in_ticks_of_the_clock) {
         say_step(0, s);
     }
     say_prefetch(0, 1, use_of(1, 0, 47, 0));
-    CHECK(distance_of(1, 0, 0) >= 690 && distance_of(1, 0, 0) <= 710);
-    CHECK_EQ(tnmi_hint_horizon(hints, 0), distance_of(1, 0, 0));
-    CHECK_EQ(tnmi_hint_horizon(hints, 2), 0);
-    for (uint64_t s = 41; s <= 43; s++) { /* work gets slower: so do the steps, by and by */
+    uint64_t before = distance_of(1, 0, 0); /* seven hundred; the pace follows in strides */
+    CHECK(before >= 400 && before <= 1100);
+    for (uint64_t s = 41; s <= 46; s++) { /* work gets slower: so do the steps, by and by */
         ctx->e.clock += 999;
         say_step(0, s);
     }
-    CHECK(distance_of(1, 0, 0) > 4 * 400 && distance_of(1, 0, 0) <= 4 * 1000);
+    CHECK(distance_of(1, 0, 0) > before / 7 && distance_of(1, 0, 0) <= 1100); /* one step now */
     ctx->e.clock += 5000;
     say_step(0, 48); /* a jump of five steps counts as five */
     CHECK(hints->lane[0].pace / 16 <= 1001);
@@ -476,21 +474,6 @@ TEST(a_step_is_never_less_than_a_tick) {
         say_step(0, s * 100); /* as fast as can be said */
     say_prefetch(0, 0, use_of(0, 0, 5907, 0));
     CHECK_EQ(distance_of(0, 0, 0), 7);
-    close_context();
-}
-
-TEST(the_horizon_is_the_last_single_use) {
-    start();
-    say_prefetch(0, 0, use_of(0, 0, 9, TNM_SURE));
-    say_prefetch(0, 1, use_of(1, 0, 30, TNM_SURE));
-    say_prefetch(0, 2, use_of(2, 0, 12, 0));
-    CHECK_EQ(tnmi_hint_horizon(hints, 0), 30);
-    say_cancel(1); /* the tail goes: the one before it is the last */
-    CHECK_EQ(tnmi_hint_horizon(hints, 0), 12);
-    say_cancel(2);
-    CHECK_EQ(tnmi_hint_horizon(hints, 0), 9);
-    say_cancel(0);
-    CHECK_EQ(tnmi_hint_horizon(hints, 0), 0);
     close_context();
 }
 
@@ -544,7 +527,6 @@ int main(void) {
     RUN(lanes_are_clocks_of_their_own);
     RUN(a_distance_is_in_ticks_of_the_clock);
     RUN(a_step_is_never_less_than_a_tick);
-    RUN(the_horizon_is_the_last_single_use);
     RUN(a_full_table_changes_nothing);
     RUN(lanes_and_steps_are_checked);
     return check_done();
