@@ -8220,9 +8220,15 @@ typedef struct tnmi_split {
     uint64_t ahead, pinned;     /* W and P */
 } tnmi_split;
 
+/* What a content takes there, with what may be lost in front of it to alignment. */
 static uint64_t tnmi_engine_split_bytes(const tnmi_split *split, uint32_t content) {
-    return tnmi_tier_placed(tnmi_engine_tier(split->e, split->tier),
-                            tnmi_engine_content(split->e, content)->bytes, 0);
+    tnmi_op probe;
+    tnmi_room room;
+    probe.loose = 0;
+    probe.astray = 1;
+    tnmi_engine_shape_room(split->e, content, split->tier, &probe, &room);
+    uint64_t granules = (uint64_t)room.need + room.align - 1;
+    return granules * tnmi_engine_tier(split->e, split->tier)->granule;
 }
 
 static uint32_t *tnmi_engine_split_next(void *of, uint32_t index) {
