@@ -7093,6 +7093,7 @@ static void tnmi_engine_clean_ahead(tnmi_engine *e) {
                tnmi_engine_pop_oldest(e, &view, &oldest, &steps)) {
             uint32_t index = oldest.index[oldest.count - 1];
             const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, t, index);
+            if (oldest.key[oldest.count - 1] == TNMI_KEY_KEEP) break; /* it will not leave */
             if (tnmi_policy_may_leave(&view, replica) != TNMI_LEAVE_DIRTY) continue;
             if (tnmi_engine_content(e, replica->content)->failed >> 16) continue;
             if (tnmi_engine_is_awaited(e, replica->content)) continue;
@@ -8235,11 +8236,20 @@ static uint32_t *tnmi_engine_split_next(void *of, uint32_t index) {
     return &tnmi_engine_content(((tnmi_split *)of)->e, index)->mark;
 }
 
-/* Larger first; equals are spread evenly over the steps (by the reversed bits of the first step),
- * so that what is streamed comes evenly too. */
+/* Does a cycle write the content? Then it would go down each time as well. */
+static int tnmi_engine_split_writes(const tnmi_engine *e, const tnmi_tensor *content) {
+    for (uint32_t i = content->use; i != TNMI_NONE; i = tnmi_hint_use(&e->hints, i)->same)
+        if (tnmi_hint_use(&e->hints, i)->access == TNM_WRITE) return 1;
+    return 0;
+}
+
+/* What is written first, then larger ones; equals are spread evenly over the steps (by the reversed
+ * bits of the first step), so that what is streamed comes evenly too. */
 static int tnmi_engine_split_before(void *of, uint32_t a, uint32_t b) {
     const tnmi_split *split = (const tnmi_split *)of;
     const tnmi_tensor *x = tnmi_engine_content(split->e, a), *y = tnmi_engine_content(split->e, b);
+    int writes = tnmi_engine_split_writes(split->e, x);
+    if (writes != tnmi_engine_split_writes(split->e, y)) return writes;
     if (x->bytes != y->bytes) return x->bytes > y->bytes;
     uint32_t p = (uint32_t)tnmi_hint_use(&split->e->hints, x->use)->step;
     uint32_t q = (uint32_t)tnmi_hint_use(&split->e->hints, y->use)->step;

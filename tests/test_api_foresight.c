@@ -231,6 +231,40 @@ EACH(a_schedule_beats_lru) { /* bytes of a steady sweep <= (N - C) + W + P + one
     rig_end(g);
 }
 
+EACH(what_is_written_is_kept_first) { /* it would go down as often as it comes */
+    enum { N = 20, W = 4 };
+    tnm_use u[N + W];
+    uint64_t in = 0, out = 0;
+    rig_pair(g, kind, rig_room(N / 2, ONE));
+    make(g, N, 1);
+    for (int i = 0; i < N + W; i++) {
+        if (i >= N) t[i] = rig_tensor(g, KIB, 0);
+        if (i >= N) rig_write(g, t[i], 1, (uint64_t)i);
+        u[i] = use_at(i, (uint64_t)(i < N ? i : (i - N) * (N / W)));
+        if (i >= N) u[i].access = TNM_WRITE;
+    }
+    CHECK_EQ(tnm_schedule(g->ctx, 0, u, N + W, N), TNM_OK);
+    for (uint64_t s = 0; s < 6 * N; s++) {
+        uint64_t i = s % N;
+        tnm_pinned p;
+        CHECK_EQ(tnm_step(g->ctx, 0, s), TNM_OK);
+        rig_expect(g, t[i], 0, i);
+        if (i % (N / W) == 0) {
+            i = N + i / (N / W);
+            CHECK_EQ(rig_pin(g, t[i], 0, TNM_WRITE, &p), TNM_OK);
+            CHECK(sim_same(sim_at(&g->sim, &p), s < N ? i : s / N, 0, KIB));
+            sim_fill(sim_at(&g->sim, &p), s / N + 1, 0, KIB);
+            CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+        }
+        rig_rest(g);
+        if (s == 3 * N) in = rig_stats(g, 0).bytes_in;
+        if (s == 3 * N) out = rig_stats(g, 0).bytes_out;
+    }
+    CHECK_EQ(rig_stats(g, 0).bytes_out, out);
+    CHECK(rig_stats(g, 0).bytes_in > in);
+    rig_end(g);
+}
+
 /* Sizes differ as a transformer's do, and what lies where before the schedule is said is left to
  * chance: what is kept finds its place beside the ring, in time, and stays. */
 EACH(kept_ones_stay) {
@@ -768,6 +802,7 @@ int main(void) {
     RUN(prefetch_with_discard_fetches_nothing);
     RUN(cancel);
     RUN(a_schedule_beats_lru);
+    RUN(what_is_written_is_kept_first);
     RUN(kept_ones_stay);
     RUN(two_levels_hold_different_ones);
     RUN(a_schedule_that_fits_moves_nothing);
