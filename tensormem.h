@@ -5454,6 +5454,9 @@ static void tnmi_engine_scan_near(const tnmi_view *view, const tnmi_wish *wish, 
                                   tnmi_window *best) {
     const tnmi_replica *replica = tnmi_tensor_replica(view->tensors, view->tier, index);
     uint32_t node = replica->node, seen = 0, size = 0, kind;
+    const tnmi_node *own = tnmi_space_node(view->space, node);
+    if (own->offset >= wish->room.to) return;
+    if (own->offset + tnmi_space_size(own) <= wish->room.from) return;
     do {
         const tnmi_node *left = tnmi_space_node(view->space, node);
         size += tnmi_space_size(left);
@@ -5519,7 +5522,7 @@ static tnm_result tnmi_engine_find_window(tnmi_engine *e, uint32_t tier, const t
     out->first = TNMI_NONE;
     for (uint32_t i = 0; large && i < oldest.count; i++)
         tnmi_engine_scan_near(&view, wish, oldest.index[i], out);
-    if (out->first == TNMI_NONE && !(large && wish->guess))
+    if (out->first == TNMI_NONE && !(large && (wish->guess || wish->room.from > 0)))
         tnmi_engine_scan_all(e, &view, wish, out);
     if (wish->low && wish->room.to != UINT32_MAX && (out->first == TNMI_NONE || out->kept > 0))
         tnmi_engine_pack(e, &view, wish, out);
@@ -5745,6 +5748,10 @@ static tnm_result tnmi_engine_find_place(tnmi_engine *e, tnmi_plan *plan, uint32
     wish.guess = plan->guess || clean;
     wish.clean = clean;
     wish.low = kept == op->tier + 1 && t->space.nodes.live <= TNMI_WALK_NODES;
+    if (!wish.low && wish.room.to != UINT32_MAX) { /* too many to pack them in one step */
+        op->astray = 1;
+        return tnmi_engine_find_place(e, plan, op_index, clean);
+    }
     r = tnmi_engine_find_window(e, op->tier, &wish, &window);
     if (r == TNM_OK) tnmi_engine_open_window(e, op_index, &window);
     if (r != TNM_ERR_BUDGET) return r;
