@@ -1361,6 +1361,7 @@ static uint64_t tnmi_store_grow_bytes(const tnmi_table *table) {
     return (uint64_t)tnmi_store_grow_count(table) * table->stride;
 }
 
+/* The chunk comes full of zeros: filling it is for those who do not hold the lock. */
 static void tnmi_store_grow(tnmi_table *table, void *chunk) {
     uint32_t k = 0;
     while (table->chunk[k])
@@ -1369,7 +1370,6 @@ static void tnmi_store_grow(tnmi_table *table, void *chunk) {
     table->chunk[k] = (unsigned char *)chunk;
     for (uint32_t i = k; i < TNMI_STORE_CHUNKS; i++) /* the one chunk of a fixed table is all */
         table->base[i] = (uintptr_t)chunk - (uintptr_t)table->capacity * table->stride;
-    memset(chunk, 0, (size_t)count * table->stride);
     table->capacity += count;
 }
 
@@ -9440,6 +9440,7 @@ static void tnmi_door_perform(tnm_ctx *ctx, tnmi_ask *ask) {
     switch (ask->kind) {
     case TNMI_ASK_HOST:
         ask->got = tnmi_door_take(&ctx->desc, ask->size);
+        if (ask->got) memset(ask->got, 0, (size_t)ask->size);
         break;
     case TNMI_ASK_ALLOC:
         tnmi_door_alloc(ask);
@@ -9704,6 +9705,7 @@ static int tnmi_door_fill_table(tnm_ctx *ctx, tnmi_table *table) {
         if (table->name == NULL) return 1;
         void *chunk = tnmi_door_take(&ctx->desc, tnmi_store_grow_bytes(table));
         if (!chunk) return 0;
+        memset(chunk, 0, (size_t)tnmi_store_grow_bytes(table));
         tnmi_store_grow(table, chunk);
     }
     return 1;

@@ -186,6 +186,7 @@ static tnmi_ask take(void) {
         tnmi_engine_next(e, &ask);
         if (ask.kind != TNMI_ASK_HOST) return ask;
         ask.got = check_alloc(NULL, (size_t)ask.size);
+        memset(ask.got, 0, (size_t)ask.size);
         tnmi_engine_answer(e, &ask);
     }
 }

@@ -29,7 +29,9 @@ static struct {
 static void bring(tnmi_table *table) {
     void *chunk = check_alloc(NULL, (size_t)tnmi_store_grow_bytes(table));
     CHECK(chunk != NULL);
-    if (chunk != NULL) tnmi_store_grow(table, chunk);
+    if (chunk == NULL) return;
+    memset(chunk, 0, (size_t)tnmi_store_grow_bytes(table));
+    tnmi_store_grow(table, chunk);
 }
 
 static void give_back(const tnmi_table *table) {

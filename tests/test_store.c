@@ -24,7 +24,9 @@ static void bring(tnmi_table *table) { /* what the door does when the table is s
     size_t bytes = (size_t)tnmi_store_grow_bytes(table);
     void *chunk = check_alloc(NULL, bytes);
     CHECK(bytes > 0 && chunk != NULL);
-    if (chunk != NULL) tnmi_store_grow(table, chunk);
+    if (chunk == NULL) return;
+    memset(chunk, 0, bytes);
+    tnmi_store_grow(table, chunk);
 }
 
 static void give_back(tnmi_table *table) {
