@@ -4538,7 +4538,7 @@ typedef struct tnmi_request {
 
 enum { TNMI_BUCKETS = 64, TNMI_LAPSE_TICKS = 64, TNMI_OLDEST = 128 };
 enum { TNMI_WALK_NODES = 4096, TNMI_REKEYS = 1024, TNMI_LOOK_USES = 256, TNMI_SHIFTS = 8 };
-enum { TNMI_GO_OVER = 256 };
+enum { TNMI_GO_OVER = 256, TNMI_EXPIRE = 512 };
 #    define TNMI_CLAIMED ((uint32_t)1 << 31) /* in a used node's mark: the rest counts claims */
 
 typedef struct tnmi_shortage { /* the last refusal, as [watch] tells it */
@@ -7056,7 +7056,7 @@ static uint64_t tnmi_engine_shut(const tnmi_engine *e) {
 static void tnmi_engine_look_ahead(tnmi_engine *e) {
     uint64_t all = e->tiers.count == 64 ? ~(uint64_t)0 : ((uint64_t)1 << e->tiers.count) - 1;
     uint64_t full = tnmi_engine_shut(e);
-    int budget = TNMI_LOOK_USES, expire = TNMI_REKEYS;
+    int budget = TNMI_LOOK_USES, expire = TNMI_EXPIRE;
     for (uint32_t l = 0; l < TNM_MAX_LANES; l++) {
         const tnmi_lane *lane = &e->hints.lane[l];
         tnmi_engine_expire(e, lane, &expire);
@@ -8400,7 +8400,7 @@ static void tnmi_engine_step(tnmi_engine *e, uint32_t lane_index, uint64_t step)
     tnmi_lane *lane = &e->hints.lane[lane_index];
     uint64_t before = lane->step;
     uint32_t period = lane->period, seen = 0;
-    int expire = TNMI_REKEYS;
+    int expire = TNMI_EXPIRE;
     tnmi_engine_advance(e);
     uint32_t from = lane->cursor;
     tnmi_hint_step(&e->hints, lane_index, step, tnmi_base_peek64(&e->clock));
@@ -10933,6 +10933,7 @@ TENSORMEM_API tnm_result tnm_step(tnm_ctx *ctx, uint32_t lane, uint64_t step) {
 static void tnmi_door_prefetch(tnmi_engine *e, tnmi_use *use) {
     tnmi_tensor *content = tnmi_engine_content(e, use->content);
     tnmi_lane *lane = &e->hints.lane[use->lane];
+    int expire = 2; /* more go than come: a backlog ends */
     use->step = tnmi_base_max(use->step, lane->step);
     for (uint32_t i = content->use; i != TNMI_NONE;) {
         const tnmi_use *old = tnmi_hint_use(&e->hints, i);
@@ -10946,6 +10947,7 @@ static void tnmi_door_prefetch(tnmi_engine *e, tnmi_use *use) {
         tnmi_hint_delete(&e->hints, &e->tensors, index);
     }
     content->failed &= 0xffffu;
+    tnmi_engine_expire(e, lane, &expire);
     tnmi_hint_add_single(&e->hints, &e->tensors, use);
     tnmi_engine_rekey_all(e, use->content);
 }

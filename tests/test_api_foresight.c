@@ -695,12 +695,18 @@ TEST(a_long_jump_ends_what_it_passed) { /* known to be over at once, put away bi
     for (int i = 0; i < MOST; i++)
         CHECK_EQ(info_of(&g, i).next_use, UINT64_MAX);
     live = g.ctx->e.hints.uses.live;
-    CHECK(live > 0 && live + TNMI_REKEYS >= USES); /* one call puts no more than that away */
+    CHECK(live > 0 && live + TNMI_EXPIRE >= USES); /* one call puts no more than that away */
     CHECK_EQ(tnm_check(g.ctx), 0);
+    for (int n = 0; n < 500; n++) { /* who tells on and on does not heap them up */
+        tnm_use u = use_at(n % MOST, 1000001 + (uint64_t)n);
+        u.flags = TNM_SURE;
+        CHECK_EQ(tnm_prefetch(g.ctx, 0, &u, 1), TNM_OK);
+    }
+    CHECK_EQ(g.ctx->e.hints.uses.live, live - 500);
     for (int i = 0; i < 8; i++)
         rig_expect(&g, t[i], 0, (uint64_t)i);
-    for (uint64_t s = 1; s < 8; s++)
-        CHECK_EQ(tnm_step(g.ctx, 0, 1000000 + s), TNM_OK);
+    for (uint64_t s = 1; s < 12; s++)
+        CHECK_EQ(tnm_step(g.ctx, 0, 1001000 + s), TNM_OK);
     CHECK_EQ(g.ctx->e.hints.uses.live, 0);
     CHECK_EQ(rig_stats(&g, 0).prefetches, 0);
     rig_end(&g);
