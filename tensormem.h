@@ -1421,7 +1421,7 @@ typedef struct tnmi_heap {
 } tnmi_heap;
 
 static tnmi_slot *tnmi_store_slot(const tnmi_heap *heap, uint32_t index) {
-    return (tnmi_slot *)tnmi_store_at(&heap->slots, index);
+    return (tnmi_slot *)tnmi_store_of(&heap->slots, index, sizeof(tnmi_slot));
 }
 
 /* Called once when owner `index` exists for the first time. */
@@ -1440,8 +1440,11 @@ static void tnmi_store_heap_put(tnmi_heap *heap, uint32_t place, uint64_t key, u
     tnmi_store_slot(heap, owner)->place = place;
 }
 
-static void tnmi_store_heap_up(tnmi_heap *heap, uint32_t place) {
-    tnmi_slot moving = *tnmi_store_slot(heap, place);
+/* The entry's way up from `place`, and there it is put. Returns where. */
+static uint32_t tnmi_store_heap_up(tnmi_heap *heap, uint32_t place, uint64_t key, uint32_t owner) {
+    tnmi_slot moving;
+    moving.key = key;
+    moving.owner = owner;
     while (place > 0) {
         uint32_t parent = (place - 1) / 4;
         const tnmi_slot *above = tnmi_store_slot(heap, parent);
@@ -1449,11 +1452,14 @@ static void tnmi_store_heap_up(tnmi_heap *heap, uint32_t place) {
         tnmi_store_heap_put(heap, place, above->key, above->owner);
         place = parent;
     }
-    tnmi_store_heap_put(heap, place, moving.key, moving.owner);
+    tnmi_store_heap_put(heap, place, key, owner);
+    return place;
 }
 
-static void tnmi_store_heap_down(tnmi_heap *heap, uint32_t place) {
-    tnmi_slot moving = *tnmi_store_slot(heap, place);
+static void tnmi_store_heap_down(tnmi_heap *heap, uint32_t place, uint64_t key, uint32_t owner) {
+    tnmi_slot moving;
+    moving.key = key;
+    moving.owner = owner;
     for (;;) {
         uint64_t child = (uint64_t)place * 4 + 1, best = child;
         if (child >= heap->count) break;
@@ -1466,7 +1472,7 @@ static void tnmi_store_heap_down(tnmi_heap *heap, uint32_t place) {
         tnmi_store_heap_put(heap, place, below->key, below->owner);
         place = (uint32_t)best;
     }
-    tnmi_store_heap_put(heap, place, moving.key, moving.owner);
+    tnmi_store_heap_put(heap, place, key, owner);
 }
 
 static int tnmi_store_heap_has(const tnmi_heap *heap, uint32_t owner) {
@@ -1474,20 +1480,15 @@ static int tnmi_store_heap_has(const tnmi_heap *heap, uint32_t owner) {
 }
 
 static void tnmi_store_heap_push(tnmi_heap *heap, uint32_t owner, uint64_t key) {
-    uint32_t place = heap->count++;
-    tnmi_store_heap_put(heap, place, key, owner);
-    tnmi_store_heap_up(heap, place);
+    tnmi_store_heap_up(heap, heap->count++, key, owner);
 }
 
 static void tnmi_store_heap_rekey(tnmi_heap *heap, uint32_t owner, uint64_t key) {
     uint32_t place = tnmi_store_slot(heap, owner)->place;
-    tnmi_slot *slot = tnmi_store_slot(heap, place);
-    uint64_t before = slot->key;
-    slot->key = key;
-    if (key < before)
-        tnmi_store_heap_up(heap, place);
+    if (key < tnmi_store_slot(heap, place)->key)
+        tnmi_store_heap_up(heap, place, key, owner);
     else
-        tnmi_store_heap_down(heap, place);
+        tnmi_store_heap_down(heap, place, key, owner);
 }
 
 static void tnmi_store_heap_drop(tnmi_heap *heap, uint32_t owner) {
@@ -1496,9 +1497,8 @@ static void tnmi_store_heap_drop(tnmi_heap *heap, uint32_t owner) {
     uint32_t last = --heap->count;
     if (place == last) return;
     tnmi_slot moved = *tnmi_store_slot(heap, last);
-    tnmi_store_heap_put(heap, place, moved.key, moved.owner);
-    tnmi_store_heap_up(heap, place);
-    tnmi_store_heap_down(heap, tnmi_store_slot(heap, moved.owner)->place);
+    if (tnmi_store_heap_up(heap, place, moved.key, moved.owner) == place)
+        tnmi_store_heap_down(heap, place, moved.key, moved.owner);
 }
 
 /* ---- a stable merge sort of an index-linked list ---- */
@@ -1577,7 +1577,7 @@ typedef struct tnmi_space {
 } tnmi_space;
 
 static tnmi_node *tnmi_space_node(const tnmi_space *space, uint32_t node) {
-    return (tnmi_node *)tnmi_store_at(&space->nodes, node);
+    return (tnmi_node *)tnmi_store_of(&space->nodes, node, sizeof(tnmi_node));
 }
 
 static uint32_t tnmi_space_kind(const tnmi_node *node) {
@@ -2752,8 +2752,8 @@ typedef struct tnmi_segment {
     uint64_t size, least; /* least: what it was asked for */
     uint64_t asked;       /* DRAINING: the tick at which its bytes were last asked for */
     void *item;           /* TNM_DEDICATED: desc.user of its tensor */
-    uint32_t edge; /* sentinel in the tier's space; TNMI_NONE for a dedicated one */
-    uint32_t used; /* replicas placed here */
+    uint32_t edge;        /* sentinel in the tier's space; TNMI_NONE for a dedicated one */
+    uint32_t used;        /* replicas placed here */
     uint32_t tier;
     uint32_t next, prev; /* in the tier's list, oldest first */
     uint32_t todo;       /* in the list of segments to ask for or give back */
@@ -2766,6 +2766,8 @@ typedef struct tnmi_backoff { /* 1, 2, 4 .. 256, counted by the caller's ticks *
     uint32_t level;
     uint64_t until;
 } tnmi_backoff;
+
+enum { TNMI_TIER_UNITS = 8 }; /* of a granule */
 
 typedef struct tnmi_tier {
     tnm_tier_desc desc;
@@ -2866,7 +2868,7 @@ static uint64_t tnmi_tier_segment_size(const tnmi_tier *tier, uint64_t need, uin
 }
 
 static tnmi_segment *tnmi_tier_segment(const tnmi_tiers *tiers, uint32_t index) {
-    return (tnmi_segment *)tnmi_store_at(&tiers->segments, index);
+    return (tnmi_segment *)tnmi_store_of(&tiers->segments, index, sizeof(tnmi_segment));
 }
 
 static void tnmi_tier_todo(tnmi_tiers *tiers, uint32_t index) {
@@ -3280,10 +3282,10 @@ static uint64_t tnmi_move_cut(const tnmi_op *op, uint64_t most, uint64_t source,
  *     change; rep[tier] naming this record again means it is the right one.    *
  * Pins sit on top, so neither over- nor underflow reaches another field.       *
  * -------------------------------------------------------------------------- */
-#    define TNMI_PIN     ((uint64_t)1 << 48)
-#    define TNMI_HIT     ((uint64_t)1 << 32)
-#    define TNMI_WRITER  ((uint64_t)1 << 24)
-#    define TNMI_RECYCLE ((uint64_t)1 << 8)
+#    define TNMI_PIN      ((uint64_t)1 << 48)
+#    define TNMI_HIT      ((uint64_t)1 << 32)
+#    define TNMI_WRITER   ((uint64_t)1 << 24)
+#    define TNMI_RECYCLE  ((uint64_t)1 << 8)
 #    define TNMI_RECYCLES ((uint64_t)0xffff << 8)
 #    define TNMI_PINNED   ((uint64_t)1 << 63)
 
@@ -3313,7 +3315,7 @@ enum {                         /* flags of a name; the content's live in its fir
 };
 #    define TNMI_VIEW    ((uint32_t)1 << 16)
 #    define TNMI_NAMED   ((uint32_t)1 << 17)
-#    define TNMI_BROKEN  ((uint32_t)1 << 18) /* the sole copy was lost */
+#    define TNMI_BROKEN  ((uint32_t)1 << 18)                /* the sole copy was lost */
 #    define TNMI_LEAVES  ((uint32_t)2 << TNMI_ADVICE_SHIFT) /* ONCE or WONT_NEED */
 #    define TNMI_WRITTEN ((uint32_t)1 << 30) /* has held something once: clean-ahead waits a step */
 
@@ -3392,7 +3394,7 @@ static TNMI_INLINE tnmi_replica *tnmi_tensor_replica_of(const tnmi_residents *on
 
 static tnmi_replica *tnmi_tensor_replica(const tnmi_tensors *tensors, uint32_t tier,
                                          uint32_t index) {
-    return (tnmi_replica *)tnmi_store_at(&tensors->on[tier].replicas, index);
+    return (tnmi_replica *)tnmi_store_of(&tensors->on[tier].replicas, index, sizeof(tnmi_replica));
 }
 
 /* The content's replica on a tier, or NULL. Under the lock. */
@@ -4011,6 +4013,7 @@ static uint32_t tnmi_hint_forget_first(tnmi_hints *hints, const tnmi_tensors *te
 /* All uses of a content go, when it goes. */
 static void tnmi_hint_forget(tnmi_hints *hints, const tnmi_tensors *tensors, uint32_t content) {
     tnmi_tensor *tensor = tnmi_tensor_at(tensors, content);
+    if (tensor->use == TNMI_NONE) return;
     tnmi_hint_forget_singles(hints, tensors, content, TNMI_NONE);
     while (tensor->use != TNMI_NONE) {
         uint32_t index = tensor->use;
@@ -4271,7 +4274,8 @@ static uint64_t tnmi_policy_key_as(const tnmi_view *view, const tnmi_replica *re
     if (advice == TNM_WONT_NEED) return TNMI_KEY_FIRST;
     if (advice == TNM_ONCE && !(word & TNMI_FRESH)) return TNMI_KEY_FIRST;
     if (advice == TNM_KEEP || (split && tnmi_policy_is_kept(view, replica))) return TNMI_KEY_KEEP;
-    uint32_t survivor = tnmi_policy_survivor(view, replica->content, view->tier);
+    uint32_t survivor =
+        word & TNMI_ALONE ? TNMI_NONE : tnmi_policy_survivor(view, replica->content, view->tier);
     if (survivor != TNMI_NONE && tnmi_policy_is_above(view, replica->content, view->tier))
         return TNMI_KEY_FIRST + 1;
     uint64_t distance = tnmi_policy_distance(view, content, stamp, survivor);
@@ -4838,8 +4842,9 @@ static void tnmi_engine_leave(tnmi_engine *e, uint32_t tier, uint32_t index, int
         tnmi_view view = tnmi_engine_view(e, tier);
         event->detail = tnmi_policy_is_dirty(&view, content, tier) ? 2 : 1;
     }
+    uint64_t word = tnmi_base_peek64(&replica->word);
     if (counted) t->evictions++;
-    if (tnmi_base_peek64(&replica->word) & TNMI_FRESH)
+    if (word & TNMI_FRESH)
         t->prefetches_wasted++;
     else if (node != TNMI_NONE)
         tnmi_hint_done(&e->hints, tensor, tier, tnmi_base_peek64(&replica->stamp));
@@ -4848,17 +4853,18 @@ static void tnmi_engine_leave(tnmi_engine *e, uint32_t tier, uint32_t index, int
         tensor->refs > 0) {
         tnmi_tensor_mark(replica, TNMI_ABSENT, TNMI_STATE | TNMI_ALONE | TNMI_FRESH);
     } else {
-        int scrub = (tnmi_tensor_advice(tensor) & TNM_SCRUB) && node != TNMI_NONE &&
-                    !(tnmi_base_peek64(&replica->word) & TNMI_LOST);
+        int scrub =
+            (tnmi_tensor_advice(tensor) & TNM_SCRUB) && node != TNMI_NONE && !(word & TNMI_LOST);
         int wiped = scrub && tnmi_engine_wipe(e, tier, replica, tensor->bytes);
         tnmi_engine_detach(e, tier, index);
         if (node != TNMI_NONE && !wiped) tnmi_engine_free_node(e, tier, node, segment);
     }
+    e->changed++;
+    if (word & TNMI_ALONE) return; /* there is no other to tell */
     tnmi_tensor_set_alone(&e->tensors, content);
     for (uint32_t u = 0; u < e->tiers.count; u++) /* a duplicate may be none any more */
         if (u != tier && tnmi_engine_index(e, content, u) != TNMI_NONE)
             tnmi_engine_rekey(e, u, tnmi_engine_index(e, content, u));
-    e->changed++;
 }
 
 /* Claim and drop, if nothing holds it and the bytes survive elsewhere. */
@@ -4873,9 +4879,12 @@ static int tnmi_engine_try_leave(tnmi_engine *e, uint32_t tier, uint32_t index) 
     return 1;
 }
 
-/* The segment a node lies in: its neighbour to the left knows, or the neighbour of that. */
+/* The segment a node lies in: the only one, or its neighbour to the left knows, or the neighbour of
+ * that. */
 static uint32_t tnmi_engine_segment_of(const tnmi_engine *e, uint32_t tier, uint32_t node) {
-    const tnmi_space *space = &tnmi_engine_tier(e, tier)->space;
+    const tnmi_tier *t = tnmi_engine_tier(e, tier);
+    const tnmi_space *space = &t->space;
+    if (t->segment_count == 1) return t->segments;
     for (;;) {
         node = tnmi_space_node(space, node)->prev;
         const tnmi_node *left = tnmi_space_node(space, node);
@@ -5030,7 +5039,7 @@ static void tnmi_engine_reap(tnmi_engine *e, uint32_t content) {
 }
 
 /* A replica that has its place, or adopted memory, becomes current: `show` is what its word says
- * beside READY. The order of leaving takes it in as it is before its first pin. */
+ * from now on beside READY. The order of leaving takes it in as it is before its first pin. */
 static void tnmi_engine_appear(tnmi_engine *e, uint32_t tier, uint32_t index, uint64_t show) {
     tnmi_residents *on = &e->tensors.on[tier];
     tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
@@ -5039,10 +5048,9 @@ static void tnmi_engine_appear(tnmi_engine *e, uint32_t tier, uint32_t index, ui
     if (replica->node != TNMI_NONE) {
         uint64_t clock = tnmi_base_peek64(&e->clock);
         tnmi_view view = tnmi_engine_view(e, tier);
+        uint64_t flags = (tnmi_base_peek64(&replica->word) | show) & 0xffu;
         tnmi_base_poke64(&replica->stamp, clock);
-        tnmi_store_heap_push(
-            &on->order, index,
-            tnmi_policy_key_as(&view, replica, show & (TNMI_FRESH | TNMI_CLAIM), 1));
+        tnmi_store_heap_push(&on->order, index, tnmi_policy_key_as(&view, replica, flags, 1));
     }
     on->ready++;
     tnmi_tensor_mark(replica, TNMI_READY | show, TNMI_BUSY);
@@ -5178,7 +5186,7 @@ static void tnmi_engine_settle(tnmi_engine *e, uint32_t op_index, uint32_t node)
     tnmi_tier *t = tnmi_engine_tier(e, op->tier);
     const tnmi_node *n = tnmi_space_node(&t->space, node);
     op->place_segment = tnmi_engine_count_node(e, op->tier, node);
-    op->place_offset = (uint32_t)(n->offset * (t->granule / t->unit) + op->shift / t->unit);
+    op->place_offset = n->offset * TNMI_TIER_UNITS + (uint32_t)(op->shift / t->unit);
     op->state = TNMI_OP_PLACED;
     if (op->kind == TNMI_OP_SHIFT)
         op->place = node;
@@ -6438,9 +6446,8 @@ static tnmi_target tnmi_engine_target(const tnmi_engine *e, const tnm_use *use) 
 
 /* A pin was taken: the clock, the counts, the answer. */
 static void tnmi_engine_pinned(tnmi_engine *e, const tnm_use *use, const tnmi_target *target,
-                               uint32_t found, tnm_pinned *out) {
+                               uint32_t index, uint32_t found, tnm_pinned *out) {
     uint32_t content = target->content, tier = (uint32_t)use->tier;
-    uint32_t index = tnmi_engine_index(e, content, tier);
     tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
     if (!e->threaded) tnmi_engine_advance(e);
     if (replica->node != TNMI_NONE) tnmi_base_poke64(&replica->stamp, tnmi_base_peek64(&e->clock));
@@ -6453,9 +6460,9 @@ static void tnmi_engine_pinned(tnmi_engine *e, const tnm_use *use, const tnmi_ta
     else
         t->misses++;
     tnmi_tensor *tensor = tnmi_engine_content(e, content);
-    if ((tnmi_tensor_advice(tensor) & 3u) == TNM_WONT_NEED)
-        tnmi_tensor_set_flags(tensor, 0, 3u << TNMI_ADVICE_SHIFT);
-    if ((tnmi_tensor_advice(tensor) & 3u) == TNM_ONCE) tnmi_tensor_mark(replica, TNMI_NOTIFY, 0);
+    uint32_t advice = tnmi_tensor_advice(tensor) & 3u;
+    if (advice == TNM_WONT_NEED) tnmi_tensor_set_flags(tensor, 0, 3u << TNMI_ADVICE_SHIFT);
+    if (advice == TNM_ONCE) tnmi_tensor_mark(replica, TNMI_NOTIFY, 0);
     out->bytes = tnmi_engine_content(e, target->name)->bytes;
     out->access = use->access;
     out->tier = use->tier;
@@ -6470,11 +6477,12 @@ static void tnmi_engine_pinned(tnmi_engine *e, const tnm_use *use, const tnmi_ta
 /* One pin of the caller. The member is granted and claimed. */
 static void tnmi_engine_pin(tnmi_engine *e, const tnm_use *use, uint32_t found, tnm_pinned *out) {
     tnmi_target target = tnmi_engine_target(e, use);
-    tnmi_replica *replica = tnmi_engine_on(e, target.content, (uint32_t)use->tier);
+    uint32_t tier = (uint32_t)use->tier, index = tnmi_engine_index(e, target.content, tier);
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
     uint64_t pin = tnmi_tensor_pin_of(use->access), word = tnmi_base_peek64(&replica->word);
     while (!tnmi_base_swap64(&replica->word, &word, (word & ~(uint64_t)TNMI_FRESH) + pin))
         continue;
-    tnmi_engine_pinned(e, use, &target, found, out);
+    tnmi_engine_pinned(e, use, &target, index, found, out);
 }
 
 static uint32_t tnmi_engine_found(const tnmi_engine *e, const tnmi_request *request,
@@ -6491,34 +6499,43 @@ static uint32_t tnmi_engine_found(const tnmi_engine *e, const tnmi_request *requ
 }
 
 /* ---- at once: what waits for nothing needs no request ---- */
-/* Is this use a new tensor for which a plan would only take a free gap? Nothing of it is anywhere,
- * nobody waits for room on its tier, every record it takes is at hand. */
-static int tnmi_engine_is_new(const tnmi_engine *e, const tnm_use *use, const tnmi_target *target) {
-    const tnmi_tensor *tensor = tnmi_engine_content(e, target->content);
-    const tnmi_tier *t = tnmi_engine_tier(e, (uint32_t)use->tier);
-    const tnmi_residents *on = &e->tensors.on[use->tier];
-    if (tnmi_engine_access(e, target->name, target->content, use->access) != TNM_DISCARD) return 0;
-    if (tnmi_tensor_advice(tensor) & TNM_SCRUB) return 0;
+/* Would a plan for this content only take a free gap? Nothing of it is anywhere, and it needs no
+ * zeros. */
+static int tnmi_engine_is_new(const tnmi_engine *e, uint32_t content) {
+    const uint32_t *rep = tnmi_tensor_rep(&e->tensors, content, 0);
     for (uint32_t u = 0; u < e->tiers.count; u++)
-        if (tnmi_engine_index(e, target->content, u) != TNMI_NONE) return 0;
-    if (t->desc.segment_bytes == TNM_DEDICATED) return 0;
-    if (on->order.slots.capacity < on->replicas.capacity) return 0;
-    if (tnmi_store_spare(&on->replicas) < 1 || tnmi_store_spare(&t->space.nodes) < 4) return 0;
-    return tnmi_tier_can_ever(t, tnmi_tier_placed(t, tensor->bytes, 0)) &&
-           !tnmi_engine_is_queued(e, (uint32_t)use->tier, TNMI_NONE);
+        if (rep[u] != TNMI_NONE) return 0;
+    return !(tnmi_tensor_advice(tnmi_engine_content(e, content)) & TNM_SCRUB);
+}
+
+/* A free gap of a tier for which nobody waits, when every record that a place takes is at hand.
+ * TNMI_NONE: it takes a plan. */
+static uint32_t tnmi_engine_free_gap(tnmi_engine *e, uint32_t tier, uint32_t content) {
+    tnmi_tier *t = tnmi_engine_tier(e, tier);
+    const tnmi_residents *on = &e->tensors.on[tier];
+    uint64_t placed = tnmi_tier_placed(t, tnmi_engine_content(e, content)->bytes, 0);
+    if (t->desc.segment_bytes == TNM_DEDICATED || !tnmi_tier_can_ever(t, placed)) return TNMI_NONE;
+    if (on->order.slots.capacity < on->replicas.capacity) return TNMI_NONE;
+    if (tnmi_store_spare(&on->replicas) < 1 || tnmi_store_spare(&t->space.nodes) < 4)
+        return TNMI_NONE;
+    if (tnmi_engine_is_queued(e, tier, TNMI_NONE)) return TNMI_NONE;
+    tnmi_room room = tnmi_engine_anywhere(e, content, tier, 0);
+    room.need = (uint32_t)(placed >> t->granule_log);
+    return tnmi_engine_take_gap(e, tier, content, &room, TNMI_NONE);
 }
 
 /* A set of one that is new, and a gap for it: placed, current and pinned in this step, which is
  * what its plan, commit and grant would come to. PENDING: it takes a request. */
 static tnm_result tnmi_engine_build(tnmi_engine *e, const tnm_use *use, tnm_pinned *out) {
+    if (use->access != TNM_DISCARD) return TNM_PENDING;
     tnmi_target target = tnmi_engine_target(e, use);
-    if (use->access != TNM_DISCARD || !tnmi_engine_is_new(e, use, &target)) return TNM_PENDING;
     uint32_t tier = (uint32_t)use->tier, content = target.content;
+    const tnmi_tensor *tensor = tnmi_engine_content(e, content);
+    if (tnmi_engine_access(e, target.name, content, TNM_DISCARD) != TNM_DISCARD ||
+        !tnmi_engine_is_new(e, content))
+        return TNM_PENDING;
     tnmi_tier *t = tnmi_engine_tier(e, tier);
-    tnmi_tensor *tensor = tnmi_engine_content(e, content);
-    tnmi_room room = tnmi_engine_anywhere(e, content, tier, 0);
-    room.need = (uint32_t)(tnmi_tier_placed(t, tensor->bytes, 0) >> t->granule_log);
-    uint32_t node = tnmi_engine_take_gap(e, tier, content, &room, TNMI_NONE);
+    uint32_t node = tnmi_engine_free_gap(e, tier, content);
     if (node == TNMI_NONE) return TNM_PENDING;
     uint32_t index = tnmi_tensor_attach(&e->tensors, content, tier);
     tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
@@ -6526,13 +6543,13 @@ static tnm_result tnmi_engine_build(tnmi_engine *e, const tnm_use *use, tnm_pinn
     n->a = index;
     replica->node = node;
     replica->segment = tnmi_engine_count_node(e, tier, node);
-    replica->offset = n->offset * (uint32_t)(t->granule / t->unit);
+    replica->offset = n->offset * TNMI_TIER_UNITS;
     tnmi_engine_open_place(e, tier, replica->segment, replica->offset, tensor->bytes);
     tnm_event *event = tnmi_engine_event(e, TNM_EVENT_LOAD, tier, content);
     if (event) event->class_ = TNM_CLASS_DEMAND;
     tnmi_engine_appear(e, tier, index, TNMI_ALONE | tnmi_tensor_pin_of(TNM_DISCARD));
     if (e->threaded) tnmi_engine_advance(e);
-    tnmi_engine_pinned(e, use, &target, TNM_FOUND_MISS, out);
+    tnmi_engine_pinned(e, use, &target, index, TNM_FOUND_MISS, out);
     return TNM_OK;
 }
 
@@ -9646,7 +9663,7 @@ static void tnmi_door_init_tier(tnm_ctx *ctx, uint32_t index) {
         t->granule *= 2;
     while ((uint64_t)1 << t->granule_log < t->granule)
         t->granule_log++;
-    t->unit = t->granule / 8;
+    t->unit = t->granule / TNMI_TIER_UNITS;
     t->spill = d->spill_to ? d->spill_to : (int)index + 1;
     if (d->spill_to == TNM_NOWHERE || t->spill >= (int)e->tiers.count) t->spill = -1;
     t->segments = t->last_segment = TNMI_NONE;
@@ -10111,9 +10128,10 @@ static tnm_result tnmi_door_new_name(tnm_ctx *ctx, const tnm_tensor_desc *desc, 
     tnmi_base_poke64(&tensor->bytes, bytes);
     tensor->label = desc->label;
     tensor->user = desc->user;
-    tnmi_tensor_set_flags(tensor, TNMI_NAMED | (uint32_t)desc->dtype << TNMI_DTYPE_SHIFT,
+    tnmi_tensor_set_flags(tensor,
+                          TNMI_NAMED | (uint32_t)desc->dtype << TNMI_DTYPE_SHIFT |
+                              desc->advice << TNMI_ADVICE_SHIFT,
                           ~(uint32_t)0);
-    tnmi_tensor_set_field(tensor, TNMI_ADVICE_SHIFT, 5, desc->advice);
     tnmi_tensor_keep_shape(tensor, desc, rank);
     return TNM_OK;
 }
