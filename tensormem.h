@@ -1257,7 +1257,7 @@ static tnmi_tell_item *tnmi_tell_push(tnmi_tell *tell) {
 }
 
 /* The next event to fill in, or NULL when nobody listens. */
-static tnm_event *tnmi_tell_event(tnmi_tell *tell, tnm_event_kind kind) {
+static inline tnm_event *tnmi_tell_event(tnmi_tell *tell, tnm_event_kind kind) {
     if (!tell->events) return NULL;
     tnmi_tell_item *item = tnmi_tell_push(tell);
     if (!item) return NULL;
@@ -1383,7 +1383,7 @@ static int tnmi_store_allows(const tnmi_table *table, uint64_t need) {
 }
 
 /* An index, or TNMI_NONE; the entry keeps what it held when it was freed (0 when never used). */
-static uint32_t tnmi_store_take(tnmi_table *table) {
+static inline uint32_t tnmi_store_take(tnmi_table *table) {
     uint32_t index = table->free_head;
     if (index != TNMI_NONE) {
         memcpy(&table->free_head, (char *)tnmi_store_at(table, index) + table->link_at, 4);
@@ -1396,7 +1396,7 @@ static uint32_t tnmi_store_take(tnmi_table *table) {
     return index;
 }
 
-static void tnmi_store_give(tnmi_table *table, uint32_t index) {
+static inline void tnmi_store_give(tnmi_table *table, uint32_t index) {
     memcpy((char *)tnmi_store_at(table, index) + table->link_at, &table->free_head, 4);
     table->free_head = index;
     table->live--;
@@ -1602,7 +1602,7 @@ static uint32_t tnmi_space_bin_of(uint32_t size) {
     return (log - 3) * 16 + ((size >> (log - 4)) & 15u);
 }
 
-static void tnmi_space_bin_add(tnmi_space *space, uint32_t index) {
+static inline void tnmi_space_bin_add(tnmi_space *space, uint32_t index) {
     tnmi_node *node = tnmi_space_node(space, index);
     uint32_t bin = tnmi_space_bin_of(tnmi_space_size(node));
     node->a = space->bin[bin];
@@ -1613,7 +1613,7 @@ static void tnmi_space_bin_add(tnmi_space *space, uint32_t index) {
     space->free_granules += tnmi_space_size(node);
 }
 
-static void tnmi_space_bin_drop(tnmi_space *space, uint32_t index) {
+static inline void tnmi_space_bin_drop(tnmi_space *space, uint32_t index) {
     tnmi_node *node = tnmi_space_node(space, index);
     uint32_t bin = tnmi_space_bin_of(tnmi_space_size(node));
     if (node->a != TNMI_NONE) tnmi_space_node(space, node->a)->b = node->b;
@@ -1696,8 +1696,8 @@ static uint32_t tnmi_space_fit_run(uint32_t start, uint32_t end, const tnmi_room
     return tnmi_space_fit(start, end - start, room->need, room->align, room->phase, high);
 }
 
-static uint32_t tnmi_space_fit_node(const tnmi_space *space, uint32_t index,
-                                    const tnmi_room *room) {
+static inline uint32_t tnmi_space_fit_node(const tnmi_space *space, uint32_t index,
+                                           const tnmi_room *room) {
     const tnmi_node *node = tnmi_space_node(space, index);
     return tnmi_space_fit_run(node->offset, node->offset + tnmi_space_size(node), room, room->high);
 }
@@ -3398,7 +3398,8 @@ static tnmi_replica *tnmi_tensor_replica(const tnmi_tensors *tensors, uint32_t t
 }
 
 /* The content's replica on a tier, or NULL. Under the lock. */
-static tnmi_replica *tnmi_tensor_on(const tnmi_tensors *tensors, uint32_t content, uint32_t tier) {
+static inline tnmi_replica *tnmi_tensor_on(const tnmi_tensors *tensors, uint32_t content,
+                                           uint32_t tier) {
     uint32_t index = *tnmi_tensor_rep(tensors, content, tier);
     return index == TNMI_NONE ? NULL : tnmi_tensor_replica(tensors, tier, index);
 }
@@ -3537,7 +3538,7 @@ static TNMI_INLINE int tnmi_tensor_is_still(const tnmi_tensor *slot, uint64_t id
 }
 
 /* The slot a handle names, lock-free; TNMI_NONE: never ours (ARGUMENT) or gone (STALE). */
-static uint32_t tnmi_tensor_find(const tnmi_tensors *tensors, uint64_t id, tnm_result *why) {
+static inline uint32_t tnmi_tensor_find(const tnmi_tensors *tensors, uint64_t id, tnm_result *why) {
     uint32_t index = tnmi_tensor_index(id), tag = (uint32_t)(id >> TNMI_INDEX_BITS) & 0xffu;
     uint32_t generation = (uint32_t)(id >> (TNMI_INDEX_BITS + TNMI_TAG_BITS));
     *why = TNM_ERR_ARGUMENT;
@@ -3557,7 +3558,8 @@ static TNMI_INLINE uint64_t tnmi_tensor_view_at(const tnmi_tensor *view) {
 }
 
 /* The content a name stands for, and where in it the name begins. */
-static uint32_t tnmi_tensor_content(const tnmi_tensors *tensors, uint32_t name, uint64_t *offset) {
+static inline uint32_t tnmi_tensor_content(const tnmi_tensors *tensors, uint32_t name,
+                                           uint64_t *offset) {
     const tnmi_tensor *slot = tnmi_tensor_at(tensors, name);
     *offset = 0;
     if (!(tnmi_base_load32(&slot->flags) & TNMI_VIEW)) return name;
@@ -3681,7 +3683,7 @@ static void tnmi_tensor_tell_shape(const tnmi_tensor *tensor, int64_t *shape) {
 
 /* ---- replicas ---- */
 /* A new replica without a place or a state; TNMI_NONE = no record left. */
-static uint32_t tnmi_tensor_attach(tnmi_tensors *tensors, uint32_t content, uint32_t tier) {
+static inline uint32_t tnmi_tensor_attach(tnmi_tensors *tensors, uint32_t content, uint32_t tier) {
     tnmi_residents *on = &tensors->on[tier];
     uint32_t fresh = on->replicas.fresh, index = tnmi_store_take(&on->replicas);
     if (index == TNMI_NONE) return TNMI_NONE;
@@ -4660,8 +4662,8 @@ static tnmi_view tnmi_engine_view(const tnmi_engine *e, uint32_t tier) {
     return view;
 }
 
-static tnm_event *tnmi_engine_event(tnmi_engine *e, tnm_event_kind kind, uint32_t tier,
-                                    uint32_t content) {
+static inline tnm_event *tnmi_engine_event(tnmi_engine *e, tnm_event_kind kind, uint32_t tier,
+                                           uint32_t content) {
     tnm_event *event = tnmi_tell_event(&e->tell, kind);
     if (!event) return NULL;
     event->tier = (int)tier;
@@ -4881,7 +4883,7 @@ static int tnmi_engine_try_leave(tnmi_engine *e, uint32_t tier, uint32_t index) 
 
 /* The segment a node lies in: the only one, or its neighbour to the left knows, or the neighbour of
  * that. */
-static uint32_t tnmi_engine_segment_of(const tnmi_engine *e, uint32_t tier, uint32_t node) {
+static inline uint32_t tnmi_engine_segment_of(const tnmi_engine *e, uint32_t tier, uint32_t node) {
     const tnmi_tier *t = tnmi_engine_tier(e, tier);
     const tnmi_space *space = &t->space;
     if (t->segment_count == 1) return t->segments;
@@ -5173,7 +5175,7 @@ static uint32_t tnmi_engine_take_gap(tnmi_engine *e, uint32_t tier, uint32_t con
 }
 
 /* The ledger and the segment count a used node. Returns the segment. */
-static uint32_t tnmi_engine_count_node(tnmi_engine *e, uint32_t tier, uint32_t node) {
+static inline uint32_t tnmi_engine_count_node(tnmi_engine *e, uint32_t tier, uint32_t node) {
     uint32_t segment = tnmi_engine_segment_of(e, tier, node);
     tnmi_engine_tier(e, tier)->used_bytes += tnmi_engine_granule_bytes(e, tier, node);
     tnmi_tier_segment(&e->tiers, segment)->used++;
