@@ -7,8 +7,9 @@
  *          so that its records are cold, and how that grows with n is the machine's caches: no
  *          target beyond 1 k. The memory is paper: only the books work. Beside it, malloc and free
  *          of the same sizes under the same regime.
- * meta_*   bytes asked of the context's allocator, divided by the number of tensors: with all
- *          tables fixed at create, and with tables that grow, when they are full.
+ * meta_*   bytes asked of the context's allocator for each tensor. With all tables fixed at create:
+ *          divided by the number of tensors. With tables that grow: what twice as many tensors take
+ *          more, full both times; tables double, so just grown ones have twice the bytes.
  * fill_*   a tier of 32 of its largest tensors, clean tensors loaded on demand, three times as many
  *          bytes as fit. `resident` is the time average of placed bytes / budget; `misses` compares
  *          loaded bytes with an ideal LRU of the same budget that never fragments.
@@ -270,16 +271,14 @@ static void meta_report(const char *tables, double one, double two, double adopt
 }
 
 static void meta(void) {
-    const uint32_t n = 1u << 16;
-    double grown[3] = { 1e9, 1e9, 1e9 };
+    const uint32_t n = 1u << 16, spare = 8; /* a gap, an edge, and what one more place would take */
+    double grown[3];
     meta_report("fixed", meta_bytes(META_ONE, n, 1), meta_bytes(META_TWO, n, 1),
                 meta_bytes(META_ADOPTED, n, 1));
-    /* Tables that grow double, and are fullest at different counts: the best of three. */
     for (int k = 0; k < 3; k++) {
-        for (int i = 0; i < 3; i++) {
-            double b = meta_bytes((enum meta_kind)k, n - (uint32_t)i * 512, 0);
-            if (b < grown[k]) grown[k] = b;
-        }
+        double most = meta_bytes((enum meta_kind)k, n - spare, 0) * (n - spare);
+        double half = meta_bytes((enum meta_kind)k, n / 2 - spare, 0) * (n / 2 - spare);
+        grown[k] = (most - half) / (n / 2);
     }
     meta_report("growing", grown[META_ONE], grown[META_TWO], grown[META_ADOPTED]);
 }
