@@ -1312,7 +1312,7 @@ enum { TNMI_STORE_CHUNKS = 32, TNMI_STORE_FIRST = 6 };
 /* Chunk 0 holds 2^first entries, chunk k > 0 holds as many as all before it together. A fixed
  * table has one chunk of exactly `limit` entries. */
 typedef struct tnmi_table {
-    uint32_t stride;   /* bytes of an entry, a multiple of 8 */
+    uint32_t stride;   /* bytes of an entry, a multiple of its alignment */
     uint32_t first;    /* log2 of chunk 0 */
     uint32_t fresh;    /* entries below were used at least once */
     uint32_t capacity; /* entries in the chunks we have */
@@ -1407,49 +1407,51 @@ static void tnmi_store_retire(tnmi_table *table) {
     table->retired++;
 }
 
-/* ---- a 4-ary min-heap over the entries of another table, one slot record an entry ---- *
- * Slot i says which owner stands at heap place i, and where owner i stands.               */
+/* ---- a 4-ary min-heap over the entries of another table ---- *
+ * The slots are the heap; `places` says where in it each owner stands. */
 typedef struct tnmi_slot {
-    uint64_t key;
-    uint32_t owner; /* of heap place i */
-    uint32_t place; /* of owner i; TNMI_NONE = not in the heap */
+    uint32_t low, high; /* of the key: halves, so that a slot has 12 bytes */
+    uint32_t owner;
 } tnmi_slot;
 
 typedef struct tnmi_heap {
-    tnmi_table slots; /* grows with the owners' table */
+    tnmi_table slots;  /* grows with what is in it */
+    tnmi_table places; /* grows with the owners' table; an entry is a place + 1, 0 = not in here */
     uint32_t count;
 } tnmi_heap;
 
-static tnmi_slot *tnmi_store_slot(const tnmi_heap *heap, uint32_t index) {
-    return (tnmi_slot *)tnmi_store_of(&heap->slots, index, sizeof(tnmi_slot));
+static tnmi_slot *tnmi_store_slot(const tnmi_heap *heap, uint32_t place) {
+    return (tnmi_slot *)tnmi_store_of(&heap->slots, place, sizeof(tnmi_slot));
 }
 
-/* Called once when owner `index` exists for the first time. */
-static void tnmi_store_heap_admit(tnmi_heap *heap, uint32_t owner) {
-    tnmi_store_slot(heap, owner)->place = TNMI_NONE;
+static uint32_t *tnmi_store_place(const tnmi_heap *heap, uint32_t owner) {
+    return (uint32_t *)tnmi_store_of(&heap->places, owner, sizeof(uint32_t));
 }
 
-static int tnmi_store_heap_before(const tnmi_slot *a, const tnmi_slot *b) {
-    return a->key != b->key ? a->key < b->key : a->owner < b->owner;
+static uint64_t tnmi_store_key(const tnmi_slot *slot) {
+    return (uint64_t)slot->high << 32 | slot->low;
+}
+
+static int tnmi_store_heap_before(uint64_t key, uint32_t owner, const tnmi_slot *b) {
+    uint64_t other = tnmi_store_key(b);
+    return key != other ? key < other : owner < b->owner;
 }
 
 static void tnmi_store_heap_put(tnmi_heap *heap, uint32_t place, uint64_t key, uint32_t owner) {
     tnmi_slot *slot = tnmi_store_slot(heap, place);
-    slot->key = key;
+    slot->low = (uint32_t)key;
+    slot->high = (uint32_t)(key >> 32);
     slot->owner = owner;
-    tnmi_store_slot(heap, owner)->place = place;
+    *tnmi_store_place(heap, owner) = place + 1;
 }
 
 /* The entry's way up from `place`, and there it is put. Returns where. */
 static uint32_t tnmi_store_heap_up(tnmi_heap *heap, uint32_t place, uint64_t key, uint32_t owner) {
-    tnmi_slot moving;
-    moving.key = key;
-    moving.owner = owner;
     while (place > 0) {
         uint32_t parent = (place - 1) / 4;
         const tnmi_slot *above = tnmi_store_slot(heap, parent);
-        if (!tnmi_store_heap_before(&moving, above)) break;
-        tnmi_store_heap_put(heap, place, above->key, above->owner);
+        if (!tnmi_store_heap_before(key, owner, above)) break;
+        tnmi_store_heap_put(heap, place, tnmi_store_key(above), above->owner);
         place = parent;
     }
     tnmi_store_heap_put(heap, place, key, owner);
@@ -1457,26 +1459,30 @@ static uint32_t tnmi_store_heap_up(tnmi_heap *heap, uint32_t place, uint64_t key
 }
 
 static void tnmi_store_heap_down(tnmi_heap *heap, uint32_t place, uint64_t key, uint32_t owner) {
-    tnmi_slot moving;
-    moving.key = key;
-    moving.owner = owner;
     for (;;) {
         uint64_t child = (uint64_t)place * 4 + 1, best = child;
         if (child >= heap->count) break;
-        for (uint64_t i = child + 1; i < child + 4 && i < heap->count; i++)
-            if (tnmi_store_heap_before(tnmi_store_slot(heap, (uint32_t)i),
-                                       tnmi_store_slot(heap, (uint32_t)best)))
-                best = i;
         const tnmi_slot *below = tnmi_store_slot(heap, (uint32_t)best);
-        if (!tnmi_store_heap_before(below, &moving)) break;
-        tnmi_store_heap_put(heap, place, below->key, below->owner);
+        for (uint64_t i = child + 1; i < child + 4 && i < heap->count; i++) {
+            const tnmi_slot *other = tnmi_store_slot(heap, (uint32_t)i);
+            if (!tnmi_store_heap_before(tnmi_store_key(other), other->owner, below)) continue;
+            best = i;
+            below = other;
+        }
+        if (tnmi_store_heap_before(key, owner, below)) break;
+        tnmi_store_heap_put(heap, place, tnmi_store_key(below), below->owner);
         place = (uint32_t)best;
     }
     tnmi_store_heap_put(heap, place, key, owner);
 }
 
 static int tnmi_store_heap_has(const tnmi_heap *heap, uint32_t owner) {
-    return tnmi_store_slot(heap, owner)->place != TNMI_NONE;
+    return *tnmi_store_place(heap, owner) != 0;
+}
+
+/* The recorded key of an owner that is in the heap. */
+static uint64_t tnmi_store_heap_key(const tnmi_heap *heap, uint32_t owner) {
+    return tnmi_store_key(tnmi_store_slot(heap, *tnmi_store_place(heap, owner) - 1));
 }
 
 static void tnmi_store_heap_push(tnmi_heap *heap, uint32_t owner, uint64_t key) {
@@ -1484,21 +1490,22 @@ static void tnmi_store_heap_push(tnmi_heap *heap, uint32_t owner, uint64_t key) 
 }
 
 static void tnmi_store_heap_rekey(tnmi_heap *heap, uint32_t owner, uint64_t key) {
-    uint32_t place = tnmi_store_slot(heap, owner)->place;
-    if (key < tnmi_store_slot(heap, place)->key)
+    uint32_t place = *tnmi_store_place(heap, owner) - 1;
+    if (key < tnmi_store_key(tnmi_store_slot(heap, place)))
         tnmi_store_heap_up(heap, place, key, owner);
     else
         tnmi_store_heap_down(heap, place, key, owner);
 }
 
 static void tnmi_store_heap_drop(tnmi_heap *heap, uint32_t owner) {
-    uint32_t place = tnmi_store_slot(heap, owner)->place;
-    tnmi_store_slot(heap, owner)->place = TNMI_NONE;
-    uint32_t last = --heap->count;
+    uint32_t place = *tnmi_store_place(heap, owner) - 1, last = --heap->count;
+    *tnmi_store_place(heap, owner) = 0;
     if (place == last) return;
-    tnmi_slot moved = *tnmi_store_slot(heap, last);
-    if (tnmi_store_heap_up(heap, place, moved.key, moved.owner) == place)
-        tnmi_store_heap_down(heap, place, moved.key, moved.owner);
+    const tnmi_slot *moved = tnmi_store_slot(heap, last);
+    uint64_t key = tnmi_store_key(moved);
+    uint32_t moving = moved->owner;
+    if (tnmi_store_heap_up(heap, place, key, moving) == place)
+        tnmi_store_heap_down(heap, place, key, moving);
 }
 
 /* ---- a stable merge sort of an index-linked list ---- */
@@ -3361,7 +3368,7 @@ typedef struct tnmi_fence { /* pins that fall when a queue has passed a value */
 
 typedef struct tnmi_residents { /* the replicas of one tier and the order in which they leave */
     tnmi_table replicas;
-    tnmi_heap order;
+    tnmi_heap order; /* of the nodes of those that are placed and READY; adopted ones stay */
     uint32_t ready;
 } tnmi_residents;
 
@@ -3685,9 +3692,8 @@ static void tnmi_tensor_tell_shape(const tnmi_tensor *tensor, int64_t *shape) {
 /* A new replica without a place or a state; TNMI_NONE = no record left. */
 static inline uint32_t tnmi_tensor_attach(tnmi_tensors *tensors, uint32_t content, uint32_t tier) {
     tnmi_residents *on = &tensors->on[tier];
-    uint32_t fresh = on->replicas.fresh, index = tnmi_store_take(&on->replicas);
+    uint32_t index = tnmi_store_take(&on->replicas);
     if (index == TNMI_NONE) return TNMI_NONE;
-    if (index == fresh) tnmi_store_heap_admit(&on->order, index);
     tnmi_replica *replica = tnmi_tensor_replica(tensors, tier, index);
     replica->content = content;
     replica->node = TNMI_NONE;
@@ -3715,7 +3721,8 @@ static uint64_t tnmi_tensor_detach(tnmi_tensors *tensors, uint32_t tier, uint32_
     tnmi_residents *on = &tensors->on[tier];
     tnmi_replica *replica = tnmi_tensor_replica(tensors, tier, index);
     tnmi_base_store32(tnmi_tensor_rep(tensors, replica->content, tier), TNMI_NONE);
-    if (tnmi_store_heap_has(&on->order, index)) tnmi_store_heap_drop(&on->order, index);
+    if (replica->node != TNMI_NONE && tnmi_store_heap_has(&on->order, replica->node))
+        tnmi_store_heap_drop(&on->order, replica->node);
     uint64_t word = tnmi_base_peek64(&replica->word), next;
     do {
         next = (word + TNMI_RECYCLE) & TNMI_RECYCLES;
@@ -4694,6 +4701,19 @@ static tnm_result tnmi_engine_table(tnmi_engine *e, tnmi_table *table, uint32_t 
     return TNM_ABSENT;
 }
 
+/* The same for the nodes of a tier: what one more place takes of them and of the order of leaving,
+ * which has a place for every node and a slot for every one that may be in it. */
+static tnm_result tnmi_engine_nodes(tnmi_engine *e, uint32_t tier) {
+    const tnmi_table *nodes = &e->tiers.tier[tier].space.nodes;
+    tnmi_heap *order = &e->tensors.on[tier].order;
+    tnm_result r = tnmi_engine_table(e, &e->tiers.tier[tier].space.nodes, 4);
+    if (r == TNM_OK && order->places.capacity < nodes->capacity)
+        r = tnmi_engine_table(e, &order->places, order->places.capacity + 1);
+    if (r == TNM_OK && order->slots.capacity < tnmi_base_min(nodes->live + 4, order->slots.limit))
+        r = tnmi_engine_table(e, &order->slots, order->slots.capacity + 1);
+    return r;
+}
+
 /* The clock: exact for one thread, an epoch of slow-path calls for several. */
 static void tnmi_engine_advance(tnmi_engine *e) {
     tnmi_base_poke64(&e->clock, tnmi_base_peek64(&e->clock) + 1);
@@ -4701,11 +4721,11 @@ static void tnmi_engine_advance(tnmi_engine *e) {
 
 /* ---- the order of leaving ---- */
 static void tnmi_engine_rekey(tnmi_engine *e, uint32_t tier, uint32_t index) {
-    tnmi_residents *on = &e->tensors.on[tier];
-    if (!tnmi_store_heap_has(&on->order, index)) return;
+    tnmi_heap *order = &e->tensors.on[tier].order;
+    const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+    if (replica->node == TNMI_NONE || !tnmi_store_heap_has(order, replica->node)) return;
     tnmi_view view = tnmi_engine_view(e, tier);
-    tnmi_store_heap_rekey(&on->order, index,
-                          tnmi_policy_key(&view, tnmi_tensor_replica(&e->tensors, tier, index)));
+    tnmi_store_heap_rekey(order, replica->node, tnmi_policy_key(&view, replica));
 }
 
 /* What is known of a content changed in a way that may bring its leaving forward. */
@@ -5052,7 +5072,8 @@ static void tnmi_engine_appear(tnmi_engine *e, uint32_t tier, uint32_t index, ui
         tnmi_view view = tnmi_engine_view(e, tier);
         uint64_t flags = (tnmi_base_peek64(&replica->word) | show) & 0xffu;
         tnmi_base_poke64(&replica->stamp, clock);
-        tnmi_store_heap_push(&on->order, index, tnmi_policy_key_as(&view, replica, flags, 1));
+        tnmi_store_heap_push(&on->order, replica->node,
+                             tnmi_policy_key_as(&view, replica, flags, 1));
     }
     on->ready++;
     tnmi_tensor_mark(replica, TNMI_READY | show, TNMI_BUSY);
@@ -5376,12 +5397,9 @@ static tnmi_plan tnmi_engine_plan(uint32_t request, tnm_class class_, uint64_t s
 /* A transfer that will make the content current on a tier; its place is found later. */
 static tnm_result tnmi_engine_new_op(tnmi_engine *e, tnmi_plan *plan, uint32_t content,
                                      uint32_t tier, tnmi_op_kind kind, uint32_t *out) {
-    tnmi_residents *on = &e->tensors.on[tier];
     tnmi_replica *home = tnmi_engine_on(e, content, tier);
     tnm_result r = tnmi_engine_table(e, &e->move.ops, 1);
-    if (r == TNM_OK && !home) r = tnmi_engine_table(e, &on->replicas, 1);
-    if (r == TNM_OK && on->order.slots.capacity < on->replicas.capacity)
-        r = tnmi_engine_table(e, &on->order.slots, on->order.slots.capacity + 1);
+    if (r == TNM_OK && !home) r = tnmi_engine_table(e, &e->tensors.on[tier].replicas, 1);
     if (r != TNM_OK) return r;
     uint32_t index = tnmi_move_new(&e->move, kind, plan->class_, plan->step);
     tnmi_op *op = tnmi_engine_op(e, index);
@@ -5421,8 +5439,9 @@ static int tnmi_engine_pop_oldest(tnmi_engine *e, const tnmi_view *view, tnmi_ol
                                   uint32_t *steps) {
     tnmi_heap *order = &e->tensors.on[view->tier].order;
     while (order->count > 0 && oldest->count < TNMI_OLDEST) {
-        uint32_t index = tnmi_store_slot(order, 0)->owner;
-        uint64_t recorded = tnmi_store_slot(order, 0)->key, key;
+        uint32_t node = tnmi_store_slot(order, 0)->owner;
+        uint32_t index = tnmi_space_node(view->space, node)->a;
+        uint64_t recorded = tnmi_store_key(tnmi_store_slot(order, 0)), key;
         const tnmi_replica *replica = tnmi_tensor_replica(view->tensors, view->tier, index);
         uint64_t word = tnmi_base_peek64(&replica->word);
         key = tnmi_tensor_pins(word) || (word & TNMI_CLAIM) ? view->clock /* cannot leave now */
@@ -5433,11 +5452,11 @@ static int tnmi_engine_pop_oldest(tnmi_engine *e, const tnmi_view *view, tnmi_ol
                 return 0;
             }
             e->rekeys[view->tier]++;
-            tnmi_store_heap_rekey(order, index, key);
+            tnmi_store_heap_rekey(order, node, key);
             continue;
         }
         if (key > recorded) tnmi_engine_tier(e, view->tier)->lru_inexact++;
-        tnmi_store_heap_drop(order, index);
+        tnmi_store_heap_drop(order, node);
         oldest->index[oldest->count] = index;
         oldest->key[oldest->count++] = key;
         return 1;
@@ -5456,7 +5475,9 @@ static void tnmi_engine_go_over(tnmi_engine *e, uint32_t tier) {
 
 static void tnmi_engine_put_back(tnmi_engine *e, uint32_t tier, const tnmi_oldest *oldest) {
     for (uint32_t i = 0; i < oldest->count; i++)
-        tnmi_store_heap_push(&e->tensors.on[tier].order, oldest->index[i], oldest->key[i]);
+        tnmi_store_heap_push(&e->tensors.on[tier].order,
+                             tnmi_tensor_replica(&e->tensors, tier, oldest->index[i])->node,
+                             oldest->key[i]);
 }
 
 /* The run around an old victim: some nodes to the left, and on from there. */
@@ -5743,7 +5764,7 @@ static tnm_result tnmi_engine_find_place(tnmi_engine *e, tnmi_plan *plan, uint32
         plan->need = need;
         return TNM_ERR_BUDGET;
     }
-    tnm_result r = tnmi_engine_table(e, &t->space.nodes, 4);
+    tnm_result r = tnmi_engine_nodes(e, op->tier);
     if (r != TNM_OK) return r;
     if (t->desc.segment_bytes == TNM_DEDICATED)
         return tnmi_engine_find_dedicated(e, plan, op_index);
@@ -6513,13 +6534,14 @@ static int tnmi_engine_is_new(const tnmi_engine *e, uint32_t content) {
 /* A free gap of a tier for which nobody waits, when every record that a place takes is at hand.
  * TNMI_NONE: it takes a plan. */
 static uint32_t tnmi_engine_free_gap(tnmi_engine *e, uint32_t tier, uint32_t content) {
-    tnmi_tier *t = tnmi_engine_tier(e, tier);
-    const tnmi_residents *on = &e->tensors.on[tier];
+    const tnmi_tier *t = tnmi_engine_tier(e, tier);
     uint64_t placed = tnmi_tier_placed(t, tnmi_engine_content(e, content)->bytes, 0);
     if (t->desc.segment_bytes == TNM_DEDICATED || !tnmi_tier_can_ever(t, placed)) return TNMI_NONE;
-    if (on->order.slots.capacity < on->replicas.capacity) return TNMI_NONE;
-    if (tnmi_store_spare(&on->replicas) < 1 || tnmi_store_spare(&t->space.nodes) < 4)
+    if (tnmi_store_spare(&e->tensors.on[tier].replicas) < 1) return TNMI_NONE;
+    if (tnmi_engine_nodes(e, tier) != TNM_OK) {
+        e->grow = NULL;
         return TNMI_NONE;
+    }
     if (tnmi_engine_is_queued(e, tier, TNMI_NONE)) return TNMI_NONE;
     tnmi_room room = tnmi_engine_anywhere(e, content, tier, 0);
     room.need = (uint32_t)(placed >> t->granule_log);
@@ -6718,8 +6740,7 @@ static tnmi_ripe tnmi_engine_hand_over(tnmi_engine *e, uint32_t first) {
          i = request == TNMI_NONE ? TNMI_NONE : tnmi_engine_op(e, i)->next_op) {
         const tnmi_op *op = tnmi_engine_op(e, i);
         if (op->request != request) continue;
-        if (tnmi_engine_table(e, &tnmi_engine_tier(e, op->tier)->space.nodes, 4) != TNM_OK)
-            return TNMI_RIPE_WAIT;
+        if (tnmi_engine_nodes(e, op->tier) != TNM_OK) return TNMI_RIPE_WAIT;
         tnmi_ripe one = tnmi_engine_window_ripe(e, i);
         if (one == TNMI_RIPE_BROKEN) return one;
         if (one == TNMI_RIPE_WAIT) ripe = one;
@@ -7215,7 +7236,7 @@ static int tnmi_engine_shift(tnmi_engine *e, uint32_t tier, uint32_t node) {
          hole = tnmi_space_node(&t->space, hole)->next) {
         if (tnmi_space_kind(tnmi_space_node(&t->space, hole)) != TNMI_SPACE_FREE) continue;
         if (tnmi_space_fit_node(&t->space, hole, &room) == TNMI_NONE) continue;
-        if (tnmi_engine_table(e, &t->space.nodes, 4) != TNM_OK) return 0;
+        if (tnmi_engine_nodes(e, tier) != TNM_OK) return 0;
         if (tnmi_engine_table(e, &e->move.ops, 1) != TNM_OK) return 0;
         uint64_t word = tnmi_tensor_mark(replica, TNMI_SOURCE, 0);
         if (tnmi_tensor_pins(word)) {
@@ -7272,6 +7293,10 @@ static void tnmi_engine_end_shift(tnmi_engine *e, uint32_t op_index, int done) {
     if (done && tnmi_tensor_claim(replica)) {
         uint32_t node = replica->node, segment = replica->segment;
         tnmi_node *place = tnmi_space_node(&t->space, op.place);
+        tnmi_heap *order = &e->tensors.on[op.tier].order;
+        uint64_t key = tnmi_store_heap_key(order, node);
+        tnmi_store_heap_drop(order, node);
+        tnmi_store_heap_push(order, op.place, key);
         place->a = op.replica;
         place->b = 0;
         replica->node = op.place;
@@ -8524,7 +8549,8 @@ static tnm_result tnmi_engine_shrink(tnmi_engine *e, uint32_t tier) {
     const tnmi_residents *on = &e->tensors.on[tier];
     tnmi_view view = tnmi_engine_view(e, tier);
     for (uint32_t i = 0; i < on->order.count; i++) {
-        uint32_t index = tnmi_store_slot(&on->order, i)->owner;
+        uint32_t node = tnmi_store_slot(&on->order, i)->owner;
+        uint32_t index = tnmi_space_node(&t->space, node)->a;
         const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
         if (tnmi_tier_segment(&e->tiers, replica->segment)->state != TNMI_SEGMENT_DRAINING)
             continue;
@@ -9027,7 +9053,8 @@ static int tnmi_watch_check_replica(const tnmi_engine *e, uint32_t tier, uint32_
     const tnmi_replica *r = tnmi_tensor_replica(&e->tensors, tier, index);
     uint64_t word = tnmi_base_load64(&r->word);
     const tnmi_space *space = &e->tiers.tier[tier].space;
-    int broken = 0, in_order = tnmi_store_heap_has(&e->tensors.on[tier].order, index);
+    const tnmi_heap *order = &e->tensors.on[tier].order;
+    int broken = 0, in_order = r->node != TNMI_NONE && tnmi_store_heap_has(order, r->node);
     broken += *tnmi_tensor_rep(&e->tensors, r->content, tier) != index;
     if (r->node != TNMI_NONE) {
         const tnmi_node *node = tnmi_space_node(space, r->node);
@@ -9715,6 +9742,8 @@ static void tnmi_door_init_tables(tnm_ctx *ctx) {
                         offsetof(tnmi_replica, content), replicas, fixed);
         tnmi_store_init(&on->order.slots, "max_replicas", sizeof(tnmi_slot), 0, replicas, fixed);
         tnmi_space_init(&e->tiers.tier[t].space, fixed ? replicas * 2 + 64 : UINT32_MAX - 8, fixed);
+        tnmi_store_init(&on->order.places, "max_replicas", sizeof(uint32_t), 0,
+                        e->tiers.tier[t].space.nodes.limit, fixed);
     }
 }
 
@@ -9739,9 +9768,11 @@ static tnmi_table *tnmi_door_each_table(tnm_ctx *ctx, uint32_t i) {
     uint32_t count = (uint32_t)(sizeof fixed / sizeof fixed[0]);
     if (i < count) return fixed[i];
     i -= count;
-    if (i / 3 >= e->tiers.count) return NULL;
-    if (i % 3 == 0) return &e->tensors.on[i / 3].replicas;
-    return i % 3 == 1 ? &e->tensors.on[i / 3].order.slots : &e->tiers.tier[i / 3].space.nodes;
+    if (i / 4 >= e->tiers.count) return NULL;
+    tnmi_table *const own[] = { &e->tensors.on[i / 4].replicas, &e->tensors.on[i / 4].order.slots,
+                                &e->tensors.on[i / 4].order.places,
+                                &e->tiers.tier[i / 4].space.nodes };
+    return own[i % 4];
 }
 
 static int tnmi_door_fill_tables(tnm_ctx *ctx) {
@@ -10203,8 +10234,6 @@ TENSORMEM_API tnm_result tnm_tensor_adopt(tnm_ctx *ctx, const tnm_tensor_desc *d
     tnmi_engine *e = &ctx->e;
     tnmi_residents *on = &e->tensors.on[adopt->tier];
     tnm_result r = tnmi_door_table(ctx, &on->replicas, 1, call);
-    if (r == TNM_OK && on->order.slots.capacity < on->replicas.capacity)
-        r = tnmi_door_table(ctx, &on->order.slots, on->order.slots.capacity + 1, call);
     if (r == TNM_OK) r = tnmi_door_table(ctx, &e->tensors.regions, 1, call);
     if (r == TNM_OK) r = tnmi_door_new_name(ctx, desc, bytes, rank, call, &name);
     if (r == TNM_OK) {
