@@ -22,7 +22,9 @@ typedef struct room {
 static void fill_table(tnmi_table *table) {
     void *chunk = check_alloc(NULL, (size_t)tnmi_store_grow_bytes(table));
     CHECK(chunk != NULL);
-    if (chunk != NULL) tnmi_store_grow(table, chunk);
+    if (chunk == NULL) return;
+    memset(chunk, 0, (size_t)tnmi_store_grow_bytes(table)); /* as the door does */
+    tnmi_store_grow(table, chunk);
 }
 
 static void empty_table(tnmi_table *table) {
@@ -47,7 +49,9 @@ static void room_begin(room *r, uint32_t tiers) {
                         offsetof(tnmi_replica, content), RECORDS, 1);
         tnmi_store_init(&r->on[i].order.slots, "max_replicas", sizeof(tnmi_slot), 0, RECORDS, 1);
         fill_table(&r->on[i].replicas);
+        tnmi_store_init(&r->on[i].order.places, "max_replicas", 4, 0, RECORDS, 1);
         fill_table(&r->on[i].order.slots);
+        fill_table(&r->on[i].order.places);
     }
 }
 
@@ -57,6 +61,7 @@ static void room_end(room *r) {
     for (uint32_t i = 0; i < r->t.tiers; i++) {
         empty_table(&r->on[i].replicas);
         empty_table(&r->on[i].order.slots);
+        empty_table(&r->on[i].order.places);
     }
 }
 
@@ -544,17 +549,17 @@ TEST(a_record_comes_and_goes_and_its_count_goes_on) {
         CHECK(replica->content == content && replica->offset == 41 && replica->stamp == 0);
         CHECK(replica->node == TNMI_NONE && replica->segment == TNMI_NONE);
         CHECK(tnmi_tensor_on(&r.t, content, tier) == replica);
-        CHECK(!tnmi_store_heap_has(order, index) && order->count == 0);
+        CHECK(!tnmi_store_heap_has(order, 5) && order->count == 0);
         replica->node = replica->segment = 5;
         replica->stamp = 77;
         tnmi_tensor_mark(replica, TNMI_READY | TNMI_ALONE | TNMI_FRESH, TNMI_BUSY);
         if (i % 3) CHECK(tnmi_tensor_hit(replica, TNM_WRITE));
-        if (i % 2) tnmi_store_heap_push(order, index, 9);
+        if (i % 2) tnmi_store_heap_push(order, replica->node, 9);
         tnmi_tensor_detach(&r.t, tier, index);
         recycle = (recycle + 1) & 0xffff;
         CHECK(replica->word == recycle << 8); /* nothing else of the old owner is left */
         CHECK(tnmi_tensor_on(&r.t, content, tier) == NULL && order->count == 0);
-        CHECK(!tnmi_store_heap_has(order, index));
+        CHECK(!tnmi_store_heap_has(order, 5));
         tnmi_store_give(&r.on[tier].replicas, index);
         if (i % 4 == 0) { /* a neighbour does not matter */
             CHECK(tnmi_tensor_on(&r.t, other, tier) == NULL);
@@ -592,10 +597,11 @@ TEST(the_order_of_leaving_is_the_order_of_the_stamps) {
         uint32_t index = *tnmi_tensor_rep(&r.t, content, 0);
         if (index == TNMI_NONE) {
             index = tnmi_tensor_place(&r.t, content, 0, 0);
-            CHECK(index < RECORDS && !tnmi_store_heap_has(order, index));
-            tnmi_tensor_replica(&r.t, 0, index)->stamp = draw(1000);
-            if (draw(3))
-                tnmi_store_heap_push(order, index, tnmi_tensor_on(&r.t, content, 0)->stamp);
+            CHECK(index < RECORDS && !tnmi_store_heap_has(order, index ^ 1));
+            tnmi_replica *replica = tnmi_tensor_replica(&r.t, 0, index);
+            replica->stamp = draw(1000);
+            replica->node = index ^ 1; /* the owners in the order are nodes */
+            if (draw(3)) tnmi_store_heap_push(order, replica->node, replica->stamp);
         } else {
             tnmi_tensor_detach(&r.t, 0, index);
             tnmi_store_give(&r.on[0].replicas, index);
@@ -603,7 +609,7 @@ TEST(the_order_of_leaving_is_the_order_of_the_stamps) {
         uint32_t count = 0;
         for (uint32_t n = 0; n < RECORDS; n++) {
             index = *tnmi_tensor_rep(&r.t, n, 0);
-            if (index == TNMI_NONE || !tnmi_store_heap_has(order, index)) continue;
+            if (index == TNMI_NONE || !tnmi_store_heap_has(order, index ^ 1)) continue;
             CHECK_EQ(tnmi_tensor_replica(&r.t, 0, index)->content, n);
             in[count++] = index;
             if (best == TNMI_NONE || tnmi_tensor_replica(&r.t, 0, index)->stamp <
@@ -612,9 +618,11 @@ TEST(the_order_of_leaving_is_the_order_of_the_stamps) {
         }
         CHECK_EQ(order->count, count);
         if (count > 0)
-            CHECK(tnmi_store_slot(order, 0)->key == tnmi_tensor_replica(&r.t, 0, best)->stamp);
+            CHECK(tnmi_store_key(tnmi_store_slot(order, 0)) ==
+                  tnmi_tensor_replica(&r.t, 0, best)->stamp);
         for (uint32_t n = 0; n < count; n++)
-            CHECK(tnmi_store_slot(order, tnmi_store_slot(order, in[n])->place)->owner == in[n]);
+            CHECK(tnmi_store_heap_key(order, in[n] ^ 1) ==
+                  tnmi_tensor_replica(&r.t, 0, in[n])->stamp);
     }
     room_end(&r);
 }

@@ -632,7 +632,7 @@ TEST(check_finds_broken_replicas) {
     tnmi_replica *r = replica_of(tensor[0], 0);
     uint32_t index = *tnmi_tensor_rep(&e->tensors, slot_of(tensor[0]), 0);
     tnmi_node *node = tnmi_space_node(&e->tiers.tier[0].space, r->node);
-    tnmi_slot *slot = tnmi_store_slot(&e->tensors.on[0].order, index);
+    uint32_t *place = tnmi_store_place(&e->tensors.on[0].order, r->node);
     PLANT(*tnmi_tensor_rep(&e->tensors, slot_of(tensor[0]), 0), TNMI_NONE);
     PLANT(r->content, slot_of(tensor[2]));
     PLANT(node->a, index + 1);
@@ -641,7 +641,7 @@ TEST(check_finds_broken_replicas) {
     PLANT(r->word, r->word | TNMI_CLAIM);
     PLANT(r->word, r->word ^ TNMI_ALONE);
     PLANT(r->word, r->word + TNMI_WRITER); /* a writer without a pin */
-    PLANT(slot->place, TNMI_NONE);         /* READY and placed, not in the order of leaving */
+    PLANT(*place, 0);                      /* READY and placed, not in the order of leaving */
     tnmi_tensor *t = tnmi_tensor_at(&e->tensors, slot_of(tensor[0]));
     PLANT(t->mark, 1); /* a mark outlived its call */
     rig_end(&g);
