@@ -3723,6 +3723,7 @@ static uint64_t tnmi_tensor_detach(tnmi_tensors *tensors, uint32_t tier, uint32_
     tnmi_base_store32(tnmi_tensor_rep(tensors, replica->content, tier), TNMI_NONE);
     if (replica->node != TNMI_NONE && tnmi_store_heap_has(&on->order, replica->node))
         tnmi_store_heap_drop(&on->order, replica->node);
+    replica->node = TNMI_NONE; /* who goes over all records must not follow it */
     uint64_t word = tnmi_base_peek64(&replica->word), next;
     do {
         next = (word + TNMI_RECYCLE) & TNMI_RECYCLES;

@@ -22,7 +22,9 @@ static void move_begin(tnmi_move *move) {
     tnmi_move_init(move, OPS, 1);
     void *chunk = check_alloc(NULL, (size_t)tnmi_store_grow_bytes(&move->ops));
     CHECK(chunk != NULL);
-    if (chunk != NULL) tnmi_store_grow(&move->ops, chunk);
+    if (chunk == NULL) return;
+    memset(chunk, 0, (size_t)tnmi_store_grow_bytes(&move->ops));
+    tnmi_store_grow(&move->ops, chunk);
     memset(slot_memory, 0x5a, sizeof slot_memory);
     tnmi_move_slots(move, slot_memory, SLOTS);
     move->stage_next = stage_memory;

@@ -58,7 +58,9 @@ static void yard_open(int tree) {
                         offsetof(tnmi_replica, content), MOST, 1);
         tnmi_store_init(&yard.on[t].order.slots, "slots", sizeof(tnmi_slot), 0, MOST, 1);
         bring(&yard.on[t].replicas);
+        tnmi_store_init(&yard.on[t].order.places, "places", 4, 0, NODES, 1);
         bring(&yard.on[t].order.slots);
+        bring(&yard.on[t].order.places);
         tnmi_space_init(&yard.space[t], NODES, 1);
         bring(&yard.space[t].nodes);
         yard.edge[t] = tnmi_space_open(&yard.space[t], 0, GRANULES);
@@ -79,6 +81,7 @@ static void yard_close(void) {
     for (int t = 0; t < TIERS; t++) {
         give_back(&yard.on[t].replicas);
         give_back(&yard.on[t].order.slots);
+        give_back(&yard.on[t].order.places);
         give_back(&yard.space[t].nodes);
     }
 }

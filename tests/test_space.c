@@ -17,7 +17,9 @@ static void space_of(tnmi_space *space, uint32_t nodes) {
     tnmi_space_init(space, nodes, 1);
     void *chunk = check_alloc(NULL, (size_t)tnmi_store_grow_bytes(&space->nodes));
     CHECK(chunk != NULL);
-    if (chunk != NULL) tnmi_store_grow(&space->nodes, chunk);
+    if (chunk == NULL) return;
+    memset(chunk, 0, (size_t)tnmi_store_grow_bytes(&space->nodes));
+    tnmi_store_grow(&space->nodes, chunk);
 }
 
 static void space_end(tnmi_space *space) {

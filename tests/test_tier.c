@@ -228,7 +228,9 @@ static tnmi_room room_of(uint32_t need, int high) { /* anywhere */
 static void fill_table(tnmi_table *table) {
     void *chunk = check_alloc(NULL, (size_t)tnmi_store_grow_bytes(table));
     CHECK(chunk != NULL);
-    if (chunk != NULL) tnmi_store_grow(table, chunk);
+    if (chunk == NULL) return;
+    memset(chunk, 0, (size_t)tnmi_store_grow_bytes(table));
+    tnmi_store_grow(table, chunk);
 }
 
 static void empty_table(tnmi_table *table) {
