@@ -3554,8 +3554,9 @@ static inline uint32_t tnmi_tensor_find(const tnmi_tensors *tensors, uint64_t id
     if (!slot) return TNMI_NONE;
     uint32_t now = tnmi_base_load32(&slot->generation);
     if (generation > now) return TNMI_NONE;
-    *why = TNM_ERR_STALE;
-    return generation == now ? index : TNMI_NONE;
+    if (generation == now && (tnmi_base_load32(&slot->flags) & TNMI_NAMED)) return index;
+    *why = generation == now ? TNM_ERR_ARGUMENT : TNM_ERR_STALE; /* the next name of the slot */
+    return TNMI_NONE;
 }
 
 static TNMI_INLINE uint64_t tnmi_tensor_view_at(const tnmi_tensor *view) {

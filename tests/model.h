@@ -631,7 +631,7 @@ static inline void model_op_read(model *m, int name) {
                 (r == TNM_ERR_EMPTY && (c->state == MODEL_EMPTY || c->maybe_dropped)) ||
                     (r == TNM_ERR_LOST && c->state == MODEL_LOST) ||
                     (r == TNM_ERR_BUSY && model_pins(m, n->content, -1, 1, 1) > 0) ||
-                    (r == TNM_ERR_BUDGET && (m->tight || m->noisy)) ||
+                    (r == TNM_ERR_BUDGET && (m->tight || m->noisy || model_shrunk(m))) ||
                     (m->noisy && (r == TNM_ERR_BACKEND || r == TNM_ERR_MEMORY)));
     if (r == TNM_ERR_EMPTY) model_resolve(m, name);
 }
