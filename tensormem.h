@@ -5114,14 +5114,14 @@ static void tnmi_engine_drained(tnmi_engine *e, uint32_t op_index) {
     tnmi_op *op = tnmi_engine_op(e, op_index);
     tnm_result code = op->error;
     uint32_t content = op->content, tier = op->tier;
-    if (code != TNM_OK) {
+    if (code == TNM_OK || code == TNM_ERR_EMPTY) { /* there is nothing to fetch any more */
+        tnmi_engine_event(e, TNM_EVENT_CANCEL, tier, content);
+    } else {
         if (op->from != TNMI_NONE && op->from < tier)
             tnmi_tier_back_off(&tnmi_engine_tier(e, tier)->sick, e->tick);
         tnmi_engine_note_failure(e, content, tier, code);
-        if (op->claims) tnmi_engine_tell_requests(e, content, tier, code);
-    } else {
-        tnmi_engine_event(e, TNM_EVENT_CANCEL, tier, content);
     }
+    if (code != TNM_OK && op->claims) tnmi_engine_tell_requests(e, content, tier, code);
     tnmi_engine_abandon(e, op_index);
     tnmi_engine_reap(e, content);
 }
@@ -7722,7 +7722,8 @@ static uint32_t tnmi_engine_start_chunk(tnmi_engine *e, uint32_t op_index) {
     if (op->kind == TNMI_OP_FILL && op->from == TNMI_NONE &&
         !tnmi_engine_choose_source(e, op_index)) {
         if (!tnmi_tensor_is_empty(&e->tensors, op->content)) return TNMI_NONE;
-        tnmi_engine_fail(e, op_index, TNM_ERR_LOST);
+        int lost = (tnmi_engine_content(e, op->content)->flags & TNMI_BROKEN) != 0;
+        tnmi_engine_fail(e, op_index, lost ? TNM_ERR_LOST : TNM_ERR_EMPTY); /* or dropped */
         tnmi_engine_end_op(e, op_index);
         return TNMI_NONE;
     }

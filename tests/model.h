@@ -620,7 +620,10 @@ static inline void model_op_read(model *m, int name) {
     model_content *c = &m->content[n->content];
     uint64_t from = model_draw(m, 65535) % n->bytes;
     uint64_t bytes = 1 + model_draw(m, 65535) % (n->bytes - from);
-    tnm_result r = tnm_read(m->g.ctx, n->handle, from, back, bytes);
+    tnm_result r;
+    m->g.sim.reading = 1; /* beside a writer of its own: through staging that is a copy as any */
+    r = tnm_read(m->g.ctx, n->handle, from, back, bytes);
+    m->g.sim.reading = 0;
     model_say(m, "read", name, n->content, r);
     if (r == TNM_OK) {
         MODEL_LEGAL(m, "read of nothing", r, c->state == MODEL_FULL);
