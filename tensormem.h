@@ -6985,13 +6985,30 @@ static tnm_result tnmi_engine_write_down(tnmi_engine *e, uint32_t content, uint3
     return r;
 }
 
+/* Does a request wait to write into adopted memory? No node carries its claim there. */
+static int tnmi_engine_is_home_awaited(const tnmi_engine *e, uint32_t content, uint32_t tier) {
+    for (uint32_t r = e->oldest_request; r != TNMI_NONE; r = tnmi_engine_request(e, r)->next) {
+        uint32_t m = tnmi_engine_request(e, r)->members;
+        for (; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next) {
+            const tnmi_member *member = tnmi_engine_member(e, m);
+            if (member->content != content || member->tier != tier || !member->claimed) continue;
+            if (member->access != TNM_READ) return 1;
+        }
+    }
+    return 0;
+}
+
 /* Does a request wait with this content? What is fetched elsewhere would only be in its way. */
 static int tnmi_engine_is_awaited(const tnmi_engine *e, uint32_t content) {
     for (uint32_t t = 0; t < e->tiers.count; t++) {
         const tnmi_replica *replica = tnmi_engine_on(e, content, t);
         if (!replica) continue;
         if (tnmi_base_peek64(&replica->word) & TNMI_CLAIM) return 1;
-        if (tnmi_engine_is_busy(replica) && tnmi_engine_filling(e, replica)->claims) return 1;
+        if (tnmi_engine_is_busy(replica)) {
+            if (tnmi_engine_filling(e, replica)->claims) return 1;
+        } else if (replica->node == TNMI_NONE && !tnmi_tensor_is_lent(&e->tensors, replica) &&
+                   tnmi_engine_is_home_awaited(e, content, t))
+            return 1;
     }
     return 0;
 }

@@ -797,6 +797,39 @@ EACH(wont_need_ends_with_the_next_pin) {
     rig_end(g);
 }
 
+/* A writer of adopted memory waits for the copies elsewhere to end; nothing fetches new ones. */
+EACH(a_writer_at_home_is_not_raced) {
+    tnm_tensor it;
+    tnm_tensor_desc td;
+    tnm_adopt_desc ad;
+    tnm_use u;
+    tnm_pinned p;
+    rig_tier(g, "fast", kind, 65536);
+    rig_tier(g, "home", SIM_PLAIN | SIM_ASYNC, 0);
+    CHECK(rig_create(g));
+    memset(&td, 0, sizeof td);
+    memset(&ad, 0, sizeof ad);
+    td.bytes = 8192;
+    ad.tier = 1;
+    ad.mem = sim_lend(&g->sim.device[1], td.bytes);
+    ad.host = sim_find(&g->sim.device[1], ad.mem)->at;
+    ad.writable = 1;
+    sim_fill(ad.host, 7, 0, td.bytes);
+    CHECK_EQ(tnm_tensor_adopt(g->ctx, &td, &ad, &it), TNM_OK);
+    u = rig_use(it, 0, TNM_READ);
+    CHECK_EQ(tnm_schedule(g->ctx, 0, &u, 1, 1), TNM_OK);
+    CHECK_EQ(tnm_step(g->ctx, 0, 1), TNM_OK);
+    for (int i = 0; i < 20; i++) {
+        CHECK_EQ(rig_pin(g, it, 1, i % 2 ? TNM_WRITE : TNM_DISCARD, &p), TNM_OK);
+        if (p.id == 0) break;
+        sim_fill(sim_at(&g->sim, &p), (uint64_t)i, 0, p.bytes);
+        CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+        tnm_pump(g->ctx, 4096); /* it is fetched again, and the next writer finds it on its way */
+    }
+    rig_expect(g, it, 0, 19);
+    rig_end(g);
+}
+
 int main(void) {
     RUN(prefetch_brings_it);
     RUN(a_guess_evicts_nothing_needed_sooner);
@@ -815,6 +848,7 @@ int main(void) {
     RUN(the_pump_looks_ahead);
     RUN(pump_comes_to_rest);
     RUN(scheduled_writes_stay_right);
+    RUN(a_writer_at_home_is_not_raced);
     RUN(a_schedule_can_be_replaced_and_forgotten);
     RUN(two_lanes);
     RUN(bad_foresight);
