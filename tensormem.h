@@ -3295,6 +3295,9 @@ static uint64_t tnmi_move_cut(const tnmi_op *op, uint64_t most, uint64_t source,
 #    define TNMI_RECYCLE  ((uint64_t)1 << 8)
 #    define TNMI_RECYCLES ((uint64_t)0xffff << 8)
 #    define TNMI_PINNED   ((uint64_t)1 << 63)
+/* Granted under the lock; what hits add meanwhile fits above. */
+#    define TNMI_MOST_PINS    0xff00u
+#    define TNMI_MOST_WRITERS 0xf0u
 
 enum { /* the word's low 8 bits */
        TNMI_ABSENT = 0,
@@ -4534,6 +4537,8 @@ typedef struct tnmi_ask {
 typedef struct tnmi_member { /* of a request: one content on one tier */
     uint64_t bytes;
     uint32_t content, tier, next;
+    uint32_t twin;         /* ring of those with the same content, on other tiers */
+    uint32_t pins, writes; /* uses in the set, and those of them that write */
     uint8_t access, found, claimed, spare;
 } tnmi_member;
 
@@ -5998,42 +6003,50 @@ static void tnmi_engine_free_members(tnmi_engine *e, uint32_t members) {
 /* Is one content wanted on two tiers, and to be written on one of them? */
 static int tnmi_engine_is_torn(const tnmi_engine *e, uint32_t members) {
     for (uint32_t m = members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
-        for (uint32_t n = members; n != TNMI_NONE; n = tnmi_engine_member(e, n)->next)
-            if (tnmi_engine_member(e, n)->content == tnmi_engine_member(e, m)->content &&
-                tnmi_engine_member(e, n)->tier != tnmi_engine_member(e, m)->tier &&
-                tnmi_engine_member(e, n)->access != TNM_READ)
-                return 1;
+        if (tnmi_engine_member(e, m)->twin != m && tnmi_engine_member(e, m)->access != TNM_READ)
+            return 1;
     return 0;
 }
 
+/* The member for a content on a tier; `mark` of the content names one of its ring. */
+static uint32_t tnmi_engine_twin(const tnmi_engine *e, uint32_t mark, uint32_t tier) {
+    uint32_t first = mark ? mark - 1 : TNMI_NONE, at = first;
+    while (at != TNMI_NONE && tnmi_engine_member(e, at)->tier != tier) {
+        at = tnmi_engine_member(e, at)->twin;
+        if (at == first) return TNMI_NONE;
+    }
+    return at;
+}
+
+/* One more use of a member. 0 = the pin word cannot count so many. */
+static int tnmi_engine_count_use(tnmi_member *member, tnm_access access) {
+    member->pins++;
+    member->writes += access != TNM_READ;
+    return member->pins <= TNMI_MOST_PINS && member->writes <= TNMI_MOST_WRITERS;
+}
+
 /* The set with duplicates and views merged, by a mark in each content's slot. Handles were checked.
- * ARGUMENT: the same content on two tiers, one of them to be written. */
+ * ARGUMENT: the same content on two tiers, one of them to be written. CAPACITY: more uses of one
+ * than its pin word counts. */
 static tnm_result tnmi_engine_gather(tnmi_engine *e, const tnm_use *set, int count, uint32_t *out) {
     uint32_t head = TNMI_NONE;
     tnm_result r = tnmi_engine_table(e, &e->members, (uint32_t)count);
     *out = TNMI_NONE;
     if (r != TNM_OK) return r;
-    int twice = 0;
     for (int i = 0; i < count; i++) {
         tnm_result why;
         uint64_t offset;
-        uint32_t name = tnmi_tensor_find(&e->tensors, set[i].tensor.id, &why), at;
+        uint32_t name = tnmi_tensor_find(&e->tensors, set[i].tensor.id, &why);
         uint32_t content = tnmi_tensor_content(&e->tensors, name, &offset);
         tnm_access access = set[i].flags & TNMI_WHOLE
                                 ? set[i].access
                                 : tnmi_engine_access(e, name, content, set[i].access);
         tnmi_tensor *tensor = tnmi_engine_content(e, content);
-        for (at = tensor->mark; at != 0; at = tnmi_engine_member(e, at - 1)->next == TNMI_NONE
-                                                  ? 0
-                                                  : tnmi_engine_member(e, at - 1)->next + 1) {
-            tnmi_member *same = tnmi_engine_member(e, at - 1);
-            if (same->content != content) continue;
-            if (same->tier == (uint32_t)set[i].tier) break;
-            twice = 1;
-        }
-        if (at != 0) {
-            tnmi_member *same = tnmi_engine_member(e, at - 1);
+        uint32_t at = tnmi_engine_twin(e, tensor->mark, (uint32_t)set[i].tier);
+        if (at != TNMI_NONE) {
+            tnmi_member *same = tnmi_engine_member(e, at);
             same->access = (uint8_t)tnmi_engine_stronger((tnm_access)same->access, access);
+            if (!tnmi_engine_count_use(same, set[i].access)) r = TNM_ERR_CAPACITY;
             continue;
         }
         uint32_t index = tnmi_store_take(&e->members);
@@ -6045,12 +6058,17 @@ static tnm_result tnmi_engine_gather(tnmi_engine *e, const tnm_use *set, int cou
         member->bytes = tensor->bytes;
         member->found = 0xff;
         member->next = head;
-        head = index;
-        if (tensor->mark == 0) tensor->mark = index + 1;
+        tnmi_engine_count_use(member, set[i].access);
+        head = member->twin = index;
+        if (tensor->mark) {
+            member->twin = tnmi_engine_member(e, tensor->mark - 1)->twin;
+            tnmi_engine_member(e, tensor->mark - 1)->twin = index;
+        }
+        tensor->mark = index + 1;
     }
     for (uint32_t m = head; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
         tnmi_engine_content(e, tnmi_engine_member(e, m)->content)->mark = 0;
-    if (twice && tnmi_engine_is_torn(e, head)) r = TNM_ERR_ARGUMENT;
+    if (tnmi_engine_is_torn(e, head)) r = TNM_ERR_ARGUMENT;
     if (r != TNM_OK) {
         tnmi_engine_free_members(e, head);
         return r;
@@ -6408,7 +6426,8 @@ static tnm_result tnmi_engine_can_grant(tnmi_engine *e, const tnmi_member *membe
         !(member->access == TNM_DISCARD && tnmi_engine_is_built(e, replica)))
         return TNM_PENDING;
     if (word & TNMI_LOST) return TNM_ERR_LOST;
-    if (tnmi_tensor_pins(word) > 0xff00u || tnmi_tensor_writers(word) > 0xf0u)
+    if (tnmi_tensor_pins(word) + member->pins > TNMI_MOST_PINS ||
+        tnmi_tensor_writers(word) + member->writes > TNMI_MOST_WRITERS)
         return TNM_ERR_CAPACITY;
     if (member->access == TNM_READ) return TNM_OK;
     tnmi_engine_stop_others(e, member);
@@ -6510,17 +6529,11 @@ static void tnmi_engine_pin(tnmi_engine *e, const tnm_use *use, uint32_t found, 
     tnmi_engine_pinned(e, use, &target, index, found, out);
 }
 
-static uint32_t tnmi_engine_found(const tnmi_engine *e, const tnmi_request *request,
-                                  const tnm_use *use) {
-    tnm_result why;
-    uint64_t offset;
-    uint32_t name = tnmi_tensor_find(&e->tensors, use->tensor.id, &why);
-    uint32_t content = tnmi_tensor_content(&e->tensors, name, &offset);
-    for (uint32_t m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next) {
-        const tnmi_member *member = tnmi_engine_member(e, m);
-        if (member->content == content && member->tier == (uint32_t)use->tier) return member->found;
-    }
-    return TNM_FOUND_MISS;
+/* What the first ask found of a use. Its content's mark names its member. */
+static uint32_t tnmi_engine_found(const tnmi_engine *e, const tnm_use *use) {
+    uint32_t mark = tnmi_engine_content(e, tnmi_engine_target(e, use).content)->mark;
+    uint32_t at = tnmi_engine_twin(e, mark, (uint32_t)use->tier);
+    return at == TNMI_NONE ? TNM_FOUND_MISS : tnmi_engine_member(e, at)->found;
 }
 
 /* ---- at once: what waits for nothing needs no request ---- */
@@ -6610,10 +6623,12 @@ static tnm_result tnmi_engine_grant(tnmi_engine *e, uint32_t index, const tnm_us
         tnmi_replica *replica = tnmi_engine_on(e, member->content, member->tier);
         if (member->access != TNM_READ) tnmi_engine_drop_others(e, member);
         if (tnmi_engine_is_busy(replica)) tnmi_engine_publish(e, replica->offset, 0);
+        tnmi_engine_content(e, member->content)->mark = m + 1;
     }
     if (e->threaded) tnmi_engine_advance(e);
     for (int i = 0; i < count; i++)
-        tnmi_engine_pin(e, &set[i], tnmi_engine_found(e, request, &set[i]), &out[i]);
+        tnmi_engine_pin(e, &set[i], tnmi_engine_found(e, &set[i]), &out[i]);
+    tnmi_engine_mark_members(e, request, 0);
     tnmi_engine_end_request(e, index);
     return TNM_OK;
 }
@@ -10511,7 +10526,8 @@ static tnm_result tnmi_door_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm
     if (request == TNMI_NONE) {
         r = tnmi_door_new_request(ctx, set, count, waits, &request);
         if (r != TNM_OK) {
-            if (r == TNM_ERR_CAPACITY) tnmi_door_refuse(ctx, r, call, "max_replicas");
+            if (r == TNM_ERR_CAPACITY)
+                tnmi_door_refuse(ctx, r, call, "max_replicas, or one tensor too often in a set");
             if (r == TNM_ERR_ARGUMENT)
                 tnmi_door_refuse(ctx, r, call, "one tensor on two tiers of a set, to be written");
             return r;

@@ -852,6 +852,54 @@ EACH(blocking_pin_with_a_dead_backend_gives_up) { /* P4: idle ends it */
     rig_end(g);
 }
 
+/* ---- one tensor many times in a set ---- */
+EACH(uses_that_cannot_be_counted_are_refused) { /* P3: 65536 pins are not none */
+    enum { MANY = 65536 };
+    tnm_use *u = (tnm_use *)calloc(MANY, sizeof *u);
+    tnm_pinned *p = (tnm_pinned *)calloc(MANY, sizeof *p);
+    tnm_tensor t;
+    rig_pair(g, kind, rig_room(2, ONE));
+    t = rig_tensor(g, ONE, 0);
+    rig_write(g, t, 0, 1);
+    for (int i = 0; u != NULL && p != NULL && i < MANY; i++)
+        u[i] = rig_use(t, 0, TNM_READ);
+    CHECK_EQ(tnm_pin(g->ctx, u, MANY, p), TNM_ERR_CAPACITY);
+    CHECK_EQ(info_of(g, t, 0).pins, 0);
+    CHECK_EQ(tnm_pin(g->ctx, u, 60000, p), TNM_OK);
+    CHECK_EQ(info_of(g, t, 0).pins, 60000);
+    CHECK_EQ(tnm_unpin(g->ctx, p, 60000, 0), TNM_OK);
+    for (int i = 0; i < 256; i++)
+        u[i].access = TNM_WRITE; /* 256 writers would be none, too */
+    CHECK_EQ(tnm_try_pin(g->ctx, u, 256, p), TNM_ERR_CAPACITY);
+    CHECK_EQ(tnm_try_pin(g->ctx, u, 200, p), TNM_OK);
+    CHECK_EQ(tnm_unpin(g->ctx, p, 200, 0), TNM_OK);
+    rig_expect(g, t, 1, 1);
+    free(u);
+    free(p);
+    rig_end(g);
+}
+
+EACH(one_content_twice_on_each_of_two_tiers) { /* one place on each, whatever the order */
+    tnm_use u[4];
+    tnm_pinned p[4];
+    tnm_tensor t;
+    rig_tier(g, "fast", kind, rig_room(1, ONE));
+    rig_tier(g, "mid", SIM_PLAIN, rig_room(1, ONE));
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    if (!rig_create(g)) return;
+    t = rig_tensor(g, ONE, 0);
+    rig_write(g, t, 2, 1);
+    for (int i = 0; i < 4; i++)
+        u[i] = rig_use(t, i > 1, TNM_READ);
+    CHECK_EQ(tnm_pin(g->ctx, u, 4, p), TNM_OK);
+    CHECK_EQ(info_of(g, t, 0).pins, 2);
+    CHECK_EQ(info_of(g, t, 1).pins, 2);
+    CHECK_EQ(tnm_unpin(g->ctx, p, 4, 0), TNM_OK);
+    u[3].access = TNM_WRITE;
+    CHECK_EQ(tnm_pin(g->ctx, u, 4, p), TNM_ERR_ARGUMENT);
+    rig_end(g);
+}
+
 int main(void) {
     RUN(bytes_survive_eviction);
     RUN(write_keeps_what_it_does_not_touch);
@@ -890,5 +938,7 @@ int main(void) {
     RUN(try_write_waits_for_copies_under_way);
     RUN(hit_late_and_miss_are_counted_once);
     RUN(blocking_pin_with_a_dead_backend_gives_up);
+    RUN(uses_that_cannot_be_counted_are_refused);
+    RUN(one_content_twice_on_each_of_two_tiers);
     return check_done();
 }
