@@ -10682,7 +10682,8 @@ static int tnmi_door_sees(const tnmi_engine *e, uint32_t content, uint32_t tier)
     tnm_span span;
     const tnmi_tier *t = &e->tiers.tier[tier];
     const tnmi_replica *replica = tnmi_tensor_on(&e->tensors, content, tier);
-    if (!tnmi_tensor_is_ready(replica)) return !t->own_backend || t->visible;
+    int adopted = replica && replica->node == TNMI_NONE && replica->segment != TNMI_NONE;
+    if (!adopted && !tnmi_tensor_is_ready(replica)) return !t->own_backend || t->visible;
     tnmi_engine_span(e, &span, tier, content, 0);
     return span.host != NULL;
 }
@@ -10719,13 +10720,17 @@ static uint32_t tnmi_door_meet(const tnmi_engine *e, uint32_t content, int write
 
 /* The tier on which existing bytes are best written over: one where the CPU does it itself, since
  * that cannot fail half-way. A replica that is current there, else the cheapest tier that could
- * hold one; `known` 0: also one that has never had memory, so that nobody knows. Or TNMI_NONE. */
+ * hold one or has memory of its own for it; `known` 0: also one that has never had memory, so that
+ * nobody knows. Or TNMI_NONE. */
 static uint32_t tnmi_door_meet_seen(const tnmi_engine *e, uint32_t content, int known) {
     uint32_t best = tnmi_door_current(e, content, 1, 1);
-    for (uint32_t t = 0; best == TNMI_NONE && t < e->tiers.count; t++)
-        if (!tnmi_tensor_on(&e->tensors, content, t) && tnmi_door_could_hold(e, content, t) &&
-            (tnmi_door_sees(e, content, t) || (!known && !e->tiers.tier[t].hidden)))
+    for (uint32_t t = 0; best == TNMI_NONE && t < e->tiers.count; t++) {
+        const tnmi_replica *there = tnmi_tensor_on(&e->tensors, content, t);
+        if (tnmi_tensor_is_ready(there) || (!there && !tnmi_door_could_hold(e, content, t)))
+            continue;
+        if (tnmi_door_sees(e, content, t) || (!there && !known && !e->tiers.tier[t].hidden))
             best = t;
+    }
     return best;
 }
 

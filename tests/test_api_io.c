@@ -293,6 +293,51 @@ EACH(a_failing_write_leaves_the_bytes) { /* a failed call changes nothing */
     }
 }
 
+/* the same where the tier below already has a record of the content: a write-back under way, or
+ * adopted memory whose bytes are not current */
+static tnm_tensor half_there(rig *g, int adopted) {
+    tnm_tensor t;
+    tnm_tensor_desc d;
+    tnm_adopt_desc a;
+    if (!adopted) {
+        t = rig_tensor(g, ONE, 0);
+        rig_write(g, t, 0, 1);
+        CHECK_EQ(tnm_flush(g->ctx, t, 1), TNM_PENDING);
+        return t;
+    }
+    memset(&d, 0, sizeof d);
+    memset(&a, 0, sizeof a);
+    d.bytes = ONE;
+    a.tier = 1;
+    a.mem = sim_lend(&g->sim.device[1], ONE);
+    a.host = (void *)(uintptr_t)a.mem;
+    a.writable = 1;
+    CHECK_EQ(tnm_tensor_adopt(g->ctx, &d, &a, &t), TNM_OK);
+    rig_write(g, t, 0, 1);
+    return t;
+}
+
+EACH(a_failing_write_leaves_the_bytes_beside_a_half_copy) {
+    for (int adopted = 0; adopted < 2; adopted++) {
+        for (uint64_t n = 1; n < 6; n++) {
+            tnm_tensor t, other;
+            tnm_result r;
+            rig_start(g, n);
+            rig_pair(g, kind, rig_room(1, ONE));
+            other = rig_tensor(g, 64, 0);
+            rig_write(g, other, 1, 5); /* the CPU is known to see the lower tier */
+            t = half_there(g, adopted);
+            g->sim.fault_class = SIM_COPY;
+            g->sim.fault_at = g->sim.calls[SIM_COPY] + n;
+            r = put(g, t, 0, ONE, 2);
+            CHECK(r == TNM_OK || r == TNM_ERR_BACKEND);
+            g->sim.fault_at = 0;
+            shows(g, t, 0, ONE, r == TNM_OK ? 2 : 1);
+            rig_end(g);
+        }
+    }
+}
+
 EACH(a_failing_read_is_told_and_harmless) {
     tnm_tensor t;
     if ((kind & SIM_HIDDEN) == 0) return; /* plain memory is read without a callback */
@@ -325,6 +370,7 @@ int main(void) {
     RUN(a_full_queue_is_not_a_failure);
     RUN(shared_and_recycled_tickets);
     RUN(a_failing_write_leaves_the_bytes);
+    RUN(a_failing_write_leaves_the_bytes_beside_a_half_copy);
     RUN(a_failing_read_is_told_and_harmless);
     return check_done();
 }
