@@ -5821,11 +5821,25 @@ static uint32_t tnmi_engine_leg_tier(const tnmi_engine *e, uint32_t content, uin
         const tnmi_tier *t = tnmi_engine_tier(e, (uint32_t)u);
         const tnmi_replica *there = tnmi_engine_on(e, content, (uint32_t)u);
         uint64_t placed = tnmi_tier_placed(t, tnmi_engine_content(e, content)->bytes, 0);
+        if (tnmi_engine_is_busy(there) && tnmi_engine_filling(e, there)->kind == TNMI_OP_BUILD)
+            continue; /* new bytes are to stand there: no copy of the old ones */
         if (there || tnmi_tier_can_ever(t, placed)) return (uint32_t)u;
     }
     for (uint32_t u = 0; u < e->tiers.count; u++)
         if (u != tier && tnmi_tensor_is_home(tnmi_engine_on(e, content, u))) return u;
     return TNMI_NONE;
+}
+
+/* Does a request that is not this one build the content further down? That ends by itself. */
+static int tnmi_engine_is_built_below(const tnmi_engine *e, const tnmi_plan *plan, uint32_t content,
+                                      uint32_t tier) {
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        const tnmi_replica *there = tnmi_engine_on(e, content, t);
+        if (t == tier || !tnmi_engine_is_busy(there)) continue;
+        if (tnmi_engine_filling(e, there)->kind == TNMI_OP_BUILD)
+            return !tnmi_engine_is_own(e, there->offset, plan->request);
+    }
+    return 0;
 }
 
 /* A write-back of a content that is dirty on `tier`: joins one that is under way. */
@@ -5834,7 +5848,7 @@ static tnm_result tnmi_engine_want_leg(tnmi_engine *e, tnmi_plan *plan, uint32_t
     uint32_t down = tnmi_engine_leg_tier(e, content, tier), op;
     if (down == TNMI_NONE) {
         plan->short_on = tier;
-        return TNM_ERR_BUDGET;
+        return tnmi_engine_is_built_below(e, plan, content, tier) ? TNM_PENDING : TNM_ERR_BUDGET;
     }
     tnmi_replica *there = tnmi_engine_on(e, content, down);
     if (tnmi_engine_is_busy(there)) {

@@ -852,6 +852,30 @@ EACH(blocking_pin_with_a_dead_backend_gives_up) { /* P4: idle ends it */
     rig_end(g);
 }
 
+/* a's old bytes must leave the fast tier to make room for b, and a is built anew where they would
+ * go: they go further down, or the set is refused */
+EACH(a_set_does_not_wait_for_what_it_builds_itself) { /* P4, P6 */
+    for (int tiers = 2; tiers <= 3; tiers++) {
+        tnm_use u[2];
+        tnm_pinned p[2];
+        tnm_tensor a, b;
+        rig_start(g, 1);
+        rig_tier(g, "fast", kind, rig_room(1, ONE));
+        rig_tier(g, "mid", SIM_PLAIN, rig_room(2, ONE));
+        if (tiers == 3) rig_tier(g, "slow", SIM_PLAIN, 0);
+        if (!rig_create(g)) return;
+        a = rig_tensor(g, ONE, 0);
+        b = rig_tensor(g, ONE, 0);
+        rig_write(g, a, 0, 1);
+        u[0] = rig_use(b, 0, TNM_DISCARD);
+        u[1] = rig_use(a, 1, TNM_DISCARD);
+        CHECK_EQ(tnm_pin(g->ctx, u, 2, p), tiers == 3 ? TNM_OK : TNM_ERR_BUDGET);
+        if (tiers == 3) CHECK_EQ(tnm_unpin(g->ctx, p, 2, 0), TNM_OK);
+        if (tiers == 2) rig_expect(g, a, 0, 1);
+        rig_end(g);
+    }
+}
+
 /* ---- one tensor many times in a set ---- */
 EACH(uses_that_cannot_be_counted_are_refused) { /* P3: 65536 pins are not none */
     enum { MANY = 65536 };
@@ -938,6 +962,7 @@ int main(void) {
     RUN(try_write_waits_for_copies_under_way);
     RUN(hit_late_and_miss_are_counted_once);
     RUN(blocking_pin_with_a_dead_backend_gives_up);
+    RUN(a_set_does_not_wait_for_what_it_builds_itself);
     RUN(uses_that_cannot_be_counted_are_refused);
     RUN(one_content_twice_on_each_of_two_tiers);
     return check_done();
