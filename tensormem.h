@@ -6886,6 +6886,8 @@ static void tnmi_engine_advance_requests(tnmi_engine *e) {
         if (request->round == e->round && request->seen == e->changed) continue;
         tnmi_engine_admit(e, index);
         if (e->grow) return;
+        /* a refusal is for the one who asks, when he asks: by then it may be none */
+        if (!request->calling && request->result != TNM_PENDING) tnmi_engine_end_request(e, index);
     }
 }
 
@@ -7231,13 +7233,16 @@ static void tnmi_engine_drain(tnmi_engine *e, uint32_t tier, uint32_t segment, i
 
 static void tnmi_engine_drain_all(tnmi_engine *e) {
     int budget = TNMI_WALK_NODES;
-    for (uint32_t t = 0; t < e->tiers.count; t++)
-        for (uint32_t i = tnmi_engine_tier(e, t)->segments;
-             tnmi_engine_tier(e, t)->draining > 0 && i != TNMI_NONE;) {
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        tnmi_tier *tier = tnmi_engine_tier(e, t);
+        uint32_t i =
+            tier->draining > 0 || tier->reserved > tier->budget ? tier->segments : TNMI_NONE;
+        while (i != TNMI_NONE) {
             uint32_t index = i;
             i = tnmi_tier_segment(&e->tiers, i)->next;
             tnmi_segment *s = tnmi_tier_segment(&e->tiers, index);
-            tnmi_tier *tier = tnmi_engine_tier(e, t);
+            if (s->state == TNMI_SEGMENT_LIVE && !s->used && tier->reserved > tier->budget)
+                tnmi_engine_drain_segment(e, t, index); /* what kept it has gone */
             if (s->state != TNMI_SEGMENT_DRAINING) continue;
             if (!e->closing && s->used && tier->reserved <= tier->budget &&
                 s->asked + 1 < e->tick) {
@@ -7247,6 +7252,7 @@ static void tnmi_engine_drain_all(tnmi_engine *e) {
             tnmi_engine_drain(e, t, index, &budget);
             tnmi_engine_try_retire(e, index);
         }
+    }
 }
 
 /* ---- compaction ---- */
@@ -8729,6 +8735,19 @@ static tnm_result tnmi_engine_rehearse_grant(tnmi_engine *e, const tnmi_request 
         if (r != TNM_OK) return r;
     }
     return TNM_OK;
+}
+
+/* What would the next try_ call for this very set be answered by a request it has left? PENDING if
+ * it left none, or that has to be planned again. */
+static tnm_result tnmi_engine_standing(tnmi_engine *e, const tnm_use *set, int count) {
+    uint32_t index = tnmi_engine_find_request(e, set, count);
+    if (index == TNMI_NONE) return TNM_PENDING;
+    const tnmi_request *request = tnmi_engine_request(e, index);
+    if (request->result != TNM_PENDING || !request->admitted) return request->result;
+    e->rehearsing = 1;
+    tnm_result r = tnmi_engine_rehearse_grant(e, request);
+    e->rehearsing = 0;
+    return r == TNM_ABSENT ? TNM_PENDING : r;
 }
 
 /* What would an ask for this request be answered now? It is planned, and all of it is put back. */
@@ -11326,6 +11345,8 @@ TENSORMEM_API tnm_result tnm_why(tnm_ctx *ctx, const tnm_use *set, int count, tn
             tnmi_door_grow(ctx);
         uint64_t changed = ctx->e.changed;
         tnmi_engine_end_request(&ctx->e, request);
+        tnm_result standing = tnmi_engine_standing(&ctx->e, set, count);
+        if (standing != TNM_PENDING) out->result = standing;
         ctx->e.changed = changed; /* it held nothing: no waiting call may take it for progress */
         if (tier == TNMI_NONE && count > 0) tier = (uint32_t)set[0].tier;
         if (tier != TNMI_NONE) tnmi_watch_shortage(&ctx->e, tier, out);

@@ -296,7 +296,7 @@ static inline void model_after(model *m) {
     int name = model_some_name(m);
     for (int i = 0; i < MODEL_CONTENTS; i++) {
         model_content *c = &m->content[i];
-        if ((c->advice & TNM_DROPPABLE) != 0 && model_pins(m, i, -1, 0, 0) == 0)
+        if ((c->advice & TNM_DROPPABLE) != 0 && model_pins(m, i, -1, 1, 0) == 0)
             c->maybe_dropped = 1;
     }
     for (int i = 0; i < MODEL_PINS; i++)
