@@ -10767,6 +10767,16 @@ static uint32_t tnmi_door_meet_seen(const tnmi_engine *e, uint32_t content, int 
     return best;
 }
 
+/* Does a range that only its owner may write lie on a tier that the CPU sees and that could hold
+ * bytes of the content's own? */
+static int tnmi_door_is_lent_seen(const tnmi_engine *e, uint32_t content) {
+    for (uint32_t t = 0; t < e->tiers.count; t++)
+        if (tnmi_tensor_is_lent(&e->tensors, tnmi_tensor_on(&e->tensors, content, t)) &&
+            tnmi_door_sees(e, content, t) && tnmi_door_could_hold(e, content, t))
+            return 1;
+    return 0;
+}
+
 static void tnmi_door_drop_pin(tnm_ctx *ctx, const tnm_pinned *pinned) {
     tnmi_door_tell_unpin(ctx, pinned, 0);
     uint32_t tier = (uint32_t)pinned->tier, index = (uint32_t)pinned->id;
@@ -10941,12 +10951,18 @@ static tnm_result tnmi_door_write_over(tnm_ctx *ctx, tnm_tensor tensor, uint32_t
     tnmi_engine *e = &ctx->e;
     tnmi_plain plain;
     tnm_result r;
-    uint32_t tier = tnmi_door_meet_seen(e, content, 1);
-    while (tier == TNMI_NONE && (tier = tnmi_door_meet_seen(e, content, 0)) != TNMI_NONE) {
-        r = tnmi_door_pin_whole(ctx, tensor, content, tier, TNM_READ, &plain, call);
-        if (r != TNM_OK) return r; /* its first memory says whether the CPU sees it */
+    uint32_t tier;
+    while ((tier = tnmi_door_meet_seen(e, content, 1)) == TNMI_NONE) {
+        tnm_access access = TNM_READ; /* a first memory says whether the CPU sees its tier */
+        uint32_t by = tnmi_door_meet_seen(e, content, 0);
+        if (by == TNMI_NONE && tnmi_door_is_lent_seen(e, content)) {
+            access = TNM_WRITE; /* bytes of its own elsewhere, and the lent range goes */
+            by = tnmi_door_meet(e, content, 1);
+        }
+        if (by == TNMI_NONE) break;
+        r = tnmi_door_pin_whole(ctx, tensor, content, by, access, &plain, call);
+        if (r != TNM_OK) return r;
         tnmi_door_drop_pin(ctx, &plain.pinned);
-        tier = tnmi_door_meet_seen(e, content, 1);
     }
     if (tier == TNMI_NONE) tier = tnmi_door_meet(e, content, 1);
     r = tnmi_door_pin_whole(ctx, tensor, content, tier, TNM_WRITE, &plain, call);
