@@ -4880,7 +4880,7 @@ static void tnmi_engine_leave(tnmi_engine *e, uint32_t tier, uint32_t index, int
     e->tensors.on[tier].ready--;
     if (node == TNMI_NONE && tnmi_tensor_region(&e->tensors, segment)->writable &&
         tensor->refs > 0) {
-        tnmi_tensor_mark(replica, TNMI_ABSENT, TNMI_STATE | TNMI_ALONE | TNMI_FRESH);
+        tnmi_tensor_mark(replica, TNMI_ABSENT, 0xff); /* of what was lost, too */
     } else {
         int scrub =
             (tnmi_tensor_advice(tensor) & TNM_SCRUB) && node != TNMI_NONE && !(word & TNMI_LOST);
@@ -6445,7 +6445,8 @@ static tnm_result tnmi_engine_can_grant(tnmi_engine *e, const tnmi_member *membe
         return TNM_ERR_CAPACITY;
     if (member->access == TNM_READ) return TNM_OK;
     tnmi_engine_stop_others(e, member);
-    tnm_result r = word & TNMI_SOURCE ? TNM_PENDING : TNM_OK;
+    tnm_result r = TNM_OK;
+    int source = (tnmi_base_load64(&replica->word) & TNMI_SOURCE) != 0;
     for (uint32_t t = 0; t < e->tiers.count; t++) {
         tnmi_replica *other = tnmi_engine_on(e, member->content, t);
         if (t == member->tier || !other || tnmi_tensor_is_home(other)) continue;
@@ -6455,12 +6456,14 @@ static tnm_result tnmi_engine_can_grant(tnmi_engine *e, const tnmi_member *membe
             /* what stop_others would take back at once is not in the way of a rehearsal */
             if (!e->rehearsing || op->claims || op->out || op->state == TNMI_OP_DRAINING)
                 r = TNM_PENDING;
+            else if (op->from == member->tier)
+                source = 0;
         } else if (tnmi_engine_live_pins(e, t, index, 0))
             return TNM_ERR_BUSY;
         else if (tnmi_tensor_pins(tnmi_base_load64(&other->word)))
             r = TNM_PENDING;
     }
-    return r;
+    return source ? TNM_PENDING : r;
 }
 
 /* Claim (or give back) the replicas a write makes stale. 0 = a pin came first. */
@@ -9441,7 +9444,8 @@ static void tnmi_door_tell(tnm_ctx *ctx) {
     tnmi_tell_item item;
     if (ctx->telling || ctx->e.tell.count == 0) return;
     ctx->telling = 1;
-    for (;;) {
+    /* so many at most: a log callback whose own calls make items must not keep us for ever */
+    for (uint32_t left = 2 * ctx->e.tell.capacity; left > 0; left--) {
         if (ctx->e.tell.count == 0) tnmi_tell_admit(&ctx->e.tell);
         if (!tnmi_tell_pop(&ctx->e.tell, &item)) break;
         tnmi_door_callback(ctx, 1);
@@ -10159,14 +10163,17 @@ TENSORMEM_API tnm_result tnm_destroy(tnm_ctx *ctx) {
     if (tnmi_door_is_inside(ctx))
         return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_destroy", TNMI_INSIDE);
     tnmi_door_enter(ctx);
-    if (!ctx->e.closing && tnmi_engine_is_pinned(&ctx->e)) {
+    if (tnmi_engine_is_pinned(&ctx->e)) {
         tnmi_door_refuse(ctx, TNM_ERR_BUSY, "tnm_destroy", "a pin is held");
         return tnmi_door_leave(ctx, TNM_ERR_BUSY);
     }
     tnmi_door_stop_pump(ctx);
-    if (!ctx->e.closing) tnmi_engine_begin_close(&ctx->e);
+    tnmi_engine_begin_close(&ctx->e);
     while (!tnmi_engine_finish_close(&ctx->e))
-        if (!tnmi_door_turn(ctx, &rounds, 0)) return tnmi_door_leave(ctx, TNM_PENDING);
+        if (!tnmi_door_turn(ctx, &rounds, 0)) {
+            ctx->e.closing = 0; /* idle gave up: the context lives on */
+            return tnmi_door_leave(ctx, TNM_PENDING);
+        }
     tnmi_door_tell(ctx);
     tnmi_door_unlock(ctx);
     tnmi_door_end_locks(ctx);
@@ -11201,15 +11208,15 @@ static tnm_result tnmi_door_flush_all(tnm_ctx *ctx, uint32_t tier) {
     tnm_result worst = TNM_OK, first = TNM_OK;
     for (uint32_t i = 1; i < e->tensors.names.fresh; i++) {
         const tnmi_tensor *tensor = tnmi_engine_content(e, i);
+        if (i % 4096 == 0) {
+            tnmi_door_unlock(ctx);
+            tnmi_door_lock(ctx);
+        }
         if (!tensor->flags || (tensor->flags & TNMI_VIEW) || tensor->refs == 0) continue;
         if (tensor->flags & TNMI_BROKEN) continue;
         tnm_result r = tnmi_door_leave_tier(ctx, i, tier, 1);
         if (r == TNM_PENDING) worst = r;
         if (r < 0 && first == TNM_OK) first = r;
-        if (i % 4096 == 0) {
-            tnmi_door_unlock(ctx);
-            tnmi_door_lock(ctx);
-        }
     }
     return worst == TNM_PENDING ? worst : first;
 }
@@ -11363,6 +11370,8 @@ TENSORMEM_API tnm_result tnm_why(tnm_ctx *ctx, const tnm_use *set, int count, tn
         tnmi_engine_end_request(&ctx->e, request);
         tnm_result standing = tnmi_engine_standing(&ctx->e, set, count);
         if (standing != TNM_PENDING) out->result = standing;
+        if (tnmi_door_if_ready(set, count) && !tnmi_door_all_here(ctx, set, count))
+            out->result = TNM_ABSENT;
         ctx->e.changed = changed; /* it held nothing: no waiting call may take it for progress */
         if (tier == TNMI_NONE && count > 0) tier = (uint32_t)set[0].tier;
         if (tier != TNMI_NONE) tnmi_watch_shortage(&ctx->e, tier, out);

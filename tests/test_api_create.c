@@ -334,6 +334,36 @@ EACH(idle_ends_a_destroy_that_hangs) {
     rig_close_sim(g);
 }
 
+/* A destroy that gave up leaves a context that works, and that is BUSY while a pin is held. */
+EACH(a_context_outlives_a_destroy_that_gave_up) {
+    tnm_tensor t, u;
+    tnm_use use;
+    tnm_pinned p;
+    (void)kind;
+    rig_tier(g, "fast", SIM_HIDDEN | SIM_ASYNC, rig_room(3, ONE));
+    rig_tier(g, "slow", SIM_PLAIN | SIM_ASYNC, 0);
+    CHECK(rig_create(g));
+    t = rig_tensor(g, ONE, 0);
+    u = rig_tensor(g, ONE, 0);
+    rig_write(g, t, 1, 1);
+    rig_write(g, u, 0, 2);
+    g->sim.stuck = 1;
+    g->sim.idle_limit = 20;
+    use = rig_use(t, 0, TNM_READ);
+    CHECK_EQ(tnm_try_pin(g->ctx, &use, 1, &p), TNM_PENDING);
+    tnm_pump(g->ctx, TNM_ALL);
+    CHECK_EQ(tnm_destroy(g->ctx), TNM_PENDING);
+    CHECK_EQ(tnm_check(g->ctx), 0);
+    g->sim.stuck = 0;
+    CHECK_EQ(rig_pin(g, u, 0, TNM_READ, &p), TNM_OK);
+    CHECK_EQ(tnm_destroy(g->ctx), TNM_ERR_BUSY);
+    CHECK(sim_same(sim_at(&g->sim, &p), 2, 0, ONE));
+    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    g->sim.idle_limit = 0;
+    rig_expect(g, t, 0, 1);
+    rig_end(g);
+}
+
 TEST(version_and_names) {
     static const tnm_result all[] = { TNM_OK,           TNM_PENDING,     TNM_ABSENT,
                                       TNM_ERR_ARGUMENT, TNM_ERR_STALE,   TNM_ERR_MEMORY,
@@ -367,6 +397,7 @@ int main(void) {
     RUN(destroy_waits_for_fences);
     RUN(destroy_is_busy_while_pinned);
     RUN(idle_ends_a_destroy_that_hangs);
+    RUN(a_context_outlives_a_destroy_that_gave_up);
     RUN(version_and_names);
     return check_done();
 }

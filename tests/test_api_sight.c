@@ -321,6 +321,38 @@ EACH(a_try_pin_learns_of_a_failure_once) {
     rig_end(g);
 }
 
+/* A log callback that asks after what its item is about makes another item each time. */
+static tnm_ctx *asked;
+static tnm_tensor gone;
+static int items;
+
+static void log_that_asks(void *user, const tnm_log *item) {
+    tnm_tensor_info info;
+    (void)user;
+    (void)item;
+    if (++items < 100000) (void)tnm_info(asked, gone, 0, &info);
+}
+
+TEST(a_log_callback_that_makes_items_is_not_fed_for_ever) {
+    tnm_tier_desc tier;
+    tnm_desc desc;
+    tnm_tensor_desc d;
+    char byte = 0;
+    memset(&tier, 0, sizeof tier);
+    memset(&desc, 0, sizeof desc);
+    memset(&d, 0, sizeof d);
+    desc.tiers = &tier;
+    desc.tier_count = 1;
+    desc.log = log_that_asks;
+    d.bytes = 100;
+    CHECK_EQ(tnm_create(&desc, &asked), TNM_OK);
+    CHECK_EQ(tnm_tensor_create(asked, &d, &gone), TNM_OK);
+    CHECK_EQ(tnm_tensor_destroy(asked, gone), TNM_OK);
+    CHECK_EQ(tnm_read(asked, gone, 0, &byte, 1), TNM_ERR_STALE);
+    CHECK(items > 0 && items < 10000);
+    CHECK_EQ(tnm_destroy(asked), TNM_OK);
+}
+
 int main(void) {
     RUN(dump_as_text);
     RUN(dump_as_json);
@@ -333,5 +365,6 @@ int main(void) {
     RUN(same_calls_same_trace);
     RUN(failures_are_told);
     RUN(a_try_pin_learns_of_a_failure_once);
+    RUN(a_log_callback_that_makes_items_is_not_fed_for_ever);
     return check_done();
 }
