@@ -7925,13 +7925,18 @@ static void tnmi_engine_answer_copy(tnmi_engine *e, const tnmi_ask *ask) {
     tnmi_engine_hop_failed(e, ask->index, TNM_ERR_BACKEND);
 }
 
-/* A new chunk, by class. */
+/* A new chunk, by class. Of each tier's transfers the first few are looked at, so that many on a
+ * device that is full do not hide one on another. */
 static int tnmi_engine_issue_new(tnmi_engine *e, tnmi_ask *ask) {
     for (int class_ = TNM_CLASS_DEMAND; class_ >= 0; class_--) {
-        int looked = 0;
-        for (uint32_t i = e->move.queue[class_].head; i != TNMI_NONE && looked++ < 16;) {
-            uint32_t op = i;
+        uint8_t looked[TNM_MAX_TIERS];
+        int seen = 0;
+        memset(looked, 0, sizeof looked);
+        for (uint32_t i = e->move.queue[class_].head; i != TNMI_NONE && seen++ < 1024;) {
+            uint32_t op = i, tier = tnmi_engine_op(e, i)->tier;
             i = tnmi_engine_op(e, i)->next_op;
+            if (looked[tier] == 16) continue;
+            looked[tier]++;
             uint32_t copy = tnmi_engine_start_chunk(e, op);
             if (copy == TNMI_NONE) continue;
             if (tnmi_engine_ask_copy(e, copy, ask)) return 1;

@@ -272,6 +272,41 @@ EACH(destroy_with_a_lost_device) {
     rig_end(g); /* release is still called for every block */
 }
 
+static tnm_result refuse_copy(void *user, const tnm_span *dst, const tnm_span *src, uint64_t size,
+                              uint64_t *ticket) {
+    (void)user, (void)dst, (void)src, (void)size, (void)ticket;
+    return TNM_ERR_BUSY;
+}
+
+TEST(demands_on_a_full_device_do_not_hide_one_on_another) {
+    enum { MANY = 60, SMALL = 512 };
+    static rig two;
+    tnm_tensor many[MANY + 1];
+    tnm_pinned p;
+    tnm_result r = TNM_PENDING;
+    rig_start(&two, 1);
+    rig_tier(&two, "full", SIM_PLAIN | SIM_ASYNC, rig_room(MANY, SMALL));
+    rig_tier(&two, "other", SIM_PLAIN | SIM_ASYNC, rig_room(MANY, SMALL));
+    rig_tier(&two, "slow", SIM_PLAIN, 0);
+    two.tiers[0].spill_to = two.tiers[1].spill_to = 2;
+    CHECK(rig_create(&two));
+    for (int i = 0; i <= MANY; i++) {
+        many[i] = rig_tensor(&two, SMALL, 0);
+        rig_write(&two, many[i], 2, (uint64_t)i);
+    }
+    two.ctx->e.tiers.tier[0].desc.backend.copy = refuse_copy;
+    for (int i = 0; i < MANY; i++)
+        CHECK_EQ(rig_try(&two, many[i], 0, TNM_READ, &p), TNM_PENDING);
+    for (int i = 0; i < 40 && r == TNM_PENDING; i++) {
+        r = rig_try(&two, many[MANY], 1, TNM_READ, &p);
+        tnm_pump(two.ctx, TNM_ALL);
+    }
+    CHECK_EQ(r, TNM_OK);
+    if (r == TNM_OK) CHECK_EQ(rig_unpin(&two, &p, 0), TNM_OK);
+    two.ctx->e.tiers.tier[0].desc.backend.copy = sim_copy;
+    rig_end(&two);
+}
+
 int main(void) {
     RUN(cascade);
     RUN(dirty_cascade);
@@ -286,5 +321,6 @@ int main(void) {
     RUN(a_lost_device_under_pins);
     RUN(a_device_lost_with_copies_in_flight);
     RUN(destroy_with_a_lost_device);
+    RUN(demands_on_a_full_device_do_not_hide_one_on_another);
     return check_done();
 }
