@@ -6436,16 +6436,16 @@ static tnm_result tnmi_engine_can_grant(tnmi_engine *e, const tnmi_member *membe
     tnmi_replica *replica = tnmi_engine_on(e, member->content, member->tier);
     if (!replica || tnmi_tensor_is_home(replica)) return TNM_ABSENT;
     uint64_t word = tnmi_base_load64(&replica->word);
-    if (tnmi_tensor_is(word, TNMI_BUSY) &&
-        !(member->access == TNM_DISCARD && tnmi_engine_is_built(e, replica)))
-        return TNM_PENDING;
+    int filling = tnmi_tensor_is(word, TNMI_BUSY) &&
+                  !(member->access == TNM_DISCARD && tnmi_engine_is_built(e, replica));
+    if (filling && member->access == TNM_READ) return TNM_PENDING;
     if (word & TNMI_LOST) return TNM_ERR_LOST;
     if (tnmi_tensor_pins(word) + member->pins > TNMI_MOST_PINS ||
         tnmi_tensor_writers(word) + member->writes > TNMI_MOST_WRITERS)
         return TNM_ERR_CAPACITY;
     if (member->access == TNM_READ) return TNM_OK;
-    tnmi_engine_stop_others(e, member);
-    tnm_result r = TNM_OK;
+    if (!filling) tnmi_engine_stop_others(e, member);
+    tnm_result r = filling ? TNM_PENDING : TNM_OK;
     int source = (tnmi_base_load64(&replica->word) & TNMI_SOURCE) != 0;
     for (uint32_t t = 0; t < e->tiers.count; t++) {
         tnmi_replica *other = tnmi_engine_on(e, member->content, t);

@@ -698,7 +698,7 @@ static inline void model_op_evict(model *m) {
     if (r == TNM_OK) {
         MODEL_LEGAL(m, "evict under a fence", r, any == 0);
         CHECK_EQ(tnm_info(m->g.ctx, m->name[name].handle, tier, &i), TNM_OK);
-        CHECK(i.state == TNM_STATE_ABSENT || i.adopted);
+        CHECK(i.state == TNM_STATE_ABSENT || i.state == TNM_STATE_LOST || i.adopted);
     }
 }
 
