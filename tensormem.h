@@ -86,7 +86,8 @@
  *   fence     (queue, value) on a timeline of yours: the CPU is done with a pin, the device will be
  *   lane,step a clock of work: a model's layers, a scheduler's passes
  *   pump      one bounded step of work on your thread; the heartbeat
- *   tick      a pump, a round of a waiting call, or a try_pin that answered PENDING: the only clock
+ *   tick      a pump, a round of a waiting call, or a try_pin that answered PENDING: what claims
+ *             and back-offs are counted in. Ages and distances go by pins and steps instead
  *
  * The loop of every user: say what comes (schedule or prefetch), pin a set, compute on it, unpin,
  * step, pump. What was last written is what the next pin sees, whatever moved in between.
@@ -99,13 +100,19 @@
  *
  * A budget holds at every instant against `reserved_bytes`: whole segments, staging, rounding and
  * tails, charged before `alloc` is asked. What stands outside: adopted memory (it is yours) and the
- * context's own tables (some 160 bytes a tensor, through your allocator).
+ * context's own tables, which come from your allocator: some 150 bytes for a tensor with one
+ * replica, and about 350 for each of max_tensors where that fixes the tables (two tiers).
+ *
+ * Staging is the bounce buffer of routes that no backend copies directly: staging_bytes, or an
+ * eighth of its tier's budget if that is less. Where such a route is likely (a backend with a
+ * granularity, two backends of yours, one of them among three tiers, or staging_tier was named)
+ * that much is kept free of tensors.
  *
  * segment_bytes 0 takes the whole budget as one piece, which packs best and cannot shrink a little.
  * If tnm_set_budget is to shrink a tier finely, give about 1/16 of the budget. TNM_DEDICATED asks
  * `alloc` once per tensor and passes desc.user as `item`: textures, committed resources.
  * tnm_set_budget binds from the call on; PENDING means that something is still above it, so pump
- * and call again. 0 is none. In a descriptor 0 is the default, in an argument 0 is zero.
+ * and call again. There 0 is none: in a descriptor 0 is the default, in an argument 0 is zero.
  *
  * 3. TENSORS, CONTENTS, VIEWS
  *
@@ -181,6 +188,8 @@
  *   what must leave is dirty, and the tier below
  *     refuses writes                                BACKEND         BACKEND
  *   the transfer failed                             BACKEND         BACKEND once, then anew
+ *   a table cannot grow, or max_tensors fixed it    MEMORY or       MEMORY or
+ *                                                   CAPACITY        CAPACITY
  *   nothing moves and your `idle` gave up           PENDING         -
  *
  * A refusal comes before anything has moved, and tnm_why names the tier, the numbers and the pins
@@ -197,7 +206,12 @@
  * several users of one replica is your queue's or your lock's business. A DISCARD pin shows
  * whatever the memory held before, and whoever unpins it vouches for every byte. Through a view
  * that does not cover its content DISCARD acts as WRITE. DISCARD is also the way out of EMPTY and
- * LOST. tnm_write into an EMPTY tensor covers it whole or zero-fills the rest.
+ * LOST.
+ *
+ * tnm_write into an EMPTY tensor covers it whole or zero-fills the rest; a LOST one it must cover
+ * whole. Over existing bytes it works where the CPU sees them: if they are not on such a tier, they
+ * are fetched to one first, and a failure on the way changes nothing. Where no tier that can hold
+ * the tensor is seen by the CPU, its sole copy is written in place, and half a write is LOST.
  *
  * Dirty bytes travel down before they leave, and are lost if you destroy the context without
  * tnm_flush. TNM_DROPPABLE says that they may be dropped instead, and the tensor is EMPTY then.
@@ -205,18 +219,19 @@
  * 6. FENCES
  *
  * tnm_unpin(..., TNM_FENCE(queue, value)) keeps the pin until passed(queue) >= value. It holds the
- * place, a pin that conflicts on another tier, and tnm_read; it never holds a pin on the same tier,
- * whose order is your queue's. Unpin with a fence only after the work is submitted: a fence that
- * waits for its own caller is the one hang we cannot prevent. A game's clock is its frame number: a
- * fence per frame, and `passed` returns the number of the last frame the device finished. A queue
- * that answers UINT64_MAX is dead: its fences pass, and what it was writing is LOST.
+ * place, a pin that conflicts on another tier, tnm_write, and tnm_read if it wrote; it never holds
+ * a pin on the same tier, whose order is your queue's. Unpin with a fence only after the work is
+ * submitted: a fence that waits for its own caller is the one hang we cannot prevent. A game's
+ * clock is its frame number: a fence per frame, and `passed` returns the number of the last frame
+ * the device finished. A queue that answers UINT64_MAX is dead: its fences pass, and what it was
+ * writing is LOST.
  *
  * 7. ADOPTED MEMORY
  *
  * A range of a file, a mapped file, a host pointer or a backend's allocation becomes a content's
  * bottom replica: not copied, not charged, clean by birth, so it leaves faster tiers for nothing
  * and never touches a spill file. writable 0: the first write elsewhere gives the tensor bytes of
- * its own, and the range is let go (`released`, run by a later pump, wait or destroy). writable 1:
+ * its own, and the range is let go (`released`, run by a later call that pumps). writable 1:
  * write-backs and flushes land in it.
  *
  * @code
@@ -267,11 +282,11 @@
  *   tnm_cancel    takes back prefetches and unanswered try_pins
  *   tnm_advise    KEEP last to leave, ONCE and WONT_NEED first; flags DROPPABLE, SCRUB
  *
- * Eight lanes are eight clocks: draft and target model, layers and passes. A later guess for the
- * same tensor and tier replaces the earlier one. A use that will be built anew is announced with
- * DISCARD and costs no fetch. Announce sure uses without gaps, each tensor's next at least: if a
- * lane told uses of a tensor before and tells none now, there is taken to be none as far as the
- * lane looks ahead, and the tensor leaves first.
+ * Eight lanes are eight clocks: draft and target model, layers and passes. Sure uses stand beside
+ * each other; a guess is replaced by the next use told for its tensor, tier and lane. A use that
+ * will be built anew is announced with DISCARD and costs no fetch. Announce sure uses without gaps,
+ * each tensor's next at least: if a lane told uses of a tensor before and tells none now, there is
+ * taken to be none as far as the lane looks ahead. Such tensors leave first, by age.
  *
  * A guess cannot hurt: it never evicts what is needed sooner, what is claimed, or another unused
  * prefetch; at most `guess_bytes` of guesses stand before a demand on a link; the wasted ones are
@@ -328,14 +343,16 @@
  * if dirty). Distance is the known next use; with none known, the time since the last pin. So with
  * nothing known and equal costs this is LRU: with equal sizes and one thread textbook LRU, exactly.
  * WONT_NEED and used ONCE go first, then what is current both above and below its tier, since it
- * costs nothing; KEEP goes last. What was announced and has no use ahead is not expected before the
- * end of what was announced. With unequal sizes the contiguous run with the least bytes/distance
- * leaves, so that room is not lost to fragments.
+ * costs nothing; KEEP goes last. What was announced and has no use ahead is expected after the end
+ * of what was announced, and among its like by age. With unequal sizes the contiguous run with the
+ * least bytes/distance leaves, so that room is not lost to fragments.
  *
- * Under a schedule each tier splits its tensors into kept ones that stay and streamed ones that
- * share a ring of look-ahead W plus the largest set P. With N bytes in the cycle and C in the
- * tier, a steady sweep moves at most (N - C) + W + P + less than one tensor; LRU would move N.
- * Replicas that will leave next are written down early, when nothing more urgent moves.
+ * Under a schedule each tier with a budget splits its tensors into kept ones that stay (those the
+ * cycle writes first, then the largest) and streamed ones that share a ring of look-ahead W plus
+ * the largest set P. With N bytes in the cycle and C in the tier, a steady sweep moves at most
+ * (N - C) + W + P + less than one tensor; LRU would move N. In a tier of one segment a wall keeps
+ * the two apart; in several, fragments may cost a few kept tensors a load in each sweep.
+ * Streamed replicas that will leave next are written down early, when nothing more urgent moves.
  *
  * 11. BACKENDS, AS A STORY
  *
@@ -351,11 +368,12 @@
  *    An error promises that the copy is dead and writes no more. Copies may finish in any order.
  * 5. LOST from any callback says that this backend's memory is gone: its replicas drop, contents
  *    that lived only there are LOST, the tier starts empty.
- * 6. One callback of a context runs at a time, on whichever thread waits or pumps: set the current
- *    device first. From inside, only info, stats, why and result_string may be called.
+ * 6. One backend callback of a context runs at a time, on whichever thread waits or pumps: set the
+ *    current device first. From inside, only info, stats, why and result_string may be called.
  *
- * Two ceilings to know: a staged route moves at most staging_bytes between two pumps, any route at
- * most queue_depth x chunk_bytes. examples/04_own_backend.c is a whole one.
+ * Two ceilings to know where copies are asynchronous: a staged route moves at most staging_bytes
+ * between two pumps, any route at most queue_depth x chunk_bytes. `starved` in the stats counts the
+ * pumps that came too late for them. examples/04_own_backend.c is a whole backend.
  *
  * 12. THREADS
  *
@@ -363,7 +381,9 @@
  * which brings a lock and, with pump_thread, a pump of its own. A pin that hits takes no lock: one
  * compare-and-swap, and a subtraction to unpin. With a trace callback every hit takes the lock. The
  * thread that pins and the one that unpins may differ. Of several that wait one drives the
- * backends and the others sleep: with your own lock and without TENSORMEM_THREADS, in `idle`.
+ * backends and the others sleep until it has news: with your own lock and without
+ * TENSORMEM_THREADS, in `idle`. Your alloc, release, log and trace may run on another thread while
+ * a backend callback runs.
  *
  * 13. ERRORS, AND WHO LEARNS
  *
@@ -493,9 +513,9 @@ typedef enum tnm_result {
 
 /* ---- backends: three callbacks make a tier; all zero = memory from the context's allocator ----
  *
- * One callback of a context runs at a time, on whichever thread runs create, destroy, pump, wait,
- * pin, read or write: set your current device first. From a callback only tnm_info, tnm_stats,
- * tnm_why and tnm_result_string may be called.
+ * One of these callbacks of a context runs at a time, on whichever thread runs create, destroy,
+ * pump, wait, pin, read or write: set your current device first. From any callback only tnm_info,
+ * tnm_stats, tnm_why and tnm_result_string may be called.
  *
  * alloc    gives `size` bytes at `align` (a power of two): a token in *mem, and in *host the CPU
  *          address, or NULL if the CPU cannot see them. `item` is the tensor's desc.user for
@@ -541,7 +561,8 @@ typedef struct tnm_tier_desc {
     const char *name; /* borrowed until destroy; NULL = "tier" */
     tnm_backend backend;
     uint64_t budget_bytes;          /* 0 = unlimited */
-    uint64_t segment_bytes;         /* 0 = the budget in one piece, halved while alloc refuses */
+    uint64_t segment_bytes;         /* 0 = the budget in one piece, halved while alloc refuses;
+                                     * without a budget 16 MiB, growing to 1 GiB */
     uint32_t alignment;             /* a power of two; 0 = 256; adopted memory keeps its own */
     uint32_t tail_bytes;            /* readable behind every tensor; charged, not copied */
     uint32_t queue_depth;           /* copies handed to this backend at once; 0 = 8 */
@@ -564,13 +585,14 @@ typedef enum tnm_event_kind {
     TNM_EVENT_PIN,        /* a pin was granted; tier, access in `detail`, found in `found` */
     TNM_EVENT_UNPIN,      /* fence in `detail` (0 = done now) */
     TNM_EVENT_LOAD,       /* a fill of `tier` from `from` was admitted */
-    TNM_EVENT_COPY_BEGIN, /* a chunk was handed to a backend: from -> tier, offset, bytes */
+    TNM_EVENT_COPY_BEGIN, /* a chunk was handed to a backend, or the CPU copies for tnm_read or
+                           * tnm_write: from -> tier (-1 = plain memory), offset, bytes */
     TNM_EVENT_COPY_END,   /* its answer: result */
     TNM_EVENT_READY,      /* the replica on `tier` became current */
     TNM_EVENT_LEAVE,      /* the replica on `tier` left; detail 1 = clean, 2 = dropped */
     TNM_EVENT_FAIL,       /* a fill or write-back of `tier` ended with `result` */
     TNM_EVENT_CANCEL,     /* a fill of `tier` was cancelled */
-    TNM_EVENT_SEGMENT,    /* a segment came (bytes, result) */
+    TNM_EVENT_SEGMENT,    /* a segment came or was refused (bytes, result) */
     TNM_EVENT_RELEASE,    /* a segment went (bytes) */
     TNM_EVENT_BUDGET,     /* tnm_set_budget: bytes */
     TNM_EVENT_STEP,       /* lane in `detail`, step in `offset` */
@@ -611,20 +633,20 @@ typedef struct tnm_log {
 typedef struct tnm_desc {
     const tnm_tier_desc *tiers; /* fastest first; copied */
     int tier_count;             /* 1 .. TNM_MAX_TIERS */
-    int staging_tier;           /* whose alloc gives the bounce buffer and whose budget pays;
-                                 * 0 = the first tier with a CPU address */
+    int staging_tier;           /* whose alloc gives the bounce buffer and whose budget pays; 0 =
+                                 * the first of host memory, else the first with a CPU address */
     tnm_policy policy;
     uint32_t max_tensors;   /* 0 = everything grows; else all tables are fixed at create */
     uint32_t max_replicas;  /* per tier; 0 = max_tensors */
     uint32_t max_uses;      /* schedule and prefetch entries; 0 = 4 x max_tensors */
-    uint32_t max_fences;    /* outstanding fenced unpins; 0 = 1024 */
+    uint32_t max_fences;    /* fenced pins outstanding; 0 = 1024 with max_tensors, else any */
     uint64_t chunk_bytes;   /* copies are cut into these; 0 = 4 MiB */
-    uint64_t staging_bytes; /* 0 = 16 MiB; taken only if some route needs it */
+    uint64_t staging_bytes; /* 0 = 16 MiB; at most 1/8 of the tier; taken if a route needs it */
     uint64_t guess_bytes;   /* guesses that may sit before a demand on a link; 0 = 2 chunks */
     int pump_thread;        /* 1 = one; needs TENSORMEM_THREADS */
     uint32_t tag;           /* 8 bits in every handle: another context's handle is refused */
     void *user;             /* passed to every callback below */
-    void *(*alloc)(void *user, size_t size);             /* default malloc */
+    void *(*alloc)(void *user, size_t size);             /* default malloc; on any calling thread */
     void (*release)(void *user, void *ptr, size_t size); /* default free; set both or none */
     void (*lock)(void *user); /* set both or none; default: one thread at a time */
     void (*unlock)(void *user);
@@ -632,8 +654,9 @@ typedef struct tnm_desc {
      * sleep until that value. Needed for fenced unpins. */
     uint64_t (*passed)(void *user, uint32_t queue, uint64_t wait_for);
     /* A waiting call made no progress for the rounds-th time in a row; non-zero = give up: the
-     * call answers PENDING and holds nothing. Under your lock and without TENSORMEM_THREADS every
-     * thread that waits is in here, several at once. */
+     * call answers PENDING and holds nothing. (What a backend already copies for a tnm_read or
+     * tnm_write is still waited for.) Under your lock and without TENSORMEM_THREADS every thread
+     * that waits is in here, several at once. */
     int (*idle)(void *user, uint64_t rounds);
     void (*log)(void *user, const tnm_log *item);      /* default stderr; silent under NDEBUG */
     void (*trace)(void *user, const tnm_event *event); /* with it, every hit takes the lock */
@@ -696,7 +719,7 @@ typedef struct tnm_use {
     tnm_tensor tensor;
     int tier;
     tnm_access access;
-    uint32_t flags; /* pin: IF_READY; prefetch: SURE */
+    uint32_t flags; /* pin: IF_READY, on any member for the whole set; prefetch: SURE */
     uint64_t step;  /* schedule: 0 .. period-1; prefetch: a step of the lane */
 } tnm_use;
 
@@ -730,7 +753,8 @@ typedef struct tnm_tensor_info {
     int dirty; /* the only current replica on its spill path */
     int adopted;
     uint32_t pins, fenced; /* all pins; those that wait for a fence */
-    uint64_t next_use;     /* in ticks from now, as the policy sees it; UINT64_MAX = none known */
+    uint64_t next_use;     /* how far away in the policy's clock, which goes with pins and steps;
+                            * UINT64_MAX = none known */
     tnm_result last_error; /* of the last background failure, 0 = none */
 } tnm_tensor_info;
 
@@ -739,17 +763,18 @@ typedef struct tnm_tier_stats {
     uint64_t reserved_bytes; /* segments and staging: what the budget is held against */
     uint64_t used_bytes;     /* of tensors placed, rounding and tails included */
     uint64_t peak_bytes;     /* of reserved_bytes */
-    uint64_t pinned_bytes, in_flight_bytes, dirty_bytes, stuck_bytes;
+    uint64_t pinned_bytes, in_flight_bytes, dirty_bytes;
+    uint64_t stuck_bytes; /* dirty, and the tier below refuses writes at present */
     uint64_t largest_free_bytes;
-    uint64_t tensors; /* replicas here, adopted ones included */
-    uint64_t hits, misses, late;
-    uint64_t bytes_in, bytes_out; /* finished chunks */
+    uint64_t tensors;             /* replicas here, adopted ones included */
+    uint64_t hits, misses, late;  /* of granted pins, by the first ask: late = it was on its way */
+    uint64_t bytes_in, bytes_out; /* finished chunks, and what tnm_read and tnm_write copied */
     uint64_t evictions, evictions_clean;
     uint64_t prefetches, prefetches_wasted, prefetches_refused;
     uint64_t compactions, failures;
     uint64_t starved; /* pumps that found its copies all done and others waiting: pump more often,
                        * or raise queue_depth, chunk_bytes, staging_bytes */
-    uint64_t lru_inexact;
+    uint64_t lru_inexact;  /* victims that left out of their order, to end a search in time */
     uint64_t kept_bytes;   /* of the schedule's split: what stays */
     uint64_t stream_bytes; /* W + P: the ring the streamed ones share */
 } tnm_tier_stats;
@@ -797,17 +822,17 @@ typedef struct tnm_file_desc {
  * and write wait and run backend callbacks; the rest returns at once.          *
  * -------------------------------------------------------------------------- */
 
-/* Make a context. Fails: ARGUMENT, MEMORY, and what a backend's first alloc answers. */
+/* Make a context. Fails: ARGUMENT, MEMORY. No backend of yours is asked yet. */
 TENSORMEM_API tnm_result tnm_create(const tnm_desc *desc, tnm_ctx **out);
 
 /* End a context: waits for copies and fences; dirty bytes are lost (flush first). BUSY while a pin
- * is held, and nothing happens. PENDING if `idle` gave up: the context still exists, call again.
- * OK = everything given back. */
+ * is held, and nothing happens. PENDING if `idle` gave up: the context still exists, without its
+ * pump thread and what was asked of it; call again. OK = everything given back. */
 TENSORMEM_API tnm_result tnm_destroy(tnm_ctx *ctx);
 
 /* From now on nothing grows past `bytes` (literal: 0 is none, TNM_ALL no limit). PENDING until
  * what is above it has drained: pump and call again. BUSY if only live pins are left to wait for;
- * BACKEND if the tier below refuses what must be written. */
+ * BACKEND if the tier below refuses what must be written; BUDGET if there is no tier below. */
 TENSORMEM_API tnm_result tnm_set_budget(tnm_ctx *ctx, int tier, uint64_t bytes);
 
 /* ---- tensors ---- */
@@ -818,8 +843,10 @@ TENSORMEM_API tnm_result tnm_tensor_create(tnm_ctx *ctx, const tnm_tensor_desc *
                                            tnm_tensor *out);
 
 /* A name for bytes that exist already: they become its bottom replica, are not copied and not
- * charged. The memory stays the caller's; `released` (run by the next pump, wait or destroy) says
- * when we stop looking at it. */
+ * charged. The memory stays the caller's; `released` (run by a later call that pumps) says when we
+ * stop looking at it. Not with TNM_SCRUB. Where max_tensors fixes the tables there is room for 1024
+ * regions (CAPACITY); tensors adopted one after the other from the same memory, with the same
+ * writable, released and user, share one. */
 TENSORMEM_API tnm_result tnm_tensor_adopt(tnm_ctx *ctx, const tnm_tensor_desc *desc,
                                           const tnm_adopt_desc *adopt, tnm_tensor *out);
 
@@ -836,8 +863,10 @@ TENSORMEM_API tnm_result tnm_tensor_destroy(tnm_ctx *ctx, tnm_tensor tensor);
 /* Make every member of `set` resident on its tier and hold it there, all or nothing. out[i] belongs
  * to set[i] and is valid until its unpin. Waits and pumps; never waits for another pin.
  * Fails: BUDGET (cannot fit beside the pins held now; tnm_why has the numbers), BUSY (a pin on
- * another tier conflicts), EMPTY, LOST, STALE, UNSUPPORTED, BACKEND. PENDING if `idle` gave up.
- * Cost of a hit: one compare-and-swap; two hits never share a counter. */
+ * another tier conflicts), EMPTY, LOST, STALE, UNSUPPORTED, BACKEND, MEMORY, CAPACITY, ARGUMENT.
+ * PENDING if `idle` gave up; ABSENT with TNM_IF_READY, at once. CAPACITY is a table that
+ * max_tensors fixed, or a tensor's 65,281st pin on one tier, or its 241st that writes.
+ * Cost of a hit: one compare-and-swap; threads that hit different tensors share no counter. */
 TENSORMEM_API tnm_result tnm_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm_pinned *out);
 
 /* The same without waiting and without any backend callback: PENDING = asked for, pump and make
@@ -846,14 +875,16 @@ TENSORMEM_API tnm_result tnm_try_pin(tnm_ctx *ctx, const tnm_use *set, int count
 
 /* Let go. fence 0: done now, one subtraction. Else TNM_FENCE(queue, value) of work already
  * submitted: the pins fall when `passed(queue)` reaches the value. Zeroes the members. CAPACITY:
- * max_fences are outstanding, nothing was unpinned, pump and call again. */
+ * max_fences are outstanding, nothing was unpinned, pump and call again; MEMORY likewise. */
 TENSORMEM_API tnm_result tnm_unpin(tnm_ctx *ctx, tnm_pinned *set, int count, uint64_t fence);
 
-/* Copy between a tensor and plain memory; waits like tnm_pin. tnm_write into an EMPTY tensor covers
- * it whole or zero-fills the rest. Over existing bytes it works on a tier whose memory the CPU
- * sees, if one can hold the tensor: what fails on the way there changes nothing, and a pin on
- * another tier is BUSY. Where none can, the backend writes in place, and a copy that fails half-way
- * is the loss of the sole copy: LOST. */
+/* Copy between a tensor and plain memory; waits like tnm_pin, and for fences: tnm_read for those
+ * that write, tnm_write for all on the replica it writes. tnm_write into an EMPTY tensor covers it
+ * whole or zero-fills the rest, and if it fails, it is EMPTY still; a LOST one it must cover whole.
+ * Over existing bytes it meets them on a tier whose memory the CPU sees, if one can hold the
+ * tensor: what fails on the way there changes nothing, and a pin on another tier is BUSY. Where
+ * none can, the backend writes in place, and a copy that fails, or is given up, half-way is the
+ * loss of the sole copy: LOST. */
 TENSORMEM_API tnm_result tnm_read(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offset, void *dst,
                                   uint64_t bytes);
 TENSORMEM_API tnm_result tnm_write(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offset,
@@ -870,8 +901,8 @@ TENSORMEM_API tnm_result tnm_schedule(tnm_ctx *ctx, uint32_t lane, const tnm_use
 TENSORMEM_API tnm_result tnm_step(tnm_ctx *ctx, uint32_t lane, uint64_t step);
 
 /* Single future uses at steps of the lane (past = now). With TNM_SURE a use ranks with the
- * schedule and is kept beside others; a guess is replaced by a later one for its tensor and
- * tier. */
+ * schedule and is kept beside others; a guess is replaced by the next use told for its tensor,
+ * tier and lane. */
 TENSORMEM_API tnm_result tnm_prefetch(tnm_ctx *ctx, uint32_t lane, const tnm_use *uses, int count);
 
 /* Take back prefetches and unanswered try_pins of these tensors; never the schedule, never a load
@@ -880,19 +911,24 @@ TENSORMEM_API tnm_result tnm_cancel(tnm_ctx *ctx, const tnm_tensor *set, int cou
 
 TENSORMEM_API tnm_result tnm_advise(tnm_ctx *ctx, tnm_tensor tensor, uint32_t advice);
 
-/* PENDING until it has left `tier`; BUSY while a live pin holds it. */
+/* PENDING until it has left `tier`; BUSY while a live pin holds it; BUDGET if nothing below can
+ * take what is dirty. Adopted bytes are at home and stay: OK. */
 TENSORMEM_API tnm_result tnm_evict(tnm_ctx *ctx, tnm_tensor tensor, int tier);
 
-/* PENDING until `tier` or a slower one holds current bytes; {0} = every tensor. */
+/* PENDING until `tier` or a slower one holds current bytes; BUSY while a live WRITE or DISCARD pin
+ * may still change them. {0} = every tensor: PENDING if any is, else the first obstacle. */
 TENSORMEM_API tnm_result tnm_flush(tnm_ctx *ctx, tnm_tensor tensor, int tier);
 
 /* ---- heartbeat ---- */
 
 /* One bounded step of work: starts at most max_bytes of transfers (TNM_ALL = no limit; 0 only
- * collects what has finished). OK = nothing left to do, PENDING = more. */
+ * collects what has finished). OK = nothing left to do, PENDING = more. While another thread drives
+ * the backends it only answers. */
 TENSORMEM_API tnm_result tnm_pump(tnm_ctx *ctx, uint64_t max_bytes);
 
-/* Sleep until one copy or fence ends, then collect. OK = nothing under way. */
+/* Pump without a limit, and sleep (in a backend's wait, in `passed`, in `idle`) until a copy or a
+ * fence ends or something else has changed. OK = nothing left to do and no fence outstanding;
+ * PENDING = more, which may be for a pin of yours to end: then it does not sleep. */
 TENSORMEM_API tnm_result tnm_wait(tnm_ctx *ctx);
 
 /* ---- built-in storage ---- */
@@ -912,10 +948,12 @@ TENSORMEM_API void tnm_file_close(tnm_backend *backend);
 TENSORMEM_API tnm_result tnm_info(tnm_ctx *ctx, tnm_tensor tensor, int tier, tnm_tensor_info *out);
 TENSORMEM_API tnm_result tnm_stats(tnm_ctx *ctx, int tier, tnm_tier_stats *out);
 
-/* Could this set be pinned now, and if not, the numbers and the blockers. Starts nothing. */
+/* Could this set be pinned now, and if not, the numbers and the blockers. Starts nothing and calls
+ * no backend, but tables may grow: your alloc. */
 TENSORMEM_API tnm_result tnm_why(tnm_ctx *ctx, const tnm_use *set, int count, tnm_shortage *out);
 
-/* writer NULL = stdout. Exact with one thread, a moving picture with several. */
+/* The tiers as a table of text, or tiers and tensors as JSON. writer NULL = stdout. Exact with one
+ * thread, a moving picture with several. */
 TENSORMEM_API tnm_result tnm_dump(tnm_ctx *ctx, tnm_dump_format format, const tnm_writer *writer);
 
 /* The number of broken invariants; 0 is healthy. O(everything). */
