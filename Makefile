@@ -14,7 +14,7 @@ WARN ?= -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wundef -Wstrict-prototyp
 FUZZ_SECONDS ?= 60
 export CC CXX FUZZ_SECONDS
 
-version_part = $(shell sed -n 's/^\#define TNM_VERSION_$(1) *//p' tensormem.h 2>/dev/null)
+version_part = $(shell sed -n 's/^\# *define TNM_VERSION_$(1) *//p' tensormem.h 2>/dev/null)
 VERSION := $(call version_part,MAJOR).$(call version_part,MINOR).$(call version_part,PATCH)
 
 TESTS := $(patsubst %.c,$(OUT)/%,$(wildcard tests/test_*.c))
@@ -30,16 +30,16 @@ compile += && echo "$(CC) $< -> $@" && $(CC) $(STD) $(WARN) -I. $(CPPFLAGS) $(CF
 
 all: $(EXAMPLES) $(TESTS) ## build examples and tests (the default)
 
-demo: ## the main job: a language model larger than its memory budget
+demo: ## the main job: a language model larger than its memory budget; DEMO_ARGS=--help
 demo: CFLAGS = -O3 $(shell echo 'int x;' | $(CC) -march=native -xc -c - -o /dev/null 2>/dev/null && \
 	echo -march=native)
 demo: build/demo/llm_stream
 	build/demo/llm_stream $(DEMO_ARGS)
 
-test: ## every test; the last line is the total; ONLY=name or ONLY=section/name picks
+test: ## every test, some minutes; the last line is the total; ONLY="samples api_pin" picks
 	@tests/run.sh
 
-bench: $(BENCHES) ## measure; prints CSV, never fails on a number
+bench: $(BENCHES) ## measure; one line a figure with its target; never fails on a number
 	@set -e; uname -srm; for b in $(BENCHES); do echo "# $$b"; $$b $(BENCH_ARGS); done
 
 fuzz: ## libFuzzer with ASan and UBSan, FUZZ_SECONDS (60) for each target; needs clang
@@ -55,7 +55,7 @@ ubsan: ## every test with UBSan alone, by clang if there is one
 	@ONLY=ubsan tests/run.sh
 
 tsan: ## the tests with threads under ThreadSanitizer, by gcc and clang
-	@ONLY=tsan tests/run.sh
+	@ONLY="tsan tsan-clang" tests/run.sh
 
 lint: ## the house rules against the files
 	@tests/lint.sh

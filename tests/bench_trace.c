@@ -11,15 +11,15 @@
  * those of the published table. A second run has the blocks adopted below, where none is dirty.
  *
  * With foresight of W requests a request is a step of lane 0, and each block's next use within the
- * next W requests is announced with tnm_prefetch and TNM_SURE (a later call replaces an earlier
- * one, so only the nearest is told: when its request comes into sight, or when the use before it is
- * over). tnm_pump is never called. A reference is a hit only if no load of its block was admitted
- * since the reference before: what a prefetch brought does not count, whenever it ran. The floor is
- * a plain simulation that evicts by LRU among the blocks no known request will use; it falls once
- * the window holds more than the cache, and the engine must not. It is taken from the published
- * table where that has it, else simulated here, in three digits both. The blocks are adopted, so
- * that all cost the same to lose and hits are what there is to win; with written ones the engine
- * weighs the cost of writing them down too, and its hits are told in a comment.
+ * next W requests is announced with tnm_prefetch and TNM_SURE (of each block only the nearest is
+ * told: when its request comes into sight, or when the use before it is over). tnm_pump is never
+ * called. A reference is a hit only if no load of its block was admitted since the reference
+ * before: what a prefetch brought does not count, whenever it ran. The floor is a plain simulation
+ * that evicts by LRU among the blocks no known request will use; it falls once the window holds
+ * more than the cache, and the engine must not. It is taken from the published table where that has
+ * it, else simulated here, in three digits both. The blocks are adopted, so that all cost the same
+ * to lose and hits are what there is to win; with written ones the engine weighs the cost of
+ * writing them down too, and its hits are told in a comment.
  */
 #include "bench.h"
 #include <errno.h>

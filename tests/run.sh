@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
 # The gate behind `make test`. A job is "section name"; every job writes build/results/, and the
 # last line printed is the total over all of them: "N passed, N failed, N skipped".
-#   ONLY="unit asan/test_model hello"   run these sections, section/name pairs, or names
+#   ONLY="unit asan/test_model hello"   run these sections, section/name pairs, or names (of tests
+#                                       and examples, test_ and 01_ may be left out)
 #   STRICT=1 (or CI=true)               a skip counts as failed unless its reason is a missing GPU
 #   JOBS=2 LIMIT=240                    jobs at a time, seconds for each
+#   NIGHTLY=1                           everything at full scale; the sections ubsan and fuzz too,
+#                                       which else run only if ONLY names them
 # Adding a section: list it in jobs(), write job_<section>() returning 0, $SKIP or a failure.
 set -u
 cd "$(dirname "$0")/.." || exit 1
