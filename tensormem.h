@@ -5886,6 +5886,8 @@ static tnm_result tnmi_engine_want_leg(tnmi_engine *e, tnmi_plan *plan, uint32_t
     uint32_t down = tnmi_engine_leg_tier(e, content, tier), op;
     if (down == TNMI_NONE) {
         plan->short_on = tier;
+        plan->need =
+            tnmi_tier_placed(tnmi_engine_tier(e, tier), tnmi_engine_content(e, content)->bytes, 0);
         return tnmi_engine_is_built_below(e, plan, content, tier) ? TNM_PENDING : TNM_ERR_BUDGET;
     }
     tnmi_replica *there = tnmi_engine_on(e, content, down);
@@ -6477,7 +6479,7 @@ static tnm_result tnmi_engine_can_grant(tnmi_engine *e, const tnmi_member *membe
     int filling = tnmi_tensor_is(word, TNMI_BUSY) &&
                   !(member->access == TNM_DISCARD && tnmi_engine_is_built(e, replica));
     if (filling && member->access == TNM_READ) return TNM_PENDING;
-    if (word & TNMI_LOST) return TNM_ERR_LOST;
+    if (word & TNMI_LOST) return member->access == TNM_DISCARD ? TNM_ERR_BUSY : TNM_ERR_LOST;
     if (tnmi_tensor_pins(word) + member->pins > TNMI_MOST_PINS ||
         tnmi_tensor_writers(word) + member->writes > TNMI_MOST_WRITERS)
         return TNM_ERR_CAPACITY;
@@ -6588,7 +6590,8 @@ static void tnmi_engine_pin(tnmi_engine *e, const tnm_use *use, uint32_t found, 
 static uint32_t tnmi_engine_found(const tnmi_engine *e, const tnm_use *use) {
     uint32_t mark = tnmi_engine_content(e, tnmi_engine_target(e, use).content)->mark;
     uint32_t at = tnmi_engine_twin(e, mark, (uint32_t)use->tier);
-    return at == TNMI_NONE ? TNM_FOUND_MISS : tnmi_engine_member(e, at)->found;
+    if (at == TNMI_NONE) return TNM_FOUND_MISS;
+    return tnmi_engine_member(e, at)->found;
 }
 
 /* ---- at once: what waits for nothing needs no request ---- */
@@ -7276,8 +7279,11 @@ static void tnmi_engine_drain_all(tnmi_engine *e) {
     int budget = TNMI_WALK_NODES;
     for (uint32_t t = 0; t < e->tiers.count; t++) {
         tnmi_tier *tier = tnmi_engine_tier(e, t);
-        uint32_t i =
-            tier->draining > 0 || tier->reserved > tier->budget ? tier->segments : TNMI_NONE;
+        int above = tier->reserved > tier->budget;
+        uint32_t i = above || tier->draining > 0 ? tier->segments : TNMI_NONE;
+        if (above && !tier->segment_count && e->move.stage_tier == t && e->move.stage_state == 3 &&
+            e->move.used == 0)
+            e->move.stage_state = 5; /* nothing else is left to go */
         while (i != TNMI_NONE) {
             uint32_t index = i;
             i = tnmi_tier_segment(&e->tiers, i)->next;

@@ -434,7 +434,7 @@ static inline uint32_t model_use_may(const model *m, const model_name *n, const 
         may |= 1u << -TNM_ERR_BUSY; /* the spoilt place is still held */
         *ok = 0;
     }
-    if (builds && (c->advice & TNM_SCRUB) != 0 && model_no_staging(m))
+    if (builds && model_no_staging(m)) /* zeros for SCRUB, perhaps before the advice was changed */
         may |= 1u << -TNM_ERR_UNSUPPORTED;
     if (u->access != TNM_READ && model_is_read_only(c) && u->tier == c->lent_tier)
         may |= 1u << -TNM_ERR_BUSY;
@@ -904,10 +904,10 @@ static inline void model_verify_name(model *m, int name) {
     tnm_result r;
     model_resolve(m, name);
     r = tnm_read(m->g.ctx, n->handle, 0, back, n->bytes);
-    if (c->state == MODEL_EMPTY || (c->advice & TNM_DROPPABLE) != 0)
-        CHECK(r == TNM_ERR_EMPTY || (r == TNM_OK && c->state == MODEL_FULL));
-    else if (c->state == MODEL_LOST)
+    if (c->state == MODEL_LOST)
         CHECK_EQ(r, TNM_ERR_LOST);
+    else if (c->state == MODEL_EMPTY || (c->advice & TNM_DROPPABLE) != 0)
+        CHECK(r == TNM_ERR_EMPTY || (r == TNM_OK && c->state == MODEL_FULL));
     else
         MODEL_LEGAL(m, "read at the end", r, r == TNM_OK);
     if (r == TNM_OK) CHECK(model_matches(m, n->content, n->offset, back, n->bytes));
