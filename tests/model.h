@@ -510,7 +510,7 @@ static inline void model_resolve(model *m, int name) {
     tnm_tensor_info i;
     if (!c->maybe_dropped) return;
     CHECK_EQ(tnm_info(m->g.ctx, m->name[name].handle, 0, &i), TNM_OK);
-    if (i.empty) c->state = MODEL_EMPTY;
+    if (i.empty && c->state != MODEL_LOST) c->state = MODEL_EMPTY;
     c->maybe_dropped = 0;
 }
 
