@@ -3409,7 +3409,8 @@ typedef struct tnmi_fence { /* pins that fall when a queue has passed a value */
 
 typedef struct tnmi_residents { /* the replicas of one tier and the order in which they leave */
     tnmi_table replicas;
-    tnmi_heap order; /* of the nodes of those that are placed and READY; adopted ones stay */
+    tnmi_table fenced; /* for each: its pins that fences hold, writers also * 2^16; grown by them */
+    tnmi_heap order;   /* of the nodes of those that are placed and READY; adopted ones stay */
     uint32_t ready;
 } tnmi_residents;
 
@@ -3540,19 +3541,22 @@ static TNMI_INLINE uint64_t tnmi_tensor_unpin(tnmi_replica *replica, tnm_access 
     return before;
 }
 
-/* Pins of a replica (of its writers, if `writes`) that are held by fences: `head` has a list for
- * each queue. */
-static uint32_t tnmi_tensor_fenced(const tnmi_table *fences, const uint32_t *head, uint32_t tier,
-                                   uint32_t replica, int writes) {
-    uint32_t count = 0;
-    for (uint32_t q = 0; q < TNMI_QUEUES; q++)
-        for (uint32_t f = head[q]; f != TNMI_NONE;) {
-            const tnmi_fence *fence = (const tnmi_fence *)tnmi_store_at(fences, f);
-            f = fence->next;
-            if (fence->tier == tier && fence->replica == replica && (!writes || fence->write))
-                count += fence->count;
-        }
-    return count;
+/* ---- pins that fences hold: the table reaches as far as a fence ever did ---- */
+static uint32_t *tnmi_tensor_fenced_at(const tnmi_tensors *tensors, uint32_t tier, uint32_t index) {
+    return (uint32_t *)tnmi_store_of(&tensors->on[tier].fenced, index, sizeof(uint32_t));
+}
+
+/* Pins of a replica (of its writers, if `writes`) that are held by fences. */
+static uint32_t tnmi_tensor_fenced(const tnmi_tensors *tensors, uint32_t tier, uint32_t index,
+                                   int writes) {
+    if (index >= tensors->on[tier].fenced.capacity) return 0;
+    uint32_t held = *tnmi_tensor_fenced_at(tensors, tier, index);
+    return writes ? held >> 16 : held & 0xffffu;
+}
+
+/* What one pin of a fence adds to the count of its replica. */
+static uint32_t tnmi_tensor_fence_unit(int write) {
+    return write ? 0x10001u : 1u;
 }
 
 /* ---- handles ---- */
@@ -5297,19 +5301,13 @@ static tnm_result tnmi_engine_place_dedicated(tnmi_engine *e, uint32_t op_index,
     return TNM_OK;
 }
 
-static uint32_t tnmi_engine_fenced(const tnmi_engine *e, uint32_t tier, uint32_t replica,
-                                   int writes) {
-    if (e->fence_count == 0) return 0;
-    return tnmi_tensor_fenced(&e->fences, e->fence_head, tier, replica, writes);
-}
-
 /* Pins that only their holders can end. */
 static uint32_t tnmi_engine_live_pins(const tnmi_engine *e, uint32_t tier, uint32_t index,
                                       int writes) {
     uint64_t word = tnmi_base_load64(&tnmi_tensor_replica(&e->tensors, tier, index)->word);
     uint32_t pins = writes ? tnmi_tensor_writers(word) : tnmi_tensor_pins(word);
     if (pins == 0) return 0;
-    return pins - tnmi_engine_fenced(e, tier, index, writes);
+    return pins - tnmi_tensor_fenced(&e->tensors, tier, index, writes);
 }
 
 /* Is a tensor pinned, or (claims 1) does a request wait with it? */
@@ -6967,6 +6965,8 @@ static void tnmi_engine_lose(tnmi_engine *e, uint32_t tier, uint32_t index) {
 static void tnmi_engine_fall(tnmi_engine *e, const tnmi_fence *fence, int dead) {
     tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, fence->tier, fence->replica);
     uint32_t content = replica->content;
+    *tnmi_tensor_fenced_at(&e->tensors, fence->tier, fence->replica) -=
+        fence->count * tnmi_tensor_fence_unit((int)fence->write);
     for (uint32_t i = 0; i < fence->count; i++) {
         uint64_t before = tnmi_tensor_unpin(replica, fence->write ? TNM_WRITE : TNM_READ);
         int last = i + 1 == fence->count;
@@ -6998,11 +6998,12 @@ static void tnmi_engine_passed(tnmi_engine *e, uint32_t queue, uint64_t value) {
     }
 }
 
-/* The pin moves into a fence record; the record was reserved. */
+/* The pin moves into a fence record; the record and its replica's count were reserved. */
 static void tnmi_engine_fence(tnmi_engine *e, uint32_t tier, uint32_t replica, int write,
                               uint64_t fence) {
     uint32_t queue = (uint32_t)(fence >> 56), tail = e->fence_tail[queue];
     uint64_t value = fence & (((uint64_t)1 << 56) - 1);
+    *tnmi_tensor_fenced_at(&e->tensors, tier, replica) += tnmi_tensor_fence_unit(write);
     if (tail != TNMI_NONE) {
         tnmi_fence *last = (tnmi_fence *)tnmi_store_at(&e->fences, tail);
         if (last->replica == replica && last->tier == tier && last->value == value &&
@@ -7816,7 +7817,7 @@ static uint32_t tnmi_engine_start_chunk(tnmi_engine *e, uint32_t op_index) {
     tnm_span to;
     if (op->next == op->bytes || e->move.free_copy == TNMI_NONE) return TNMI_NONE;
     if ((op->kind == TNMI_OP_READ || op->kind == TNMI_OP_WRITE) &&
-        tnmi_engine_fenced(e, op->tier, op->replica, op->kind == TNMI_OP_READ))
+        tnmi_tensor_fenced(&e->tensors, op->tier, op->replica, op->kind == TNMI_OP_READ))
         return TNMI_NONE; /* a queue has not passed yet */
     if (op->kind == TNMI_OP_FILL && op->from == TNMI_NONE &&
         !tnmi_engine_choose_source(e, op_index)) {
@@ -8828,10 +8829,6 @@ static tnm_result tnmi_engine_rehearse(tnmi_engine *e, uint32_t index, uint32_t 
  * Info, stats, why, dump, check: reads only.                                   *
  * Calls: all above but engine and shelf; takes the engine's struct const.      *
  * -------------------------------------------------------------------------- */
-static uint32_t tnmi_watch_fenced(const tnmi_engine *e, uint32_t tier, uint32_t replica) {
-    return e->fence_count ? tnmi_tensor_fenced(&e->fences, e->fence_head, tier, replica, 0) : 0;
-}
-
 static tnmi_view tnmi_watch_view(const tnmi_engine *e, uint32_t tier) {
     tnmi_view view;
     memset(&view, 0, sizeof view);
@@ -8878,7 +8875,8 @@ static void tnmi_watch_info(const tnmi_engine *e, uint32_t name, uint32_t tier,
     out->adopted = replica && replica->node == TNMI_NONE && out->state != TNM_STATE_BUSY;
     if (replica) out->pins = tnmi_tensor_pins(tnmi_base_load64(&replica->word));
     if (replica)
-        out->fenced = tnmi_watch_fenced(e, tier, *tnmi_tensor_rep(&e->tensors, content, tier));
+        out->fenced =
+            tnmi_tensor_fenced(&e->tensors, tier, *tnmi_tensor_rep(&e->tensors, content, tier), 0);
     out->next_use = tnmi_hint_distance(
         &e->hints, whole, e->below, tier,
         replica && replica->node != TNMI_NONE ? tnmi_base_peek64(&replica->stamp) : 0);
@@ -8953,7 +8951,7 @@ static void tnmi_watch_blocker(const tnmi_engine *e, uint32_t tier, uint32_t ind
     out->blockers[at].tier = (int)tier;
     out->blockers[at].bytes = bytes;
     out->blockers[at].pins = tnmi_tensor_pins(tnmi_base_load64(&replica->word));
-    out->blockers[at].fenced = tnmi_watch_fenced(e, tier, index);
+    out->blockers[at].fenced = tnmi_tensor_fenced(&e->tensors, tier, index, 0);
 }
 
 /* One node of a segment: what it adds to the sums, and whether a live pin makes it a wall. */
@@ -8967,7 +8965,7 @@ static int tnmi_watch_wall(const tnmi_engine *e, uint32_t tier, const tnmi_node 
     uint32_t pins = tnmi_tensor_pins(word);
     if (pins == 0) return 0;
     tnmi_watch_blocker(e, tier, node->a, bytes, out);
-    if (pins == tnmi_watch_fenced(e, tier, node->a)) {
+    if (pins == tnmi_tensor_fenced(&e->tensors, tier, node->a, 0)) {
         out->fenced_bytes += bytes;
         return 0;
     }
@@ -9250,8 +9248,33 @@ static int tnmi_watch_check_lane(const tnmi_hints *hints, uint32_t lane) {
     return broken + (before == TNMI_NONE && hints->lane[lane].root != TNMI_NONE);
 }
 
-static int tnmi_watch_check(const tnmi_engine *e) {
+/* What fences hold, by their records and by the counts. Each replica has a weight of its own, so
+ * that the two sums agree only where every count does. */
+static int tnmi_watch_check_fences(const tnmi_engine *e) {
+    uint64_t by_record = 0, by_count = 0;
+    uint32_t records = 0;
     int broken = 0;
+    for (uint32_t q = 0; q < TNMI_QUEUES; q++)
+        for (uint32_t i = e->fence_head[q]; i != TNMI_NONE; records++) {
+            const tnmi_fence *fence = (const tnmi_fence *)tnmi_store_at(&e->fences, i);
+            uint64_t weight = tnmi_base_mix(tnmi_base_mix(0, fence->tier + 1u), fence->replica);
+            by_record += weight * fence->count * tnmi_tensor_fence_unit((int)fence->write);
+            i = fence->next;
+        }
+    for (uint32_t t = 0; t < e->tiers.count; t++)
+        for (uint32_t i = 0; i < e->tensors.on[t].fenced.capacity; i++) {
+            uint32_t held = *tnmi_tensor_fenced_at(&e->tensors, t, i);
+            if (held == 0) continue;
+            uint64_t word = tnmi_base_load64(&tnmi_tensor_replica(&e->tensors, t, i)->word);
+            by_count += tnmi_base_mix(tnmi_base_mix(0, t + 1u), i) * held;
+            broken += tnmi_tensor_fenced(&e->tensors, t, i, 0) > tnmi_tensor_pins(word);
+            broken += tnmi_tensor_fenced(&e->tensors, t, i, 1) > tnmi_tensor_writers(word);
+        }
+    return broken + (by_record != by_count) + (records != e->fence_count);
+}
+
+static int tnmi_watch_check(const tnmi_engine *e) {
+    int broken = tnmi_watch_check_fences(e);
     uint32_t used = 0, free_slots = 0;
     for (uint32_t t = 0; t < e->tiers.count; t++)
         broken += tnmi_watch_check_tier(e, t);
@@ -9861,6 +9884,8 @@ static void tnmi_door_init_tables(tnm_ctx *ctx) {
         tnmi_residents *on = &e->tensors.on[t];
         tnmi_store_init(&on->replicas, "max_replicas", sizeof(tnmi_replica),
                         offsetof(tnmi_replica, content), replicas, fixed);
+        tnmi_store_init(&on->fenced, "max_replicas", sizeof(uint32_t), 0,
+                        e->has_passed ? replicas : 0, fixed);
         tnmi_store_init(&on->order.slots, "max_replicas", sizeof(tnmi_slot), 0, replicas, fixed);
         tnmi_space_init(&e->tiers.tier[t].space, fixed ? replicas * 2 + 64 : UINT32_MAX - 8, fixed);
         tnmi_store_init(&on->order.places, "max_replicas", sizeof(uint32_t), 0,
@@ -9889,11 +9914,11 @@ static tnmi_table *tnmi_door_each_table(tnm_ctx *ctx, uint32_t i) {
     uint32_t count = (uint32_t)(sizeof fixed / sizeof fixed[0]);
     if (i < count) return fixed[i];
     i -= count;
-    if (i / 4 >= e->tiers.count) return NULL;
-    tnmi_table *const own[] = { &e->tensors.on[i / 4].replicas, &e->tensors.on[i / 4].order.slots,
-                                &e->tensors.on[i / 4].order.places,
-                                &e->tiers.tier[i / 4].space.nodes };
-    return own[i % 4];
+    if (i / 5 >= e->tiers.count) return NULL;
+    tnmi_residents *on = &e->tensors.on[i / 5];
+    tnmi_table *const own[] = { &on->replicas, &on->fenced, &on->order.slots, &on->order.places,
+                                &e->tiers.tier[i / 5].space.nodes };
+    return own[i % 5];
 }
 
 static int tnmi_door_fill_tables(tnm_ctx *ctx) {
@@ -10715,12 +10740,15 @@ static TNMI_INLINE int tnmi_door_unpin_one(tnm_ctx *ctx, tnm_pinned *pinned) {
 }
 
 /* Under the lock: with a fence, with a trace callback, or without atomics. */
-static tnm_result tnmi_door_unpin(tnm_ctx *ctx, tnm_pinned *set, int count, uint64_t fence) {
+static tnm_result tnmi_door_unpin(tnm_ctx *ctx, tnm_pinned *set, int count, uint64_t fence,
+                                  const char *call) {
     tnmi_engine *e = &ctx->e;
-    if (fence) {
-        tnm_result r = tnmi_door_table(ctx, &e->fences, (uint32_t)count, "tnm_unpin");
-        if (r != TNM_OK) return r;
-    }
+    tnm_result r = TNM_OK;
+    for (int i = 0; fence && r == TNM_OK && i < count; i++)
+        r = tnmi_door_table(ctx, &e->tensors.on[set[i].tier].fenced, (uint32_t)set[i].id + 1, call);
+    if (fence && r == TNM_OK) /* last: what is spare here another thread may take while one grows */
+        r = tnmi_door_table(ctx, &e->fences, (uint32_t)count, call);
+    if (r != TNM_OK) return r;
     for (int i = 0; i < count; i++) {
         uint32_t tier = (uint32_t)set[i].tier, index = (uint32_t)set[i].id;
         tnmi_door_tell_unpin(ctx, &set[i], fence);
@@ -10749,7 +10777,7 @@ static TNMI_APART tnm_result tnmi_door_unpin_call(tnm_ctx *ctx, tnm_pinned *set,
         if (!tnmi_door_pinned(ctx, &set[i])) rule = "not pinned, or unpinned before";
     if (fence || ctx->by_lock) {
         tnm_result r = rule ? tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call, rule)
-                            : tnmi_door_unpin(ctx, set, count, fence);
+                            : tnmi_door_unpin(ctx, set, count, fence, call);
         return tnmi_door_leave(ctx, r);
     }
     if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
@@ -10891,7 +10919,7 @@ static tnm_result tnmi_door_by_cpu(tnm_ctx *ctx, tnmi_plain *plain, uint64_t at,
     int reads = plain->kind == TNMI_OP_READ;
     uint64_t rounds = 0, number = ++e->move.numbers;
     tnm_event how;
-    while (tnmi_engine_fenced(e, tier, index, reads))
+    while (tnmi_tensor_fenced(&e->tensors, tier, index, reads))
         if (!tnmi_door_turn(ctx, &rounds, 1)) return TNM_PENDING;
     memset(&how, 0, sizeof how);
     how.tier = reads ? -1 : (int)tier;

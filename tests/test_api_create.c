@@ -224,6 +224,7 @@ TEST(fixed_tables_allocate_nothing_after_create) { /* max_tensors != 0 */
     tnm_tensor_desc d;
     tnm_tensor extra;
     tnm_use u[8];
+    tnm_pinned p;
     long long asked;
     two(&g);
     g.desc.max_tensors = 8;
@@ -240,7 +241,10 @@ TEST(fixed_tables_allocate_nothing_after_create) { /* max_tensors != 0 */
         CHECK_EQ(tnm_step(g.ctx, 0, s), TNM_OK);
         tnm_pump(g.ctx, TNM_ALL);
         rig_expect(&g, t[s % 8], 0, s % 8);
+        CHECK_EQ(rig_pin(&g, t[s % 8], 0, TNM_READ, &p), TNM_OK);
+        CHECK_EQ(rig_unpin(&g, &p, TNM_FENCE(s & 1, s + 1)), TNM_OK);
     }
+    g.sim.now[0] = g.sim.now[1] = 24;
     memset(&d, 0, sizeof d);
     d.bytes = 8;
     CHECK_EQ(tnm_tensor_create(g.ctx, &d, &extra), TNM_ERR_CAPACITY);

@@ -249,6 +249,98 @@ EACH(a_full_table_unpins_nothing) {
     rig_end(g);
 }
 
+/* More replicas than the first chunk of a table has; the first fence is on the last of them. Names
+ * die under their fences and others take their records over. */
+EACH(fences_are_counted_for_each_replica) {
+    enum { MANY = 100, SMALL = 64, LIVE = 40, QUEUES = 3 };
+    static tnm_tensor t[MANY];
+    static tnm_pinned p[LIVE];
+    static uint64_t until[MANY][QUEUES][8]; /* values of its fences, 0 = none */
+    int rounds = check_scale(1500, 300), at[LIVE];
+    memset(until, 0, sizeof until);
+    memset(p, 0, sizeof p);
+    rig_pair(g, kind, rig_room(MANY * 2, SMALL));
+    for (int i = 0; i < MANY; i++) {
+        t[i] = rig_tensor(g, SMALL, 0);
+        rig_write(g, t[i], 0, (uint64_t)i);
+    }
+    CHECK_EQ(rig_pin(g, t[MANY - 1], 0, TNM_READ, &p[0]), TNM_OK);
+    CHECK_EQ(rig_unpin(g, &p[0], TNM_FENCE(0, 1)), TNM_OK);
+    until[MANY - 1][0][0] = 1;
+    for (int round = 0; round < rounds; round++) {
+        int slot = (int)sim_draw(&g->sim, LIVE), i = (int)sim_draw(&g->sim, MANY);
+        uint32_t q = (uint32_t)sim_draw(&g->sim, QUEUES), fenced = 0;
+        if (p[slot].id == 0) { /* few tensors often, so that one has several fences */
+            at[slot] = round & 1 ? i : MANY - 1 - (i & 3);
+            if (rig_try(g, t[at[slot]], 0, sim_draw(&g->sim, 3) ? TNM_READ : TNM_WRITE, &p[slot]) !=
+                TNM_OK)
+                CHECK_EQ(p[slot].id, 0);
+        } else {
+            uint64_t value = g->sim.now[q] + 1 + sim_draw(&g->sim, 3);
+            int k = 0;
+            while (k < 8 && until[at[slot]][q][k] > g->sim.now[q])
+                k++;
+            if (k == 8) value = 0;
+            if (value) until[at[slot]][q][k] = value;
+            CHECK_EQ(rig_unpin(g, &p[slot], value ? TNM_FENCE(q, value) : 0), TNM_OK);
+        }
+        if (sim_draw(&g->sim, 4) == 0) {
+            g->sim.now[q]++;
+            tnm_pump(g->ctx, 0);
+        }
+        for (uint32_t of = 0; of < QUEUES; of++)
+            for (int k = 0; k < 8; k++)
+                fenced += until[i][of][k] > g->sim.now[of];
+        CHECK_EQ(info_of(g, t[i], 0).fenced, fenced);
+        CHECK_EQ(tnm_check(g->ctx), 0);
+        for (slot = 0; slot < LIVE && (p[slot].id == 0 || at[slot] != i);)
+            slot++;
+        if (slot < LIVE || sim_draw(&g->sim, 4)) continue;
+        CHECK_EQ(tnm_tensor_destroy(g->ctx, t[i]), TNM_OK);
+        t[i] = rig_tensor(g, SMALL, 0);
+        rig_write(g, t[i], 0, (uint64_t)i);
+        memset(until[i], 0, sizeof until[i]);
+    }
+    for (int slot = 0; slot < LIVE; slot++)
+        if (p[slot].id) CHECK_EQ(rig_unpin(g, &p[slot], 0), TNM_OK);
+    for (int q = 0; q < QUEUES; q++)
+        g->sim.now[q] += 3;
+    rig_rest(g);
+    for (int i = 0; i < MANY; i++)
+        CHECK(info_of(g, t[i], 0).pins == 0 && info_of(g, t[i], 0).fenced == 0);
+    rig_end(g);
+}
+
+TEST(a_fence_without_memory_unpins_nothing) {
+    enum { MANY = 70 }; /* the last one's count is behind the first chunk */
+    static rig g;
+    tnm_tensor t = { 0 };
+    tnm_pinned p;
+    tnm_result r = TNM_ERR_MEMORY;
+    int tries = 0;
+    rig_start(&g, 1);
+    rig_pair(&g, SIM_PLAIN, rig_room(MANY, ONE));
+    for (int i = 0; i < MANY; i++) {
+        t = rig_tensor(&g, ONE, 0);
+        rig_write(&g, t, 0, 1);
+    }
+    CHECK_EQ(rig_pin(&g, t, 0, TNM_READ, &p), TNM_OK);
+    for (; r == TNM_ERR_MEMORY && tries < 10; tries++) {
+        check_fail_alloc(1 + tries, 0);
+        r = rig_unpin(&g, &p, TNM_FENCE(0, 1));
+        check_fail_alloc(0, 0);
+        CHECK((p.id == 0) == (r == TNM_OK));
+        CHECK_EQ(info_of(&g, t, 0).fenced, r == TNM_OK);
+        CHECK_EQ(tnm_check(g.ctx), 0);
+    }
+    CHECK_EQ(r, TNM_OK);
+    CHECK(tries > 1);
+    g.sim.now[0] = 1;
+    rig_rest(&g);
+    CHECK_EQ(info_of(&g, t, 0).pins, 0);
+    rig_end(&g);
+}
+
 /* ---- a queue that died ---- */
 static int queue_is_dead;
 static uint64_t dead_passed(void *user, uint32_t queue, uint64_t wait_for) {
@@ -326,6 +418,8 @@ int main(void) {
     RUN(bad_fences);
     RUN(no_passed_no_fences);
     RUN(a_full_table_unpins_nothing);
+    RUN(fences_are_counted_for_each_replica);
+    RUN(a_fence_without_memory_unpins_nothing);
     RUN(a_dead_queue_counts_as_passed);
     RUN(wait_sleeps_until_something_ends);
     RUN(a_fence_that_never_passes_is_given_up);

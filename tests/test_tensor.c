@@ -392,35 +392,38 @@ TEST(ready_is_current_and_home_is_a_place_without_bytes) {
 }
 
 /* ---- fences ---- */
-TEST(fenced_pins_are_counted_over_all_queues) {
-    enum { FENCES = 50, SOME = 4 };
-    static const uint32_t queues[] = { 0, 1, 7, 254, 255 };
-    static uint32_t head[TNMI_QUEUES + 1], want[2][SOME][SOME];
-    tnmi_table fences;
-    tnmi_store_init(&fences, "max_fences", sizeof(tnmi_fence), offsetof(tnmi_fence, next), FENCES,
-                    1);
-    fill_table(&fences);
-    for (uint32_t q = 0; q < TNMI_QUEUES; q++)
-        head[q] = TNMI_NONE;
-    head[TNMI_QUEUES] = 0; /* there is no such queue */
-    for (uint32_t i = 0; i < FENCES; i++) {
-        uint32_t index = tnmi_store_take(&fences), queue = queues[draw(5)];
-        tnmi_fence *fence = (tnmi_fence *)tnmi_store_at(&fences, index);
-        fence->tier = (uint32_t)draw(SOME);
-        fence->replica = (uint32_t)draw(SOME);
-        fence->count = 1 + (uint32_t)draw(9);
-        fence->write = (uint32_t)draw(2);
-        fence->queue = queue;
-        fence->next = head[queue];
-        head[queue] = index;
-        want[0][fence->tier][fence->replica] += fence->count;
-        if (fence->write) want[1][fence->tier][fence->replica] += fence->count;
-        for (uint32_t t = 0; t < SOME; t++)
-            for (uint32_t r = 0; r < SOME; r++)
-                for (int writes = 0; writes < 2; writes++)
-                    CHECK_EQ(tnmi_tensor_fenced(&fences, head, t, r, writes), want[writes][t][r]);
+TEST(fenced_pins_are_counted_for_each_replica) {
+    static room r;
+    static uint32_t want[2][TIERS][RECORDS];
+    room_begin(&r, TIERS);
+    for (uint32_t t = 1; t < TIERS; t++) { /* tier 0 never had a fence */
+        tnmi_store_init(&r.on[t].fenced, "max_replicas", 4, 0, RECORDS, 1);
+        fill_table(&r.on[t].fenced);
     }
-    empty_table(&fences);
+    for (int round = 0; round < 200; round++) {
+        uint32_t tier = 1 + (uint32_t)draw(TIERS - 1), index = (uint32_t)draw(RECORDS);
+        int write = (int)draw(2);
+        uint32_t live = want[1][tier][index], pins = want[0][tier][index];
+        uint32_t unit = tnmi_tensor_fence_unit(write), *held;
+        held = tnmi_tensor_fenced_at(&r.t, tier, index);
+        if ((write ? live : pins - live) > 0 && draw(2)) {
+            *held -= unit;
+            want[0][tier][index]--;
+            want[1][tier][index] -= (uint32_t)write;
+        } else {
+            uint32_t count = 1 + (uint32_t)draw(write ? 5 : 2000);
+            *held += count * unit;
+            want[0][tier][index] += count;
+            if (write) want[1][tier][index] += count;
+        }
+        for (uint32_t t = 0; t < TIERS; t++)
+            for (uint32_t i = 0; i < RECORDS; i++)
+                for (int writes = 0; writes < 2; writes++)
+                    CHECK_EQ(tnmi_tensor_fenced(&r.t, t, i, writes), want[writes][t][i]);
+    }
+    for (uint32_t t = 1; t < TIERS; t++)
+        empty_table(&r.on[t].fenced);
+    room_end(&r);
 }
 
 /* ---- shapes ---- */
@@ -799,7 +802,7 @@ int main(void) {
     RUN(pins_and_hits_saturate);
     RUN(marks_set_and_clear_in_one_step);
     RUN(ready_is_current_and_home_is_a_place_without_bytes);
-    RUN(fenced_pins_are_counted_over_all_queues);
+    RUN(fenced_pins_are_counted_for_each_replica);
     RUN(bytes_of_every_dtype);
     RUN(a_shape_that_cannot_be_is_refused);
     RUN(a_shape_is_told_as_it_was_given);

@@ -647,6 +647,40 @@ TEST(check_finds_broken_replicas) {
     rig_end(&g);
 }
 
+TEST(check_finds_broken_fences) {
+    tnm_pinned p[4];
+    open_planted(SIM_PLAIN);
+    g.sim.fence_stuck = 1;
+    for (int i = 0; i < 4; i++) { /* 0: a reader; 2: a writer, and a reader that lives */
+        tnm_access access = i == 1 ? TNM_WRITE : TNM_READ;
+        CHECK_EQ(rig_pin(&g, tensor[i == 0 ? 0 : 2], 0, access, &p[i]), TNM_OK);
+        if (i < 2) CHECK_EQ(rig_unpin(&g, &p[i], TNM_FENCE(i, 5)), TNM_OK);
+    }
+    tnmi_engine *e = engine();
+    uint32_t index[2];
+    for (int i = 0; i < 2; i++)
+        index[i] = *tnmi_tensor_rep(&e->tensors, slot_of(tensor[i * 2]), 0);
+    uint32_t *reads = tnmi_tensor_fenced_at(&e->tensors, 0, index[0]);
+    uint32_t *writes = tnmi_tensor_fenced_at(&e->tensors, 0, index[1]);
+    tnmi_fence *fence = (tnmi_fence *)tnmi_store_at(&e->fences, e->fence_head[1]);
+    CHECK(*reads == 1 && *writes == 0x10001u && fence->replica == index[1]);
+    PLANT(*reads, 0);
+    PLANT(*writes, 0x10002u); /* it has so many pins */
+    PLANT(*writes, 1);
+    PLANT(fence->count, 2);
+    PLANT(fence->replica, index[0]);
+    PLANT(fence->tier, 1);
+    PLANT(fence->write, 0);
+    PLANT(e->fence_count, 3);
+    g.sim.fence_stuck = 0;
+    for (int i = 2; i < 4; i++)
+        CHECK_EQ(rig_unpin(&g, &p[i], 0), TNM_OK);
+    g.sim.now[0] = g.sim.now[1] = 5;
+    rig_rest(&g);
+    CHECK(*reads == 0 && *writes == 0);
+    rig_end(&g);
+}
+
 TEST(check_finds_broken_transfers) {
     tnm_pinned p;
     open_planted(SIM_HIDDEN | SIM_ASYNC);
@@ -766,6 +800,7 @@ int main(void) {
     RUN(a_dump_as_text_is_a_table);
     RUN(a_dump_of_64_tiers_is_whole);
     RUN(check_finds_broken_replicas);
+    RUN(check_finds_broken_fences);
     RUN(check_finds_broken_transfers);
     RUN(check_finds_broken_ledgers);
     RUN(check_finds_broken_spaces);
