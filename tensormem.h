@@ -3124,6 +3124,7 @@ typedef struct tnmi_move {
     uint32_t *stage_next;
     int stage_state; /* 0 not taken, 1 wanted, 2 being asked for, 3 there, 4 refused, 5 to be given
                       * back, 6 being given back, 7 no tier has a CPU address */
+    int stage_short; /* refused for want of room, not by its backend */
 } tnmi_move;
 
 static tnmi_op *tnmi_move_op(const tnmi_move *move, uint32_t index) {
@@ -7783,6 +7784,9 @@ static uint32_t tnmi_engine_stage(tnmi_engine *e, uint32_t op_index) {
     tnmi_move *move = &e->move;
     tnmi_op *op = tnmi_engine_op(e, op_index);
     if (move->stage_state == 0) move->stage_state = tnmi_engine_choose_staging(e) ? 1 : 7;
+    if (move->stage_state == 4 && move->stage_short &&
+        move->stage_bytes <= tnmi_tier_room(tnmi_engine_tier(e, move->stage_tier)))
+        move->stage_state = 1; /* there was no room; there is now */
     if (move->stage_state == 4 || move->stage_state == 7) {
         tnm_result r = move->stage_state == 4 ? TNM_ERR_BUDGET : TNM_ERR_UNSUPPORTED;
         move->stage_state = 0; /* asked anew by the next transfer that needs it */
@@ -8091,6 +8095,7 @@ static void tnmi_engine_answer_release(tnmi_engine *e, const tnmi_ask *ask) {
     if (ask->index == TNMI_NONE) {
         tnmi_tier_refund(t, e->move.stage_bytes);
         e->move.stage_state = 0;
+        if (e->stage_likely) tnmi_engine_set_aside(e); /* for when it is needed again */
         return;
     }
     tnmi_tier_forget(&e->tiers, ask->index);
@@ -8195,8 +8200,10 @@ static int tnmi_engine_next_staging(tnmi_engine *e, tnmi_ask *ask) {
             tnmi_engine_make_ledger(e, move->stage_tier, move->stage_bytes, 0))
             return 0;
         move->stage_state = 4;
+        move->stage_short = 1;
         return 0;
     }
+    move->stage_short = 0;
     tnmi_tier_charge(t, move->stage_bytes);
     ask->kind = TNMI_ASK_ALLOC;
     ask->align = tnmi_base_max(t->granule, e->grain);

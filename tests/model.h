@@ -50,6 +50,7 @@ typedef struct model {
     uint64_t random, version;
     int tree, tight, noisy; /* tight: BUDGET may be right even without pins; noisy: faults */
     int shrunk[SIM_DEVICES];
+    int was_shrunk;             /* what failed then is told later, once */
     uint64_t full[SIM_DEVICES]; /* the budget it began with */
     uint64_t steps[TNM_MAX_LANES];
     model_content content[MODEL_CONTENTS];
@@ -692,9 +693,10 @@ static inline void model_op_evict(model *m) {
     if (live > 0)
         MODEL_LEGAL(m, "evict of a pinned one", r, r == TNM_ERR_BUSY);
     else
-        MODEL_LEGAL(m, "evict", r,
-                    r >= 0 || m->noisy || m->tight || model_is_bottom(m, tier) ||
-                        (r == TNM_ERR_BUDGET && model_may_lack_room(m, NULL, 0)));
+        MODEL_LEGAL(
+            m, "evict", r,
+            r >= 0 || m->noisy || m->tight || model_is_bottom(m, tier) ||
+                (r == TNM_ERR_BUDGET && (m->was_shrunk || model_may_lack_room(m, NULL, 0))));
     if (r == TNM_OK) {
         MODEL_LEGAL(m, "evict under a fence", r, any == 0);
         CHECK_EQ(tnm_info(m->g.ctx, m->name[name].handle, tier, &i), TNM_OK);
@@ -725,7 +727,7 @@ static inline void model_op_flush(model *m, int all) {
     MODEL_LEGAL(m, "flush", r,
                 r >= 0 || m->noisy || m->tight ||
                     (r == TNM_ERR_BUSY && model_pins(m, -1, -1, 1, 1) > 0) ||
-                    (r == TNM_ERR_BUDGET && model_may_lack_room(m, NULL, 0)) ||
+                    (r == TNM_ERR_BUDGET && (m->was_shrunk || model_may_lack_room(m, NULL, 0))) ||
                     (r == TNM_ERR_EMPTY && m->content[m->name[name].content].state == MODEL_EMPTY));
     if (r == TNM_OK && !all && m->tree != 3 && !m->content[m->name[name].content].maybe_dropped &&
         m->content[m->name[name].content].state == MODEL_FULL)
@@ -747,8 +749,9 @@ static inline void model_op_budget(model *m) {
     MODEL_LEGAL(m, "set_budget", r,
                 r >= 0 || m->noisy || m->tight ||
                     (r == TNM_ERR_BUSY && model_pins(m, -1, tier, 1, 0) > 0) ||
-                    (r == TNM_ERR_BUDGET && model_may_lack_room(m, NULL, 0)));
+                    (r == TNM_ERR_BUDGET && (m->was_shrunk || model_may_lack_room(m, NULL, 0))));
     m->shrunk[tier] = r != TNM_OK || bytes < full;
+    m->was_shrunk |= m->shrunk[tier];
     if (r == TNM_OK) CHECK(m->g.sim.device[tier].held <= bytes);
 }
 
@@ -959,6 +962,7 @@ static inline uint64_t model_play(model *m, const uint8_t *data, size_t size, ui
     memset(m->pin, 0, sizeof m->pin);
     memset(m->dead, 0, sizeof m->dead);
     memset(m->shrunk, 0, sizeof m->shrunk);
+    m->was_shrunk = 0;
     memset(m->full, 0, sizeof m->full);
     memset(m->steps, 0, sizeof m->steps);
     for (int i = 0; i < MODEL_CONTENTS; i++)
