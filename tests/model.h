@@ -922,7 +922,7 @@ static inline void model_verify_lent(model *m, int name) {
     const model_content *c = &m->content[n->content];
     tnm_result r;
     if (c->lent == NULL || !c->writable || c->released || c->maybe_dropped) return;
-    if (c->state == MODEL_LOST) return;
+    if (c->state != MODEL_FULL) return;
     RIG_UNTIL(r, &m->g, tnm_flush(m->g.ctx, n->handle, c->lent_tier));
     if (r < 0) RIG_UNTIL(r, &m->g, tnm_flush(m->g.ctx, n->handle, c->lent_tier)); /* told once */
     MODEL_LEGAL(m, "flush to adopted memory", r, r == TNM_OK);
