@@ -326,6 +326,11 @@ TEST(why_names_numbers_and_blockers) {
     rig_end(&g);
 }
 
+/* Who discards writes every byte: what a later copy reads must be defined. */
+static void write_whole(const tnm_pinned *p) {
+    sim_fill(sim_at(&g.sim, p), 7, 0, p->bytes);
+}
+
 /* why is a rehearsal: it says what the next try_pin says, and leaves no trace of itself. */
 TEST(why_answers_what_try_pin_would) {
     tnm_pinned held[TENSORS], p[3];
@@ -344,6 +349,7 @@ TEST(why_answers_what_try_pin_would) {
                                     : (tnm_access)sim_draw(&g.sim, 2);
             pinned[k] =
                 rig_pin(&g, tensor[k], (int)sim_draw(&g.sim, 2), access, &held[k]) == TNM_OK;
+            if (pinned[k] && access == TNM_DISCARD) write_whole(&held[k]);
         }
         tnm_use set[3];
         uint64_t copied = g.sim.copied, allocs = g.sim.calls[SIM_ALLOC];
@@ -365,6 +371,8 @@ TEST(why_answers_what_try_pin_would) {
         for (int i = 1; i < why.blocker_count; i++)
             CHECK(why.blockers[i - 1].bytes >= why.blockers[i].bytes);
         if (got <= 1 && got >= -6) seen |= 1 << (1 - (int)got);
+        for (int i = 0; got == TNM_OK && i < count; i++)
+            if (set[i].access == TNM_DISCARD) write_whole(&p[i]);
         if (got == TNM_OK) CHECK_EQ(tnm_unpin(g.ctx, p, count, 0), TNM_OK);
         for (int i = 0; i < count; i++)
             CHECK_EQ(tnm_cancel(g.ctx, &set[i].tensor, 1), TNM_OK);
