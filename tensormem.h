@@ -5614,9 +5614,35 @@ typedef struct tnmi_walls { /* of a tier, as a refusal sees them */
     int stuck; /* dirty bytes are in the bottom: compaction may help */
 } tnmi_walls;
 
+static tnmi_member *tnmi_engine_member(const tnmi_engine *e, uint32_t index) {
+    return (tnmi_member *)tnmi_store_at(&e->members, index);
+}
+
+/* The member for a content on a tier; `mark` of the content names one of its ring. */
+static uint32_t tnmi_engine_twin(const tnmi_engine *e, uint32_t mark, uint32_t tier) {
+    uint32_t first = mark ? mark - 1 : TNMI_NONE, at = first;
+    while (at != TNMI_NONE && tnmi_engine_member(e, at)->tier != tier) {
+        at = tnmi_engine_member(e, at)->twin;
+        if (at == first) return TNMI_NONE;
+    }
+    return at;
+}
+
 /* Was this transfer planned for the request that asks? What it took is no way out for it. */
 static int tnmi_engine_is_own(const tnmi_engine *e, uint32_t op, uint32_t request) {
     return request != TNMI_NONE && tnmi_engine_op(e, op)->request == request;
+}
+
+/* Is, or will be, a copy further down the spill path there, which is not this request's doing? */
+static int tnmi_engine_survives(const tnmi_engine *e, uint32_t content, uint32_t tier,
+                                uint32_t request) {
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        const tnmi_replica *other = tnmi_engine_on(e, content, t);
+        if (t == tier || !((e->below[tier] >> t) & 1u) || !other) continue;
+        if (tnmi_tensor_is_ready(other)) return 1;
+        if (tnmi_engine_is_busy(other) && !tnmi_engine_is_own(e, other->offset, request)) return 1;
+    }
+    return 0;
 }
 
 static int tnmi_engine_is_own_node(const tnmi_engine *e, uint32_t tier, const tnmi_node *node,
@@ -5627,7 +5653,11 @@ static int tnmi_engine_is_own_node(const tnmi_engine *e, uint32_t tier, const tn
     if (node->b && !(node->b & TNMI_CLAIMED) && tnmi_engine_is_own(e, node->b - 1, request))
         return 1;
     const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, node->a);
-    if (request != TNMI_NONE && tnmi_engine_content(e, replica->content)->mark) return 1;
+    uint32_t mark = tnmi_engine_content(e, replica->content)->mark;
+    if (request != TNMI_NONE && mark &&
+        (tnmi_engine_twin(e, mark, tier) != TNMI_NONE ||
+         !tnmi_engine_survives(e, replica->content, tier, request)))
+        return 1; /* it stays, or it is what another member of the set is read from */
     return tnmi_engine_is_busy(replica) && tnmi_engine_is_own(e, replica->offset, request);
 }
 
@@ -6007,10 +6037,6 @@ static tnmi_request *tnmi_engine_request(const tnmi_engine *e, uint32_t index) {
     return (tnmi_request *)tnmi_store_at(&e->requests, index);
 }
 
-static tnmi_member *tnmi_engine_member(const tnmi_engine *e, uint32_t index) {
-    return (tnmi_member *)tnmi_store_at(&e->members, index);
-}
-
 static uint64_t tnmi_engine_hash(const tnm_use *set, int count) {
     uint64_t hash = (uint64_t)count;
     for (int i = 0; i < count; i++) {
@@ -6059,16 +6085,6 @@ static int tnmi_engine_is_torn(const tnmi_engine *e, uint32_t members) {
         if (tnmi_engine_member(e, m)->twin != m && tnmi_engine_member(e, m)->access != TNM_READ)
             return 1;
     return 0;
-}
-
-/* The member for a content on a tier; `mark` of the content names one of its ring. */
-static uint32_t tnmi_engine_twin(const tnmi_engine *e, uint32_t mark, uint32_t tier) {
-    uint32_t first = mark ? mark - 1 : TNMI_NONE, at = first;
-    while (at != TNMI_NONE && tnmi_engine_member(e, at)->tier != tier) {
-        at = tnmi_engine_member(e, at)->twin;
-        if (at == first) return TNMI_NONE;
-    }
-    return at;
 }
 
 /* One more use of a member. 0 = the pin word cannot count so many. */
@@ -6289,11 +6305,14 @@ static tnm_result tnmi_engine_may_use(tnmi_engine *e, const tnmi_member *member)
     return TNM_OK;
 }
 
-static void tnmi_engine_stop_others(tnmi_engine *e, const tnmi_member *member) {
+/* Nobody needs the other transfers of what will be written, but, until all members are there, the
+ * write-backs that make room for one of them. */
+static void tnmi_engine_stop_others(tnmi_engine *e, const tnmi_member *member, uint32_t request) {
     if (member->access == TNM_READ || e->rehearsing) return;
     for (uint32_t t = 0; t < e->tiers.count; t++) {
         tnmi_replica *other = tnmi_engine_on(e, member->content, t);
-        if (t != member->tier && tnmi_engine_is_busy(other))
+        if (t != member->tier && tnmi_engine_is_busy(other) &&
+            !tnmi_engine_is_own(e, other->offset, request))
             tnmi_engine_cancel_op(e, other->offset);
     }
 }
@@ -6411,13 +6430,13 @@ static tnm_result tnmi_engine_plan_request(tnmi_engine *e, uint32_t index, tnmi_
     if ((r = tnmi_engine_place_all(e, plan, plan->head)) != TNM_OK) return r;
     /* not before: one that is not admitted would take back what the look-ahead brings anew */
     for (m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
-        tnmi_engine_stop_others(e, tnmi_engine_member(e, m));
+        tnmi_engine_stop_others(e, tnmi_engine_member(e, m), index);
     return TNM_OK;
 }
 
-static void tnmi_engine_mark_members(tnmi_engine *e, const tnmi_request *request, uint32_t mark) {
+static void tnmi_engine_mark_members(tnmi_engine *e, const tnmi_request *request, int on) {
     for (uint32_t m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
-        tnmi_engine_content(e, tnmi_engine_member(e, m)->content)->mark = mark;
+        tnmi_engine_content(e, tnmi_engine_member(e, m)->content)->mark = on ? m + 1 : 0;
 }
 
 /* One attempt to admit a request, whole or not at all. OK, PENDING, ABSENT (a table must grow), or
@@ -6470,6 +6489,16 @@ static int tnmi_engine_is_built(const tnmi_engine *e, const tnmi_replica *replic
     return !scrub || op->done == op->bytes;
 }
 
+static int tnmi_engine_is_complete(const tnmi_engine *e, const tnmi_request *request) {
+    for (uint32_t m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next) {
+        const tnmi_member *member = tnmi_engine_member(e, m);
+        const tnmi_replica *replica = tnmi_engine_on(e, member->content, member->tier);
+        if (!replica) return 1;
+        if (tnmi_engine_is_busy(replica) && !tnmi_engine_is_built(e, replica)) return 0;
+    }
+    return 1;
+}
+
 /* OK if the member can be granted now, PENDING if not yet, BUSY if a live pin forbids it. */
 static tnm_result tnmi_engine_can_grant(tnmi_engine *e, const tnmi_member *member) {
     tnmi_replica *replica = tnmi_engine_on(e, member->content, member->tier);
@@ -6483,7 +6512,6 @@ static tnm_result tnmi_engine_can_grant(tnmi_engine *e, const tnmi_member *membe
         tnmi_tensor_writers(word) + member->writes > TNMI_MOST_WRITERS)
         return TNM_ERR_CAPACITY;
     if (member->access == TNM_READ) return TNM_OK;
-    if (!filling) tnmi_engine_stop_others(e, member);
     tnm_result r = filling ? TNM_PENDING : TNM_OK;
     int source = (tnmi_base_load64(&replica->word) & TNMI_SOURCE) != 0;
     for (uint32_t t = 0; t < e->tiers.count; t++) {
@@ -6655,7 +6683,9 @@ static tnm_result tnmi_engine_grant(tnmi_engine *e, uint32_t index, const tnm_us
                                     tnm_pinned *out) {
     tnmi_request *request = tnmi_engine_request(e, index);
     tnm_result worst = TNM_OK;
-    uint32_t m;
+    uint32_t m = tnmi_engine_is_complete(e, request) ? request->members : TNMI_NONE;
+    for (; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
+        tnmi_engine_stop_others(e, tnmi_engine_member(e, m), TNMI_NONE);
     for (m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next) {
         tnm_result r = tnmi_engine_can_grant(e, tnmi_engine_member(e, m));
         if (r < 0) return request->result = r;
@@ -6900,16 +6930,6 @@ static void tnmi_engine_advance_rooms(tnmi_engine *e) {
         if (ripe != TNMI_RIPE_WAIT || live != e->move.ops.live)
             next = e->move.queue[TNMI_MOVE_ROOM].head;
     }
-}
-
-static int tnmi_engine_is_complete(const tnmi_engine *e, const tnmi_request *request) {
-    for (uint32_t m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next) {
-        const tnmi_member *member = tnmi_engine_member(e, m);
-        const tnmi_replica *replica = tnmi_engine_on(e, member->content, member->tier);
-        if (!replica) return 1;
-        if (tnmi_engine_is_busy(replica) && !tnmi_engine_is_built(e, replica)) return 0;
-    }
-    return 1;
 }
 
 /* Requests that are not admitted try again, oldest first; claims of try_ calls lapse. */

@@ -69,6 +69,43 @@ EACH(two_devices) {
     rig_end(g);
 }
 
+EACH(a_member_is_written_back_for_another) { /* though it is to be built anew on the host */
+    tnm_use set[2];
+    tnm_pinned p[2];
+    tnm_result r;
+    three(g, kind, 1, 3);
+    make(g, 2, 0);
+    set[0] = rig_use(t[0], 0, TNM_READ);
+    set[1] = rig_use(t[1], 1, TNM_DISCARD);
+    RIG_UNTIL(r, g, tnm_try_pin(g->ctx, set, 2, p));
+    CHECK_EQ(r, TNM_OK);
+    CHECK(sim_same(sim_at(&g->sim, &p[0]), 0, 0, ONE));
+    sim_fill(sim_at(&g->sim, &p[1]), 7, 0, ONE);
+    CHECK_EQ(tnm_unpin(g->ctx, p, 2, 0), TNM_OK);
+    rig_expect(g, t[1], 0, 7);
+    rig_end(g);
+}
+
+EACH(a_member_is_waited_for_while_it_is_written_down) { /* then it leaves for another */
+    tnm_use set[2];
+    tnm_pinned p[2], held;
+    tnm_result r;
+    two_over_one(g, kind);
+    make(g, 3, 0);
+    r = tnm_flush(g->ctx, t[1], 2);
+    CHECK(r == TNM_OK || r == TNM_PENDING);
+    CHECK_EQ(rig_pin(g, t[2], 0, TNM_READ, &held), TNM_OK);
+    set[0] = rig_use(t[0], 0, TNM_READ);
+    set[1] = rig_use(t[1], 1, TNM_READ);
+    RIG_UNTIL(r, g, tnm_try_pin(g->ctx, set, 2, p));
+    CHECK_EQ(r, TNM_OK);
+    CHECK(sim_same(sim_at(&g->sim, &p[0]), 0, 0, ONE));
+    CHECK(sim_same(sim_at(&g->sim, &p[1]), 1, 0, ONE));
+    CHECK_EQ(tnm_unpin(g->ctx, p, 2, 0), TNM_OK);
+    CHECK_EQ(rig_unpin(g, &held, 0), TNM_OK);
+    rig_end(g);
+}
+
 EACH(siblings_are_not_a_way_down) { /* both drop one content at once, each counting on the other */
     tnm_pinned a, b;
     tnm_result r, s;
@@ -311,6 +348,8 @@ int main(void) {
     RUN(cascade);
     RUN(dirty_cascade);
     RUN(two_devices);
+    RUN(a_member_is_written_back_for_another);
+    RUN(a_member_is_waited_for_while_it_is_written_down);
     RUN(siblings_are_not_a_way_down);
     RUN(write_on_one_device_read_on_the_other);
     RUN(larger_than_the_middle);
