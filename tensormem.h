@@ -5604,10 +5604,28 @@ static tnm_result tnmi_engine_find_window(tnmi_engine *e, uint32_t tier, const t
     return out->first == TNMI_NONE ? TNM_ERR_BUDGET : TNM_OK;
 }
 
+/* The first tier down the spill path that can take the bytes; its own writable memory if it has
+ * one there, or off the path. TNMI_NONE = nowhere. */
+static uint32_t tnmi_engine_leg_tier(const tnmi_engine *e, uint32_t content, uint32_t tier) {
+    for (int u = tnmi_engine_tier(e, tier)->spill; u >= 0;
+         u = tnmi_engine_tier(e, (uint32_t)u)->spill) {
+        const tnmi_tier *t = tnmi_engine_tier(e, (uint32_t)u);
+        const tnmi_replica *there = tnmi_engine_on(e, content, (uint32_t)u);
+        uint64_t placed = tnmi_tier_placed(t, tnmi_engine_content(e, content)->bytes, 0);
+        if (tnmi_engine_is_busy(there) && tnmi_engine_filling(e, there)->kind == TNMI_OP_BUILD)
+            continue; /* new bytes are to stand there: no copy of the old ones */
+        if (there || tnmi_tier_can_ever(t, placed)) return (uint32_t)u;
+    }
+    for (uint32_t u = 0; u < e->tiers.count; u++)
+        if (u != tier && tnmi_tensor_is_home(tnmi_engine_on(e, content, u))) return u;
+    return TNMI_NONE;
+}
+
 /* ---- why is there no room? ---- */
 typedef struct tnmi_walls { /* of a tier, as a refusal sees them */
     uint64_t gap, movable;  /* largest run between walls; free granules in all */
     uint64_t whole;         /* bytes of segments without a wall: they can go as a whole */
+    uint64_t most;          /* the largest need that fits, or will when what may leave has left */
     uint64_t pinned, fenced, claimed, in_flight; /* bytes */
     int passing;                                 /* something in the way ends by itself */
     int sick;  /* dirty bytes are stuck because the tier below fails */
@@ -5697,40 +5715,86 @@ static void tnmi_engine_walls_dedicated(const tnmi_engine *e, const tnmi_view *v
     if (!tnmi_engine_is_wall(e, view, node, s->size, walls)) walls->gap += s->size;
 }
 
+/* Dirty bytes on their way out of a tier whose tier below will not take so many. */
+static int tnmi_engine_is_stranded(const tnmi_engine *e, const tnmi_view *view, uint32_t index,
+                                   uint64_t below) {
+    const tnmi_replica *replica = tnmi_tensor_replica(view->tensors, view->tier, index);
+    uint32_t content = replica->content;
+    if (tnmi_policy_may_leave(view, replica) != TNMI_LEAVE_DIRTY) return 0;
+    uint32_t down = tnmi_engine_leg_tier(e, content, view->tier);
+    if (down == TNMI_NONE) return 1;
+    if ((int)down != view->spill || tnmi_engine_on(e, content, down)) return 0;
+    return tnmi_tier_placed(tnmi_engine_tier(e, down), tnmi_engine_content(e, content)->bytes, 0) >
+           below;
+}
+
+/* Is there what keeps a segment from being given back? */
+static int tnmi_engine_is_held(const tnmi_engine *e, const tnmi_view *view, const tnmi_segment *s,
+                               uint64_t below) {
+    if (tnmi_engine_segment_used(e, view->tier, s, 0)) return 1;
+    if (s->state != TNMI_SEGMENT_DRAINING) return 0;
+    if (s->dedicated)
+        return s->used && s->owner != TNMI_NONE &&
+               tnmi_engine_is_stranded(e, view, s->owner, below);
+    uint32_t n = s->edge;
+    while ((n = tnmi_space_node(view->space, n)->next) != s->edge) {
+        const tnmi_node *node = tnmi_space_node(view->space, n);
+        if (tnmi_space_kind(node) == TNMI_SPACE_USED && node->a != TNMI_NONE &&
+            tnmi_engine_is_stranded(e, view, node->a, below))
+            return 1;
+    }
+    return 0;
+}
+
+/* The largest run of a segment that is free, or will be. `whole` = there is nothing else in it. */
+static uint64_t tnmi_engine_run(const tnmi_engine *e, const tnmi_view *view, const tnmi_segment *s,
+                                uint32_t request, tnmi_walls *walls, int *whole) {
+    uint64_t granule = tnmi_engine_tier(e, view->tier)->granule, run = 0, longest = 0;
+    uint32_t n = s->edge;
+    *whole = 1;
+    while (n != TNMI_NONE && (n = tnmi_space_node(view->space, n)->next) != s->edge) {
+        const tnmi_node *node = tnmi_space_node(view->space, n);
+        uint64_t bytes = tnmi_space_size(node) * granule;
+        uint32_t kind = tnmi_space_kind(node);
+        int own = kind != TNMI_SPACE_FREE && tnmi_engine_is_own_node(e, view->tier, node, request);
+        if (kind == TNMI_SPACE_HELD && !own && node->a != TNMI_SPACE_DRAIN) walls->passing = 1;
+        if (kind == TNMI_SPACE_FREE) walls->movable += bytes;
+        if (own || (kind == TNMI_SPACE_USED && tnmi_engine_is_wall(e, view, node, bytes, walls))) {
+            run = 0;
+            *whole = 0;
+        } else
+            run += bytes;
+        longest = tnmi_base_max(longest, run);
+    }
+    return longest;
+}
+
+/* Calls itself for the tier below, whose walls strand what has to leave this one. */
 static void tnmi_engine_walls(const tnmi_engine *e, uint32_t tier, uint32_t request,
                               tnmi_walls *walls) {
     const tnmi_tier *t = tnmi_engine_tier(e, tier);
     tnmi_view view = tnmi_engine_view(e, tier);
+    tnmi_walls below;
     memset(walls, 0, sizeof *walls);
+    memset(&below, 0, sizeof below);
+    if (t->draining > 0 && t->spill >= 0)
+        tnmi_engine_walls(e, (uint32_t)t->spill, TNMI_NONE, &below);
     for (uint32_t i = t->segments; i != TNMI_NONE;) {
         const tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
         i = s->next;
-        int counts = s->state == TNMI_SEGMENT_LIVE;
-        int blocked = tnmi_engine_segment_used(e, tier, s, 0);
+        int live = s->state == TNMI_SEGMENT_LIVE, whole;
         if (s->dedicated) tnmi_engine_walls_dedicated(e, &view, s, walls);
-        uint64_t run = 0;
-        uint32_t n = s->edge == TNMI_NONE ? TNMI_NONE : tnmi_space_node(&t->space, s->edge)->next;
-        while (n != s->edge) {
-            const tnmi_node *node = tnmi_space_node(&t->space, n);
-            uint64_t bytes = tnmi_space_size(node) * t->granule;
-            uint32_t kind = tnmi_space_kind(node);
-            n = node->next;
-            int own = kind != TNMI_SPACE_FREE && tnmi_engine_is_own_node(e, tier, node, request);
-            if (kind == TNMI_SPACE_HELD && !own && node->a != TNMI_SPACE_DRAIN) walls->passing = 1;
-            if (kind == TNMI_SPACE_FREE) walls->movable += bytes;
-            if (own ||
-                (kind == TNMI_SPACE_USED && tnmi_engine_is_wall(e, &view, node, bytes, walls)))
-                run = 0;
-            else
-                run += bytes;
-            blocked |= run == 0;
-            if (counts) walls->gap = tnmi_base_max(walls->gap, run);
-        }
-        if (counts && !blocked) walls->whole += s->size;
-        if (counts || blocked) continue;
+        uint64_t run = tnmi_engine_run(e, &view, s, request, walls, &whole);
+        whole = whole && !tnmi_engine_is_held(e, &view, s, below.most);
+        if (live) walls->gap = tnmi_base_max(walls->gap, run);
+        if (live && whole) walls->whole += s->size;
+        if (live || !whole) continue;
         walls->passing = 1; /* its bytes come back to the ledger */
         walls->gap = tnmi_base_max(walls->gap, t->budget);
     }
+    uint64_t beside = t->desc.segment_bytes == TNM_DEDICATED ? tnmi_tier_room(t) : 0;
+    walls->most = tnmi_base_max(walls->gap + beside, walls->whole + tnmi_tier_room(t));
+    if (t->coming) walls->most = UINT64_MAX;
 }
 
 /* A demand overtakes: fetches nobody waits for that have not begun give their room back. */
@@ -5762,9 +5826,7 @@ static tnm_result tnmi_engine_classify(tnmi_engine *e, tnmi_plan *plan, uint32_t
         return TNM_PENDING;
     }
     tnmi_engine_walls(e, tier, plan->request, &walls);
-    uint64_t beside = t->desc.segment_bytes == TNM_DEDICATED ? tnmi_tier_room(t) : 0;
-    int roomy = need <= walls.gap + beside || need <= walls.whole + tnmi_tier_room(t) || t->coming;
-    if (roomy && walls.passing) return TNM_PENDING;
+    if (need <= walls.most && walls.passing) return TNM_PENDING;
     if (walls.stuck && need <= walls.movable && !tnmi_tier_is_off(&t->stiff, e->tick) &&
         t->moved_mark != e->changed && t->desc.segment_bytes != TNM_DEDICATED) {
         t->compact = 1;
@@ -5878,23 +5940,6 @@ static tnm_result tnmi_engine_find_place(tnmi_engine *e, tnmi_plan *plan, uint32
             return TNM_PENDING;
     }
     return tnmi_engine_classify(e, plan, op->tier, need);
-}
-
-/* The first tier down the spill path that can take the bytes; its own writable memory if it has
- * one there, or off the path. TNMI_NONE = nowhere. */
-static uint32_t tnmi_engine_leg_tier(const tnmi_engine *e, uint32_t content, uint32_t tier) {
-    for (int u = tnmi_engine_tier(e, tier)->spill; u >= 0;
-         u = tnmi_engine_tier(e, (uint32_t)u)->spill) {
-        const tnmi_tier *t = tnmi_engine_tier(e, (uint32_t)u);
-        const tnmi_replica *there = tnmi_engine_on(e, content, (uint32_t)u);
-        uint64_t placed = tnmi_tier_placed(t, tnmi_engine_content(e, content)->bytes, 0);
-        if (tnmi_engine_is_busy(there) && tnmi_engine_filling(e, there)->kind == TNMI_OP_BUILD)
-            continue; /* new bytes are to stand there: no copy of the old ones */
-        if (there || tnmi_tier_can_ever(t, placed)) return (uint32_t)u;
-    }
-    for (uint32_t u = 0; u < e->tiers.count; u++)
-        if (u != tier && tnmi_tensor_is_home(tnmi_engine_on(e, content, u))) return u;
-    return TNMI_NONE;
 }
 
 /* Does a request that is not this one build the content further down? That ends by itself. */

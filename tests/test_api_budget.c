@@ -460,6 +460,29 @@ EACH(default_backend_uses_our_allocator) {
     CHECK_EQ(check_live_bytes(), before);
 }
 
+EACH(a_drain_that_a_pin_below_holds_up_is_not_waited_for) { /* P4: pins never wait for pins */
+    tnm_tensor low, high, other;
+    tnm_pinned held, p;
+    rig_tier(g, "fast", kind, rig_room(4, ONE));
+    rig_tier(g, "middle", SIM_PLAIN, rig_room(4, ONE));
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    if (!rig_create(g)) return;
+    low = rig_tensor(g, ONE, 0);
+    high = rig_tensor(g, ONE, 0);
+    other = rig_tensor(g, ONE, 0);
+    rig_write(g, low, 1, 1);
+    rig_write(g, other, 2, 2);
+    CHECK_EQ(rig_pin(g, low, 1, TNM_READ, &held), TNM_OK);
+    CHECK(rig_budget(g, 1, rig_room(1, ONE)) != TNM_OK);
+    rig_write(g, high, 0, 3); /* its way down leads through the middle */
+    CHECK(rig_budget(g, 0, rig_room(1, ONE)) != TNM_OK);
+    CHECK_EQ(rig_pin(g, other, 0, TNM_READ, &p), TNM_ERR_BUDGET);
+    CHECK_EQ(rig_unpin(g, &held, 0), TNM_OK);
+    rig_expect(g, other, 0, 2);
+    rig_expect(g, high, 0, 3);
+    rig_end(g);
+}
+
 int main(void) {
     RUN(whole_budget_is_usable);
     RUN(segments_are_charged);
@@ -486,5 +509,6 @@ int main(void) {
     RUN(droppable_gives_way_in_a_bottom);
     RUN(everything_is_given_back);
     RUN(default_backend_uses_our_allocator);
+    RUN(a_drain_that_a_pin_below_holds_up_is_not_waited_for);
     return check_done();
 }
