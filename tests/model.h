@@ -930,11 +930,10 @@ static inline void model_verify_lent(model *m, int name) {
 }
 
 static inline void model_finish(model *m) {
-    if (m->g.desc.trace == NULL || model_draw(m, 2))
-        model_calm(m);
-    else
+    if (m->g.desc.trace != NULL && !model_draw(m, 2)) {
         m->g.sim.fail = m->g.sim.deny = 0; /* destroy with everything still under way */
-    if (m->g.sim.fail == 0 && model_pins(m, -1, -1, 0, 0) == 0) {
+    } else {
+        model_calm(m);
         for (int i = 0; i < MODEL_NAMES; i++)
             if (m->name[i].used) model_verify_name(m, i);
         for (int i = 0; i < MODEL_NAMES; i++)
