@@ -5055,7 +5055,8 @@ static void tnmi_engine_abandon(tnmi_engine *e, uint32_t op_index) {
     e->changed++;
 }
 
-/* Requests that joined a transfer learn its code. */
+/* Requests that joined a transfer learn its code. Who discards misses no bytes: where there were
+ * none to fetch his grant finds nothing and asks anew. */
 static void tnmi_engine_tell_requests(tnmi_engine *e, uint32_t content, uint32_t tier,
                                       tnm_result code) {
     for (uint32_t r = e->oldest_request; r != TNMI_NONE;) {
@@ -5066,8 +5067,9 @@ static void tnmi_engine_tell_requests(tnmi_engine *e, uint32_t content, uint32_t
             tnmi_member *member = (tnmi_member *)tnmi_store_at(&e->members, m);
             m = member->next;
             if (member->content != content || member->tier != tier) continue;
-            request->result = code;
             member->claimed = 0; /* the transfer took it along */
+            if (member->access != TNM_DISCARD || (code != TNM_ERR_EMPTY && code != TNM_ERR_LOST))
+                request->result = code;
         }
     }
 }

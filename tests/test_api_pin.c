@@ -877,6 +877,27 @@ EACH(a_set_does_not_wait_for_what_it_builds_itself) { /* P4, P6 */
 }
 
 /* ---- one tensor many times in a set ---- */
+EACH(who_discards_never_misses_bytes) { /* though he joined a fetch that found none any more */
+    tnm_pinned p;
+    tnm_result r;
+    tnm_tensor t;
+    rig_pair(g, kind, rig_room(2, ONE));
+    rig_write(g, rig_tensor(g, ONE, 0), 1, 0); /* both tiers have memory */
+    t = rig_tensor(g, ONE, TNM_DROPPABLE);
+    rig_write(g, t, 0, 1);
+    CHECK_EQ(rig_try(g, t, 1, TNM_READ, &p), TNM_PENDING);
+    CHECK_EQ(rig_try(g, t, 1, TNM_DISCARD, &p), TNM_PENDING);
+    CHECK_EQ(tnm_evict(g->ctx, t, 0), TNM_OK); /* dropped: nothing has been read yet */
+    tnm_pump(g->ctx, TNM_ALL);
+    CHECK_EQ(rig_try(g, t, 1, TNM_READ, &p), TNM_ERR_EMPTY);
+    RIG_UNTIL(r, g, rig_try(g, t, 1, TNM_DISCARD, &p));
+    CHECK_EQ(r, TNM_OK);
+    sim_fill(sim_at(&g->sim, &p), 2, 0, ONE);
+    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    rig_expect(g, t, 0, 2);
+    rig_end(g);
+}
+
 EACH(uses_that_cannot_be_counted_are_refused) { /* P3: 65536 pins are not none */
     enum { MANY = 65536 };
     tnm_use *u = (tnm_use *)calloc(MANY, sizeof *u);
@@ -963,6 +984,7 @@ int main(void) {
     RUN(hit_late_and_miss_are_counted_once);
     RUN(blocking_pin_with_a_dead_backend_gives_up);
     RUN(a_set_does_not_wait_for_what_it_builds_itself);
+    RUN(who_discards_never_misses_bytes);
     RUN(uses_that_cannot_be_counted_are_refused);
     RUN(one_content_twice_on_each_of_two_tiers);
     return check_done();
