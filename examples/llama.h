@@ -384,7 +384,6 @@ static inline const gguf_tensor *llama_tensor(llama *m, const char *name, size_t
         refuse(&m->why, "the tensor %s is missing", name);
         return NULL;
     }
-    uint32_t dims = rows == 0 ? 1 : 2;
     int plain = t->type == GGUF_TYPE_F32;
     int matrix_type =
         plain || t->type == GGUF_TYPE_F16 || t->type == GGUF_TYPE_BF16 || t->type == GGUF_TYPE_Q8_0;
@@ -393,7 +392,7 @@ static inline const gguf_tensor *llama_tensor(llama *m, const char *name, size_t
                gguf_type(t->type).name, rows == 0 ? "F32" : "F32, F16, BF16 and Q8_0");
         return NULL;
     }
-    if (t->shape[0] != cols || (rows != 0 && t->shape[1] != rows) || t->shape[dims] != 1 ||
+    if (t->shape[0] != cols || t->shape[1] != (rows == 0 ? 1 : rows) || t->shape[2] != 1 ||
         t->shape[3] != 1) {
         refuse(&m->why, "the tensor %s is %llu x %llu x %llu, not %zu x %zu", name,
                (unsigned long long)t->shape[0], (unsigned long long)t->shape[1],

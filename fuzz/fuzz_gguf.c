@@ -54,6 +54,10 @@ static void speak(const llama *m, const uint32_t *token, size_t count, const uin
     float *kv = (float *)calloc(m->layers * room, sizeof(float));
     if (engine_open(&e, m, count) && kv != NULL) {
         gguf_type_info type = gguf_type(m->embedding->type);
+        const gguf_tensor *factors = m->rope_factors;
+        if (factors != NULL) {
+            memcpy(e.rope_factors, data + factors->offset, (size_t)factors->bytes);
+        }
         for (size_t p = 0; p < count; p++) {
             engine_begin(
                 &e, data + m->embedding->offset + token[p] * (m->dim / type.block * type.bytes), p);

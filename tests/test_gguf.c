@@ -300,6 +300,25 @@ TEST(other_tensors_are_refused) {
     free(b.data);
 }
 
+/* A vector takes its first size only: more bytes than that must never be read as one. */
+TEST(vectors_have_one_dimension) {
+    bytes b = small_file(GGUF_TYPE_F32);
+    for (int dim = 1; dim < GGUF_MAX_DIMS; dim++) {
+        llama m;
+        memset(&m, 0, sizeof(m));
+        CHECK(gguf_load_memory(&m.file, b.data, b.size));
+        for (uint64_t i = 0; i < m.file.tensor_count; i++) {
+            if (strcmp(m.file.tensors[i].name.text, "output_norm.weight") == 0) {
+                m.file.tensors[i].shape[dim] = 2;
+            }
+        }
+        CHECK(!llama_understand(&m));
+        CHECK(strstr(m.why.text, "output_norm.weight is 64 x ") != NULL);
+        llama_close(&m);
+    }
+    free(b.data);
+}
+
 /* ---- numbers ---- */
 
 TEST(halves_survive_the_round_trip) {
@@ -479,6 +498,7 @@ int main(void) {
     RUN(hostile_tensors_are_refused);
     RUN(other_models_are_refused);
     RUN(other_tensors_are_refused);
+    RUN(vectors_have_one_dimension);
     RUN(halves_survive_the_round_trip);
     RUN(products_are_right_in_every_type);
     RUN(quantizing_survives_what_is_no_number);
