@@ -176,14 +176,14 @@ static inline void quantize(quantized out, const float *x, size_t n) {
             float size = fabsf(v[j]);
             most = size > most ? size : most;
         }
-        float inverse = most > 0.0f ? 127.0f / most : 0.0f;
+        out.scales[b] = float_from_half(half_from_float(most / 127.0f));
+        float inverse = out.scales[b] > 0.0f ? 127.0f / most : 0.0f; /* never infinite */
         for (int j = 0; j < BLOCK; j++) {
             float value = v[j] * inverse;
             value = value < 127.0f ? value : 127.0f; /* also catches what is not a number */
             value += value < 0.0f ? -0.5f : 0.5f;
             out.values[b * BLOCK + (size_t)j] = (int8_t)(int32_t)value;
         }
-        out.scales[b] = float_from_half(half_from_float(most / 127.0f));
     }
 }
 

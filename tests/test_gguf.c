@@ -380,6 +380,9 @@ TEST(quantizing_survives_what_is_no_number) {
     memset(x, 0, sizeof(x));
     quantize(out, x, BLOCK);
     CHECK(scale == 0.0f && quants[0] == 0);
+    x[3] = -1e-40f; /* 127 divided by this is infinite */
+    quantize(out, x, BLOCK);
+    CHECK(scale == 0.0f && quants[0] == 0 && quants[3] == 0);
     x[3] = -2.54f;
     quantize(out, x, BLOCK);
     CHECK_EQ(quants[3], -127);
