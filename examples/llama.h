@@ -645,17 +645,13 @@ static inline size_t utf8_length(char first) {
     return c < 0xc0 ? 1 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
 }
 
-/* GPT-2's alphabet: bytes that print stand for themselves, the others for 256 and up. */
+/* GPT-2's alphabet: bytes that print stand for themselves, the others for 256 and up, in turn. */
 static inline uint32_t byte_level_code(unsigned char byte) {
-    uint32_t next = 256;
-    for (uint32_t b = 0; b <= byte; b++) {
-        int prints = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
-        if (b == byte) {
-            return prints ? b : next;
-        }
-        next += !prints;
-    }
-    return byte;
+    return byte < 33     ? 256u + byte
+           : byte < 127  ? byte
+           : byte < 161  ? 256u + 33 + byte - 127
+           : byte == 173 ? 256u + 33 + 34
+                         : byte;
 }
 
 /* The prompt in the alphabet of the vocabulary; `out` has room for 3 bytes for each, and 3 more. */
@@ -703,18 +699,24 @@ static inline size_t vocabulary_merge(const vocabulary *v, const char *text, siz
     }
 }
 
+enum { BYTE_NAME = 8 };
+
+static inline void name_of_byte(char *out, unsigned byte) { /* how vocabularies name a bare byte */
+    snprintf(out, BYTE_NAME, "<0x%02X>", byte & 0xff);
+}
+
 /* A piece without a token becomes its bytes. */
 static inline size_t vocabulary_emit(const vocabulary *v, const char *text, size_t length,
                                      uint32_t *out) {
-    char name[8];
+    char name[BYTE_NAME];
     uint32_t token = vocabulary_find(v, text, length);
     if (token != v->none) {
         out[0] = token;
         return 1;
     }
     for (size_t i = 0; i < length; i++) {
-        snprintf(name, sizeof(name), "<0x%02X>", (unsigned)(unsigned char)text[i]);
-        token = vocabulary_find(v, name, 6);
+        name_of_byte(name, (unsigned char)text[i]);
+        token = vocabulary_find(v, name, strlen(name));
         out[i] = token != v->none ? token : v->unknown != v->none ? v->unknown : 0;
     }
     return length;
@@ -760,18 +762,25 @@ static inline size_t decode_byte_level(gguf_string text, char *out) {
     return length;
 }
 
-/* A token as bytes, cut to `room`; not yet fit for a terminal. */
+static inline int decode_bare_byte(gguf_string text) { /* -1 = the token is not one */
+    char name[BYTE_NAME];
+    unsigned byte = text.length == 6 ? (unsigned)strtoul(text.text + 3, NULL, 16) : 0;
+    name_of_byte(name, byte);
+    return text_is(text, name) ? (int)byte : -1;
+}
+
+/* A token as bytes, cut to `room`, which is not 0; not yet fit for a terminal. */
 static inline size_t vocabulary_decode(const vocabulary *v, uint32_t token, char *out,
                                        size_t room) {
     gguf_string text = v->text[token];
     size_t length = 0;
-    unsigned byte;
-    if (text.length > room) {
-        text.length = room;
-    }
-    if (text.length == 6 && sscanf(text.text, "<0x%2X>", &byte) == 1) {
+    int byte = decode_bare_byte(text);
+    if (byte >= 0) {
         out[0] = (char)byte;
         return 1;
+    }
+    if (text.length > room) {
+        text.length = room;
     }
     if (v->byte_level) {
         return decode_byte_level(text, out);
@@ -972,13 +981,13 @@ static inline int recipe_check(const recipe *r, message *why) {
 }
 
 static inline void write_vocabulary(gguf_writer *w) {
-    char name[8];
+    char name[BYTE_NAME];
     gguf_write_pair_array(w, "tokenizer.ggml.tokens", GGUF_STRING, BYTE_VOCAB);
     gguf_write_string(w, "<unk>");
     gguf_write_string(w, "<s>");
     gguf_write_string(w, "</s>");
     for (unsigned byte = 0; byte < 256; byte++) {
-        snprintf(name, sizeof(name), "<0x%02X>", byte);
+        name_of_byte(name, byte);
         gguf_write_string(w, name);
     }
     gguf_write_pair_array(w, "tokenizer.ggml.scores", GGUF_F32, BYTE_VOCAB);

@@ -412,6 +412,37 @@ TEST(text_becomes_bytes_and_returns) {
     free(b.data);
 }
 
+TEST(only_the_name_of_a_byte_is_one) {
+    static const char *const names[] = {
+        "<0x-1>", "<0x+1>", "<0x 4>", "<0x4>>", "<0x411", "<0x0x>"
+    };
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        bytes b = small_file(GGUF_TYPE_F32);
+        llama m;
+        vocabulary v;
+        char piece[16];
+        put_text(&b, "<0x41>", names[i]);
+        memset(&m, 0, sizeof(m));
+        CHECK(gguf_load_memory(&m.file, b.data, b.size) && llama_understand(&m));
+        CHECK(vocabulary_open(&v, &m));
+        CHECK_EQ(vocabulary_decode(&v, 3 + 0x41, piece, sizeof(piece)), 6);
+        CHECK(memcmp(piece, names[i], 6) == 0);
+        CHECK_EQ(vocabulary_decode(&v, 3 + 0x41, piece, 5), 5);
+        vocabulary_close(&v);
+        llama_close(&m);
+        free(b.data);
+    }
+}
+
+TEST(the_alphabet_of_bytes_counts_what_does_not_print) {
+    uint32_t next = 256;
+    for (uint32_t b = 0; b < 256; b++) {
+        int prints = (b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174;
+        CHECK_EQ(byte_level_code((unsigned char)b), prints ? b : next);
+        next += prints ? 0 : 1;
+    }
+}
+
 /* ---- the program ---- */
 
 static int run_program(const char *const *argument) {
@@ -506,6 +537,8 @@ int main(void) {
     RUN(products_are_right_in_every_type);
     RUN(quantizing_survives_what_is_no_number);
     RUN(text_becomes_bytes_and_returns);
+    RUN(only_the_name_of_a_byte_is_one);
+    RUN(the_alphabet_of_bytes_counts_what_does_not_print);
     RUN(unusable_input_is_status_2);
     RUN(small_models_stream);
     RUN(a_budget_too_small_is_said);
