@@ -79,9 +79,8 @@ typedef struct gguf_file {
     uint64_t pair_count;
     gguf_tensor *tensors;
     uint64_t tensor_count;
-    const gguf_pair **pairs_by_key;
-    const gguf_tensor **tensors_by_name;
-    gguf_chunk *chunks; /* everything above lives here */
+    const gguf_string **pairs_by_key, **tensors_by_name; /* see gguf_index */
+    gguf_chunk *chunks;                                  /* everything above lives here */
     char error[GGUF_ERROR_BYTES];
 } gguf_file;
 
@@ -400,7 +399,7 @@ static inline int gguf_take_tensor(gguf_reader *r, gguf_tensor *t) {
     return 1;
 }
 
-/* ---- finding things: sorted once, which also finds what is there twice ---- */
+/* ---- finding things: names sorted once, which also finds what is there twice ---- */
 
 static inline int gguf_compare_text(gguf_string a, gguf_string b) {
     uint64_t least = a.length < b.length ? a.length : b.length;
@@ -408,86 +407,56 @@ static inline int gguf_compare_text(gguf_string a, gguf_string b) {
     return order != 0 ? order : (a.length > b.length) - (a.length < b.length);
 }
 
-static inline int gguf_compare_pairs(const void *a, const void *b) {
-    return gguf_compare_text((*(const gguf_pair *const *)a)->key,
-                             (*(const gguf_pair *const *)b)->key);
+static inline int gguf_compare_names(const void *a, const void *b) {
+    return gguf_compare_text(**(const gguf_string *const *)a, **(const gguf_string *const *)b);
 }
 
-static inline int gguf_compare_tensors(const void *a, const void *b) {
-    return gguf_compare_text((*(const gguf_tensor *const *)a)->name,
-                             (*(const gguf_tensor *const *)b)->name);
-}
-
-static inline int gguf_compare_offsets(const void *a, const void *b) {
-    uint64_t x = (*(const gguf_tensor *const *)a)->offset;
-    uint64_t y = (*(const gguf_tensor *const *)b)->offset;
-    return (x > y) - (x < y);
-}
-
-static inline int gguf_index_pairs(gguf_reader *r) {
-    gguf_file *f = r->file;
+/* Pointers to `count` names in their order; the next name lies `stride` bytes behind the last. A
+ * pair and a tensor begin with their name: a pointer to it is one to them. NULL = failed. */
+static inline const gguf_string **gguf_index(gguf_reader *r, const char *what, const void *first,
+                                             uint64_t count, size_t stride) {
     char name[96];
-    f->pairs_by_key = (const gguf_pair **)gguf_alloc(f, f->pair_count * sizeof(void *) + 1);
-    if (f->pairs_by_key == NULL) {
-        return gguf_fail(r, "out of memory");
+    const gguf_string **index =
+        (const gguf_string **)gguf_alloc(r->file, count * sizeof(void *) + 1);
+    if (index == NULL) {
+        gguf_fail(r, "out of memory");
+        return NULL;
     }
-    for (uint64_t i = 0; i < f->pair_count; i++) {
-        f->pairs_by_key[i] = &f->pairs[i];
+    for (uint64_t i = 0; i < count; i++) {
+        const void *at = (const unsigned char *)first + i * stride;
+        index[i] = (const gguf_string *)at;
     }
-    qsort(f->pairs_by_key, (size_t)f->pair_count, sizeof(void *), gguf_compare_pairs);
-    for (uint64_t i = 1; i < f->pair_count; i++) {
-        if (gguf_compare_pairs(&f->pairs_by_key[i - 1], &f->pairs_by_key[i]) == 0) {
-            return gguf_fail(r, "the key %s is there twice",
-                             gguf_printable(name, sizeof(name), f->pairs_by_key[i]->key));
+    qsort(index, (size_t)count, sizeof(void *), gguf_compare_names);
+    for (uint64_t i = 1; i < count; i++) {
+        if (gguf_compare_text(*index[i - 1], *index[i]) == 0) {
+            gguf_fail(r, "the %s %s is there twice", what,
+                      gguf_printable(name, sizeof(name), *index[i]));
+            return NULL;
         }
     }
-    return 1;
+    return index;
 }
 
-static inline int gguf_index_tensors(gguf_reader *r) {
-    gguf_file *f = r->file;
-    char name[96];
-    f->tensors_by_name = (const gguf_tensor **)gguf_alloc(f, f->tensor_count * sizeof(void *) + 1);
-    if (f->tensors_by_name == NULL) {
-        return gguf_fail(r, "out of memory");
-    }
-    for (uint64_t i = 0; i < f->tensor_count; i++) {
-        f->tensors_by_name[i] = &f->tensors[i];
-    }
-    qsort(f->tensors_by_name, (size_t)f->tensor_count, sizeof(void *), gguf_compare_tensors);
-    for (uint64_t i = 1; i < f->tensor_count; i++) {
-        if (gguf_compare_tensors(&f->tensors_by_name[i - 1], &f->tensors_by_name[i]) == 0) {
-            return gguf_fail(r, "the tensor %s is there twice",
-                             gguf_printable(name, sizeof(name), f->tensors_by_name[i]->name));
-        }
-    }
-    return 1;
+static inline const gguf_string *gguf_find(const gguf_string *const *index, uint64_t count,
+                                           const char *text, size_t length) {
+    gguf_string probe;
+    const gguf_string *wanted = &probe;
+    probe.text = text;
+    probe.length = length;
+    const void *at =
+        count == 0 ? NULL
+                   : bsearch(&wanted, index, (size_t)count, sizeof(void *), gguf_compare_names);
+    return at == NULL ? NULL : *(const gguf_string *const *)at;
 }
 
 static inline const gguf_pair *gguf_find_pair(const gguf_file *file, const char *key) {
-    gguf_pair probe;
-    const gguf_pair *wanted = &probe;
-    memset(&probe, 0, sizeof(probe));
-    probe.key.text = key;
-    probe.key.length = strlen(key);
-    const void *at = file->pair_count == 0
-                         ? NULL
-                         : bsearch(&wanted, file->pairs_by_key, (size_t)file->pair_count,
-                                   sizeof(void *), gguf_compare_pairs);
-    return at == NULL ? NULL : *(const gguf_pair *const *)at;
+    return (const gguf_pair *)(const void *)gguf_find(file->pairs_by_key, file->pair_count, key,
+                                                      strlen(key));
 }
 
 static inline const gguf_tensor *gguf_find_tensor(const gguf_file *file, const char *name) {
-    gguf_tensor probe;
-    const gguf_tensor *wanted = &probe;
-    memset(&probe, 0, sizeof(probe));
-    probe.name.text = name;
-    probe.name.length = strlen(name);
-    const void *at = file->tensor_count == 0
-                         ? NULL
-                         : bsearch(&wanted, file->tensors_by_name, (size_t)file->tensor_count,
-                                   sizeof(void *), gguf_compare_tensors);
-    return at == NULL ? NULL : *(const gguf_tensor *const *)at;
+    return (const gguf_tensor *)(const void *)gguf_find(file->tensors_by_name, file->tensor_count,
+                                                        name, strlen(name));
 }
 
 /* An item of a pair as a number. Strings are 0; a negative integer is huge. */
@@ -558,7 +527,8 @@ static inline int gguf_take_pairs(gguf_reader *r) {
             return 0;
         }
     }
-    return gguf_index_pairs(r);
+    f->pairs_by_key = gguf_index(r, "key", f->pairs, count, sizeof(gguf_pair));
+    return f->pairs_by_key != NULL;
 }
 
 static inline int gguf_take_tensors(gguf_reader *r, uint64_t count) {
@@ -576,7 +546,8 @@ static inline int gguf_take_tensors(gguf_reader *r, uint64_t count) {
             return 0;
         }
     }
-    return gguf_index_tensors(r);
+    f->tensors_by_name = gguf_index(r, "tensor", f->tensors, count, sizeof(gguf_tensor));
+    return f->tensors_by_name != NULL;
 }
 
 static inline int gguf_take_alignment(gguf_reader *r) {
@@ -616,6 +587,12 @@ static inline int gguf_place_tensors(gguf_reader *r) {
         t->offset += f->data_offset;
     }
     return 1;
+}
+
+static inline int gguf_compare_offsets(const void *a, const void *b) {
+    uint64_t x = (*(const gguf_tensor *const *)a)->offset;
+    uint64_t y = (*(const gguf_tensor *const *)b)->offset;
+    return (x > y) - (x < y);
 }
 
 static inline int gguf_check_overlap(gguf_reader *r) {

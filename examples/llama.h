@@ -567,18 +567,9 @@ typedef struct vocabulary {
     uint32_t begin, unknown, none; /* none: no such token */
 } vocabulary;
 
-static inline int compare_token_text(const void *a, const void *b) {
-    return gguf_compare_text(**(const gguf_string *const *)a, **(const gguf_string *const *)b);
-}
-
 static inline uint32_t vocabulary_find(const vocabulary *v, const char *text, size_t length) {
-    gguf_string probe;
-    const gguf_string *wanted = &probe;
-    probe.text = text;
-    probe.length = length;
-    const void *at =
-        bsearch(&wanted, v->by_text, v->count, sizeof(*v->by_text), compare_token_text);
-    return at == NULL ? v->none : (uint32_t)(*(const gguf_string *const *)at - v->text);
+    const gguf_string *at = gguf_find(v->by_text, v->count, text, length);
+    return at == NULL ? v->none : (uint32_t)(at - v->text);
 }
 
 static inline uint32_t vocabulary_token(llama *m, const vocabulary *v, const char *key) {
@@ -615,7 +606,7 @@ static inline int vocabulary_open(vocabulary *v, llama *m) {
     for (uint32_t i = 0; i < v->count; i++) {
         v->by_text[i] = &v->text[i];
     }
-    qsort(v->by_text, v->count, sizeof(*v->by_text), compare_token_text);
+    qsort(v->by_text, v->count, sizeof(*v->by_text), gguf_compare_names);
     return 1;
 }
 
