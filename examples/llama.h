@@ -636,6 +636,25 @@ static inline size_t utf8_length(char first) {
     return c < 0xc0 ? 1 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
 }
 
+/* The bytes of the first character; 0 = this is not well-formed: cut, too long, or no character. */
+static inline size_t utf8_read(const char *text, size_t length, uint32_t *code) {
+    static const uint32_t least[5] = { 0, 0, 0x80, 0x800, 0x10000 };
+    unsigned char first = (unsigned char)text[0];
+    size_t size = utf8_length(text[0]);
+    if (size > length || (first >= 0x80 && first < 0xc0) || first >= 0xf8) {
+        return 0;
+    }
+    *code = size == 1 ? first : first & (0x7fu >> size);
+    for (size_t i = 1; i < size; i++) {
+        unsigned char next = (unsigned char)text[i];
+        if ((next & 0xc0) != 0x80) {
+            return 0;
+        }
+        *code = *code << 6 | (next & 0x3f);
+    }
+    return *code < least[size] || *code > 0x10ffff || *code >> 11 == 0xd800 >> 11 ? 0 : size;
+}
+
 /* GPT-2's alphabet: bytes that print stand for themselves, the others for 256 and up, in turn. */
 static inline uint32_t byte_level_code(unsigned char byte) {
     return byte < 33     ? 256u + byte
@@ -740,15 +759,14 @@ static inline size_t vocabulary_encode(const vocabulary *v, const char *text, ui
 static inline size_t decode_byte_level(gguf_string text, char *out) {
     size_t length = 0;
     for (uint64_t i = 0; i < text.length;) {
-        uint64_t size = utf8_length(text.text[i]);
-        for (uint32_t byte = 0; byte < 256; byte++) {
-            char spelled[4];
-            if (utf8_write(spelled, byte_level_code((unsigned char)byte)) == size &&
-                size <= text.length - i && memcmp(spelled, text.text + i, (size_t)size) == 0) {
+        uint32_t code = 0;
+        size_t size = utf8_read(text.text + i, (size_t)(text.length - i), &code);
+        for (unsigned byte = 0; size > 0 && byte < 256; byte++) {
+            if (byte_level_code((unsigned char)byte) == code) {
                 out[length++] = (char)byte;
             }
         }
-        i += size;
+        i += size > 0 ? size : 1;
     }
     return length;
 }
@@ -790,20 +808,14 @@ static inline size_t vocabulary_decode(const vocabulary *v, uint32_t token, char
 /* What a model says may hold anything: only well-formed text reaches the terminal. */
 static inline void print_text(const char *text, size_t length) {
     for (size_t i = 0; i < length;) {
-        size_t size = utf8_length(text[i]);
-        int good = size <= length - i && (unsigned char)text[i] >= 32 && text[i] != 127;
-        good = good && (size > 1 || (unsigned char)text[i] < 128) &&
-               (unsigned char)text[i] < 0xf8 &&
-               !(size == 2 && (unsigned char)text[i] == 0xc2 && (unsigned char)text[i + 1] < 0xa0);
-        for (size_t j = 1; good && j < size; j++) {
-            good = ((unsigned char)text[i + j] & 0xc0) == 0x80;
-        }
-        if (good) {
+        uint32_t code = 0;
+        size_t size = utf8_read(text + i, length - i, &code);
+        if (size > 0 && code >= 32 && !(code >= 127 && code < 160)) {
             fwrite(text + i, 1, size, stdout);
         } else {
             fputs(text[i] == '\n' ? " / " : ".", stdout);
         }
-        i += good ? size : 1;
+        i += size > 0 ? size : 1;
     }
 }
 

@@ -434,6 +434,32 @@ TEST(only_the_name_of_a_byte_is_one) {
     }
 }
 
+TEST(only_well_formed_text_is_read) {
+    static const char *const good[] = { "A",
+                                        "\x7f",
+                                        "\xc2\x80",
+                                        "\xe0\xa0\x80",
+                                        "\xed\x9f\xbf",
+                                        "\xef\xbf\xbf",
+                                        "\xf0\x90\x80\x80",
+                                        "\xf4\x8f\xbf\xbf" };
+    static const uint32_t codes[] = { 'A', 0x7f, 0x80, 0x800, 0xd7ff, 0xffff, 0x10000, 0x10ffff };
+    /* the rest of a character, an escape spelt too long in three ways, halves, too large, no start */
+    static const char *const bad[] = { "\x80",         "\xc0\x9b",
+                                       "\xe0\x80\x9b", "\xf0\x80\x80\x9b",
+                                       "\xed\xa0\x80", "\xf4\x90\x80\x80",
+                                       "\xf8",         "\xff" };
+    uint32_t code = 0;
+    for (size_t i = 0; i < 8; i++) {
+        size_t size = strlen(good[i]);
+        CHECK_EQ(utf8_read(good[i], size, &code), size);
+        CHECK_EQ(code, codes[i]);
+        CHECK_EQ(utf8_read(good[i], size - 1, &code), 0);
+        CHECK_EQ(utf8_read(bad[i], strlen(bad[i]), &code), 0);
+    }
+    CHECK_EQ(utf8_read("\xc3(", 2, &code), 0);
+}
+
 TEST(the_alphabet_of_bytes_counts_what_does_not_print) {
     uint32_t next = 256;
     for (uint32_t b = 0; b < 256; b++) {
@@ -538,6 +564,7 @@ int main(void) {
     RUN(quantizing_survives_what_is_no_number);
     RUN(text_becomes_bytes_and_returns);
     RUN(only_the_name_of_a_byte_is_one);
+    RUN(only_well_formed_text_is_read);
     RUN(the_alphabet_of_bytes_counts_what_does_not_print);
     RUN(unusable_input_is_status_2);
     RUN(small_models_stream);
