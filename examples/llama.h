@@ -1192,32 +1192,37 @@ static inline void write_tensors(gguf_writer *w, const recipe *r, int8_t *values
 /* Under another name until it is complete, so that a broken run leaves no half model. */
 static inline int write_model(const char *path, const recipe *r, progress_call *report,
                               message *why) {
-    char unfinished[1024];
     gguf_writer w;
-    size_t widest = larger(r->dim, r->ffn);
+    size_t widest = larger(r->dim, r->ffn), name_bytes = strlen(path) + sizeof(".part");
     int8_t *values = (int8_t *)malloc(widest);
-    unsigned char *row = (unsigned char *)malloc(widest * sizeof(float) + BLOCK_BYTES);
-    int length = snprintf(unfinished, sizeof(unfinished), "%s.part", path);
-    FILE *file = length < (int)sizeof(unfinished) ? fopen(unfinished, "wb") : NULL;
-    int good = values != NULL && row != NULL && file != NULL;
-    if (good) {
+    unsigned char *row = (unsigned char *)malloc(widest * sizeof(float));
+    char *unfinished = (char *)malloc(name_bytes);
+    FILE *file = NULL;
+    int good = 0;
+    if (values != NULL && row != NULL && unfinished != NULL) {
+        snprintf(unfinished, name_bytes, "%s.part", path);
+        file = fopen(unfinished, "wb");
+    }
+    if (file != NULL) {
         gguf_write_begin(&w, file, recipe_tensors(r), WRITER_PAIRS);
         write_pairs(&w, r);
         write_tensors(&w, r, values, row, report);
-        good = !w.failed;
+        good = fclose(file) == 0 && !w.failed;
     }
-    good = (file == NULL || fclose(file) == 0) && good;
+#if defined(_WIN32)
+    good = good && (remove(path) == 0 || errno == ENOENT); /* rename does not replace there */
+#endif
+    good = good && rename(unfinished, path) == 0;
+    if (!good) {
+        refuse(why, "cannot write %s: %s", path, strerror(errno));
+    }
+    if (file != NULL && !good) {
+        remove(unfinished);
+    }
     free(values);
     free(row);
-#if defined(_WIN32)
-    remove(path);
-#endif
-    if (!good || rename(unfinished, path) != 0) {
-        int reason = errno;
-        remove(unfinished);
-        return refuse(why, "cannot write %s: %s", path, strerror(reason));
-    }
-    return 1;
+    free(unfinished);
+    return good;
 }
 
 /* Is this file the one the recipe would write? */

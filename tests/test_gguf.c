@@ -165,6 +165,22 @@ TEST(good_files_are_read) {
     }
 }
 
+TEST(a_long_path_is_written_and_a_bad_one_leaves_nothing) {
+    char path[1500] = "build";
+    message why = { "" };
+    for (size_t i = strlen(path); i + 20 < sizeof(path); i += 2) {
+        memcpy(path + i, "/.", 3);
+    }
+    memcpy(path + strlen(path), "/test_gguf.long", 16);
+    CHECK(write_small(path, &small_recipe));
+    CHECK_EQ(remove("build/test_gguf.long"), 0);
+    CHECK(!write_model("build/no/such.gguf", &small_recipe, no_progress, &why));
+    CHECK(strstr(why.text, "cannot write build/no/such.gguf: ") != NULL);
+    why.text[0] = 0;
+    CHECK(!write_model("build/.", &small_recipe, no_progress, &why)); /* build/..part, renamed */
+    CHECK(why.text[0] != 0 && remove("build/..part") != 0);
+}
+
 TEST(every_truncation_is_refused) {
     bytes b = small_file(GGUF_TYPE_F32);
     llama m;
@@ -551,6 +567,7 @@ TEST(the_trace_is_json) {
 
 int main(void) {
     RUN(good_files_are_read);
+    RUN(a_long_path_is_written_and_a_bad_one_leaves_nothing);
     RUN(every_truncation_is_refused);
     RUN(damage_never_crashes);
     RUN(foreign_starts_are_refused);
