@@ -356,13 +356,13 @@ static inline float llama_float(llama *m, const char *key, float otherwise) {
     if (pair == NULL) {
         return otherwise;
     }
-    float value = (float)gguf_item_float(pair, 0);
-    if (pair->is_array || (pair->type != GGUF_F32 && pair->type != GGUF_F64) || !(value > 0.0f) ||
-        !(value < 1e30f)) {
+    double value = gguf_item_float(pair, 0);
+    if (pair->is_array || (pair->type != GGUF_F32 && pair->type != GGUF_F64) ||
+        !(value >= 1e-30 && value < 1e30)) {
         refuse(&m->why, "the key %s is not a positive number", key);
         return otherwise;
     }
-    return value;
+    return (float)value;
 }
 
 static inline gguf_string llama_text(const llama *m, const char *key) {
