@@ -195,11 +195,15 @@ static inline void round_like(quantized out, const float *x, size_t n, uint32_t 
     }
 }
 
+static inline size_t bytes_of_row(uint32_t type, size_t cols) {
+    gguf_type_info info = gguf_type(type);
+    return cols / info.block * info.bytes;
+}
+
 /* out = m x; `scratch` holds x as m likes it. */
 static inline void multiply(float *out, matrix m, const float *x, quantized scratch) {
     const unsigned char *row = (const unsigned char *)m.data;
-    gguf_type_info type = gguf_type(m.type);
-    size_t row_bytes = m.cols / type.block * type.bytes;
+    size_t row_bytes = bytes_of_row(m.type, m.cols);
     if (m.type == GGUF_TYPE_Q8_0) {
         quantize(scratch, x, m.cols);
     } else if (m.type != GGUF_TYPE_F32) {
@@ -1093,18 +1097,15 @@ static inline void random_values(int8_t *out, size_t n, uint64_t *state) { /* -1
     }
 }
 
-/* values x scale in the type of the file; returns the bytes. */
-static inline size_t encode_row(unsigned char *out, const int8_t *values, size_t n, uint16_t scale,
-                                uint32_t type) {
+/* values x scale in the type of the file */
+static inline void encode_row(unsigned char *out, const int8_t *values, size_t n, uint16_t scale,
+                              uint32_t type) {
     float wide = float_from_half(scale);
-    if (type == GGUF_TYPE_Q8_0) {
-        for (size_t b = 0; b < n / BLOCK; b++) {
-            memcpy(out + b * BLOCK_BYTES, &scale, 2);
-            memcpy(out + b * BLOCK_BYTES + 2, values + b * BLOCK, BLOCK);
-        }
-        return n / BLOCK * BLOCK_BYTES;
+    for (size_t b = 0; type == GGUF_TYPE_Q8_0 && b < n / BLOCK; b++) {
+        memcpy(out + b * BLOCK_BYTES, &scale, 2);
+        memcpy(out + b * BLOCK_BYTES + 2, values + b * BLOCK, BLOCK);
     }
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; type != GGUF_TYPE_Q8_0 && i < n; i++) {
         float value = (float)values[i] * wide;
         uint16_t half = type == GGUF_TYPE_F16 ? half_from_float(value) : bfloat_from_float(value);
         if (type == GGUF_TYPE_F32) {
@@ -1113,7 +1114,6 @@ static inline size_t encode_row(unsigned char *out, const int8_t *values, size_t
             memcpy(out + 2 * i, &half, 2);
         }
     }
-    return n * (type == GGUF_TYPE_F32 ? 4 : 2);
 }
 
 static inline void write_norm(gguf_writer *w, size_t n, uint64_t *state) { /* near one */
@@ -1158,8 +1158,8 @@ static inline void write_matrix(gguf_writer *w, const recipe *r, const planned *
         if (is_table || is_output) {
             write_kind(values, p->cols, byte, is_output);
         }
-        size_t bytes = encode_row(row, values, p->cols, is_output && !says ? 0 : scale, r->type);
-        gguf_write(w, row, bytes);
+        encode_row(row, values, p->cols, is_output && !says ? 0 : scale, r->type);
+        gguf_write(w, row, bytes_of_row(r->type, p->cols));
     }
 }
 

@@ -525,7 +525,7 @@ static int memory_open(memory *m, const llama *model, const char *path, size_t c
     m->weight = (tnm_tensor *)calloc((size_t)model->file.tensor_count, sizeof(tnm_tensor));
     m->kv = (tnm_tensor *)calloc(model->layers, sizeof(tnm_tensor));
     r->kv_label = (char(*)[24])calloc(model->layers, sizeof(*r->kv_label));
-    m->row = malloc(model->dim * sizeof(float) + BLOCK_BYTES);
+    m->row = malloc(bytes_of_row(model->embedding->type, model->dim));
     if (m->weight == NULL || m->kv == NULL || r->kv_label == NULL || m->row == NULL) {
         return refuse(&m->why, "out of memory");
     }
@@ -571,7 +571,7 @@ static int memory_open_plain(memory *m, const llama *model, const char *path, si
     m->context = context;
     m->plain = (unsigned char *)malloc((size_t)model->file.size);
     m->plain_kv = (float **)calloc(model->layers, sizeof(float *));
-    m->row = malloc(model->dim * sizeof(float) + BLOCK_BYTES);
+    m->row = malloc(bytes_of_row(model->embedding->type, model->dim));
     int good = file != NULL && m->plain != NULL && m->plain_kv != NULL && m->row != NULL;
     for (size_t i = 0; good && i < model->layers; i++) {
         m->plain_kv[i] = (float *)calloc(kv_floats, sizeof(float));
@@ -694,8 +694,7 @@ static float run_margin(const engine *e, uint32_t best) {
 
 static int run_begin(engine *e, memory *m, uint32_t token, size_t position) {
     const gguf_tensor *table = e->model->embedding;
-    gguf_type_info type = gguf_type(table->type);
-    uint64_t row_bytes = e->model->dim / type.block * type.bytes;
+    uint64_t row_bytes = bytes_of_row(table->type, e->model->dim);
     if (!memory_read(m, table, token * row_bytes, m->row, row_bytes)) {
         return 0;
     }
@@ -852,8 +851,7 @@ typedef struct bounds { /* what one token reads, and what must come over an edge
 
 static bounds bounds_of(const llama *m, const budgets *b, size_t context) {
     bounds out;
-    gguf_type_info type = gguf_type(m->embedding->type);
-    uint64_t row = m->dim / type.block * type.bytes;
+    uint64_t row = bytes_of_row(m->embedding->type, m->dim);
     out.needed = m->weight_bytes + 2 * (uint64_t)context * m->kv_dim * sizeof(float) * m->layers;
     out.needed -= m->rope_factors != NULL ? m->rope_factors->bytes : 0;
     if (m->output != m->embedding) {

@@ -53,14 +53,13 @@ static void speak(const llama *m, const uint32_t *token, size_t count, const uin
     size_t room = 2 * count * m->kv_dim;
     float *kv = (float *)calloc(m->layers * room, sizeof(float));
     if (engine_open(&e, m, count) && kv != NULL) {
-        gguf_type_info type = gguf_type(m->embedding->type);
+        size_t row_bytes = bytes_of_row(m->embedding->type, m->dim);
         const gguf_tensor *factors = m->rope_factors;
         if (factors != NULL) {
             memcpy(e.rope_factors, data + factors->offset, (size_t)factors->bytes);
         }
         for (size_t p = 0; p < count; p++) {
-            engine_begin(
-                &e, data + m->embedding->offset + token[p] * (m->dim / type.block * type.bytes), p);
+            engine_begin(&e, data + m->embedding->offset + token[p] * row_bytes, p);
             for (size_t l = 0; l < m->layers; l++) {
                 const void *at[LAYER_TENSORS];
                 for (int i = 0; i < LAYER_TENSORS; i++) {
