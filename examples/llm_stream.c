@@ -607,7 +607,7 @@ static int memory_explain(memory *m, const pinned_set *set, size_t step, tnm_res
                       (unsigned long long)step, mib(s.need_bytes), s.tier, mib(s.budget_bytes),
                       mib(s.largest_gap_bytes));
     }
-    return refuse(&m->why, "cannot pin step %llu: %s", (unsigned long long)step,
+    return refuse(&m->why, "cannot enter step %llu: %s", (unsigned long long)step,
                   tnm_result_string(result));
 }
 
@@ -618,11 +618,14 @@ static int memory_enter(memory *m, size_t sweep, size_t step, pinned_set *set) {
         memory_pin_plain(m, step, set);
         return 1;
     }
-    if (m->scheduled) {
-        tnm_step(m->ctx, LANE, (uint64_t)sweep * memory_period(m->model) + step);
-    }
     set->count = memory_uses(m, step, sweep == 0, set->use);
-    tnm_result r = set->count == 0 ? TNM_OK : tnm_pin(m->ctx, set->use, set->count, set->pin);
+    tnm_result r = TNM_OK;
+    if (m->scheduled) {
+        r = tnm_step(m->ctx, LANE, (uint64_t)sweep * memory_period(m->model) + step);
+    }
+    if (r == TNM_OK && set->count > 0) {
+        r = tnm_pin(m->ctx, set->use, set->count, set->pin);
+    }
     if (r != TNM_OK) {
         return memory_explain(m, set, step, r);
     }
@@ -660,6 +663,11 @@ static int memory_read(memory *m, const gguf_tensor *t, uint64_t offset, void *o
     tnm_result r = tnm_read(m->ctx, memory_weight(m, t), offset, out, bytes);
     return r == TNM_OK ? 1
                        : refuse(&m->why, "cannot read %s: %s", t->name.text, tnm_result_string(r));
+}
+
+static int memory_stats(memory *m, int tier, tnm_tier_stats *out) {
+    tnm_result r = tnm_stats(m->ctx, tier, out);
+    return r == TNM_OK ? 1 : refuse(&m->why, "tnm_stats: %s", tnm_result_string(r));
 }
 
 /* ---- runs ----------------------------------------------------------------------------------- */
@@ -724,25 +732,25 @@ static int run_step(engine *e, memory *m, size_t step, uint32_t token, size_t po
     return memory_leave(m, &set);
 }
 
-static void run_sample(memory *m, recorder *r) {
-    tnm_tier_stats stats;
+static int run_sample(memory *m, recorder *r) {
     for (int tier = DEVICE; m->ctx != NULL && tier < STORAGE; tier++) {
-        if (tnm_stats(m->ctx, tier, &stats) == TNM_OK) {
-            r->step[r->at].used[tier] = stats.used_bytes;
+        tnm_tier_stats stats;
+        if (!memory_stats(m, tier, &stats)) {
+            return 0;
         }
+        r->step[r->at].used[tier] = stats.used_bytes;
     }
     r->step[r->at].end = recorder_now(r);
+    return 1;
 }
 
 static int run_sweep(run *u, engine *e, memory *m, uint32_t token, size_t position) {
     size_t period = memory_period(e->model);
     for (size_t step = 0; step < period; step++) {
         u->recorder.at = position * period + step;
-        if (!run_step(e, m, step, token, position)) {
-            u->why = m->why;
+        if (!run_step(e, m, step, token, position) || !run_sample(m, &u->recorder)) {
             return 0;
         }
-        run_sample(m, &u->recorder);
     }
     progress(u->name, position + 1, u->sweeps);
     return 1;
@@ -767,15 +775,18 @@ static int run_tokens(run *u, const decode *d, engine *e, memory *m) {
     return 1;
 }
 
-static void run_measure(run *u, const memory *m) {
+static int run_measure(run *u, memory *m) {
     size_t period = memory_period(m->model);
     const step_record *first = &u->recorder.step[u->warm_up * period];
     const step_record *last = &u->recorder.step[u->sweeps * period - 1];
     u->seconds = (last->end - first->begin) / (double)(u->sweeps - u->warm_up);
     u->device_peak = m->device.peak;
     for (int tier = DEVICE; m->ctx != NULL && tier <= STORAGE; tier++) {
-        tnm_stats(m->ctx, tier, &u->stats[tier]);
+        if (!memory_stats(m, tier, &u->stats[tier])) {
+            return 0;
+        }
     }
+    return 1;
 }
 
 static int run_read_factors(engine *e, memory *m) {
@@ -804,10 +815,7 @@ static int run_decode(run *u, const char *name, const decode *d, const budgets *
         good = b != NULL ? memory_open(&m, d->model, d->path, u->sweeps, b, &u->recorder)
                          : memory_open_plain(&m, d->model, d->path, u->sweeps);
         m.recorder = &u->recorder;
-        good = good && run_read_factors(&e, &m) && run_tokens(u, d, &e, &m);
-        if (good) {
-            run_measure(u, &m);
-        }
+        good = good && run_read_factors(&e, &m) && run_tokens(u, d, &e, &m) && run_measure(u, &m);
         memory_close(&m);
         good = good && m.why.text[0] == 0;
         refuse(&u->why, "%s", m.why.text);
