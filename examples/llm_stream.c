@@ -565,7 +565,6 @@ static void memory_close(memory *m) {
 /* The same without tensormem, the way small programs do it: read everything, point into it. */
 static int memory_open_plain(memory *m, const llama *model, const char *path, size_t context) {
     FILE *file = fopen(path, "rb");
-    size_t kv_floats = 2 * context * model->kv_dim;
     memset(m, 0, sizeof(*m));
     m->model = model;
     m->context = context;
@@ -574,7 +573,7 @@ static int memory_open_plain(memory *m, const llama *model, const char *path, si
     m->row = malloc(bytes_of_row(model->embedding->type, model->dim));
     int good = file != NULL && m->plain != NULL && m->plain_kv != NULL && m->row != NULL;
     for (size_t i = 0; good && i < model->layers; i++) {
-        m->plain_kv[i] = (float *)calloc(kv_floats, sizeof(float));
+        m->plain_kv[i] = (float *)calloc(2 * context, model->kv_dim * sizeof(float));
         good = m->plain_kv[i] != NULL;
     }
     good = good && fread(m->plain, 1, (size_t)model->file.size, file) == model->file.size;
