@@ -1255,23 +1255,20 @@ static void svg_axis(const chart *c, double top, double bottom, size_t prompt) {
             first - 6.0, bottom + 40.0, first + 6.0, bottom + 40.0);
 }
 
-static int svg_panels(const chart *c, const budgets *b, const bounds *least, panel *p) {
+/* The edges below each other, where bytes moved; without a file only `p` moves down. */
+static void svg_panels(const chart *c, const bounds *least, panel *p) {
     static const char *const tone[EDGES] = { "host", "device", "host", "storage" };
     const double bound[EDGES] = { least->storage, least->device, -1.0, -1.0 };
-    int shown = 0;
     for (int i = 0; i < EDGES; i++) {
         if (i < 2 || run_moved(c->run, edges[i].from, edges[i].to) >= 1.0) {
             p->top += p->height + 46.0;
             p->height = 84.0;
             p->most = 0.0;
-            shown++;
             if (c->f != NULL) {
                 svg_edge(c, p, &edges[i], tone[i], bound[i]);
             }
         }
     }
-    (void)b;
-    return shown;
 }
 
 static int svg_write(const char *path, const llama *m, const run *u, const budgets *b,
@@ -1282,7 +1279,7 @@ static int svg_write(const char *path, const llama *m, const run *u, const budge
     c.per_sweep = SVG_BINS / u->sweeps;
     c.per_sweep = c.per_sweep < 1 ? 1 : c.per_sweep > c.period ? c.period : c.per_sweep;
     c.bins = c.per_sweep * u->sweeps;
-    svg_panels(&c, b, least, &below);
+    svg_panels(&c, least, &below);
     double bottom = below.top + below.height;
     c.f = fopen(path, "w");
     if (c.f == NULL) {
@@ -1294,7 +1291,7 @@ static int svg_write(const char *path, const llama *m, const run *u, const budge
             SVG_LEFT, p.top, chart_x(&c, (double)(prompt * c.per_sweep)) - SVG_LEFT,
             bottom - p.top);
     svg_occupancy(&c, &p, b);
-    svg_panels(&c, b, least, &p);
+    svg_panels(&c, least, &p);
     svg_axis(&c, SVG_TOP, bottom, prompt);
     fprintf(c.f, "</svg>\n");
     int bad = ferror(c.f);
