@@ -1497,13 +1497,18 @@ typedef struct demo {
     message why;
 } demo;
 
+static uint64_t demo_budget(uint64_t bytes, double share, uint64_t weights) {
+    uint64_t part = (uint64_t)(share * (double)weights);
+    return bytes != 0 ? bytes : part != 0 ? part : 1; /* 0 would be no limit */
+}
+
 static int demo_prepare(demo *d) {
     const options *o = &d->options;
     size_t room = 3 * strlen(o->prompt) + 4;
     if (!llama_open(&d->model, d->path) || !vocabulary_open(&d->vocabulary, &d->model)) {
         return refuse(&d->why, "%s: %s", d->path, d->model.why.text);
     }
-    if (room > 12292) {
+    if (strlen(o->prompt) > 4096) {
         return refuse(&d->why, "the prompt is longer than 4096 bytes");
     }
     d->prompt = (uint32_t *)malloc(room * sizeof(*d->prompt));
@@ -1521,14 +1526,8 @@ static int demo_prepare(demo *d) {
                       "%zu tokens of prompt and %zu new ones, but the model was made for %zu",
                       d->decode.prompt_count, d->decode.new_count, d->model.context);
     }
-    d->budgets.device = o->device_bytes;
-    d->budgets.host = o->host_bytes;
-    if (o->device_bytes == 0) {
-        d->budgets.device = (uint64_t)(o->device_share * (double)d->model.weight_bytes);
-    }
-    if (o->host_bytes == 0) {
-        d->budgets.host = (uint64_t)(o->host_share * (double)d->model.weight_bytes);
-    }
+    d->budgets.device = demo_budget(o->device_bytes, o->device_share, d->model.weight_bytes);
+    d->budgets.host = demo_budget(o->host_bytes, o->host_share, d->model.weight_bytes);
     d->budgets.schedule = o->schedule;
     d->budgets.direct = o->direct;
     d->least = bounds_of(&d->model, &d->budgets, d->decode.prompt_count + d->decode.new_count - 1);
@@ -1560,9 +1559,8 @@ static void demo_print_text(const demo *d) {
 }
 
 static int demo_runs(demo *d) {
-    budgets none = { 0, 0, 1, 0 };
-    none.schedule = d->budgets.schedule;
-    none.direct = d->budgets.direct;
+    budgets none = d->budgets;
+    none.device = none.host = 0;
     if (d->options.check && !run_decode(&d->plain, "plain", &d->decode, NULL, 0)) {
         return refuse(&d->why, "plain run: %s", d->plain.why.text);
     }

@@ -549,6 +549,9 @@ TEST(small_models_stream) {
 TEST(a_budget_too_small_is_said) {
     free(small_file(GGUF_TYPE_F32).data);
     CHECK_EQ(PROGRAM(SMALL, "--tokens", "2", "--device-bytes", "4K"), 1);
+    CHECK_EQ(demo_budget(0, 1e-9, 1000), 1); /* 0 would be no limit */
+    CHECK_EQ(demo_budget(0, 0.25, 1000), 250);
+    CHECK_EQ(demo_budget(7, 0.25, 1000), 7);
 }
 
 TEST(the_trace_is_json) {
