@@ -118,7 +118,7 @@ static void drive_budget(game *g, uint64_t frame) {
 
 static void check_budget(game *g, uint64_t frame, uint64_t *before) {
     tnm_tier_stats s;
-    tnm_stats(g->mem, VRAM, &s);
+    if (tnm_stats(g->mem, VRAM, &s) != TNM_OK) g->bad = 1;
     uint64_t limit = g->shrinking && *before > g->budget ? *before : g->budget;
     if (s.reserved_bytes > limit) g->bad = 1;
     *before = s.reserved_bytes;
@@ -136,7 +136,7 @@ static void run_frame(game *g, uint64_t frame, uint64_t *reserved) {
     if (frame > LAG) gpu_finish(&g->gpu, frame - LAG);
     drive_budget(g, frame);
     int gone = (camera + OBJECTS - VIEW - 1) % OBJECTS; /* it just left the view */
-    tnm_cancel(g->mem, g->texture[gone], LEVELS);
+    if (tnm_cancel(g->mem, g->texture[gone], LEVELS) < 0) g->bad = 1;
     look_ahead(g, (camera + VIEW + 1) % OBJECTS);
     for (int d = -VIEW; d <= VIEW; d++) {
         int want = d < -2 || d > 2 ? 2 : d < -1 || d > 1 ? 1 : 0;
@@ -148,19 +148,24 @@ static void run_frame(game *g, uint64_t frame, uint64_t *reserved) {
     check_budget(g, frame, reserved);
 }
 
+static int play(game *g) {
+    uint64_t reserved = 0;
+    for (int i = 0; i < OBJECTS * LEVELS; i++)
+        if (!load_level(g, i / LEVELS, i % LEVELS)) return 0;
+    for (uint64_t frame = 1; frame <= FRAMES; frame++)
+        run_frame(g, frame, &reserved);
+    return 1;
+}
+
 int main(void) {
     static game g;
-    uint64_t reserved = 0;
     tnm_tier_desc tiers[2] = { { .name = "vram", .budget_bytes = VRAM_BYTES }, { .name = "host" } };
     tnm_desc desc = { .tiers = tiers, .tier_count = 2, .user = &g, .passed = frames_done };
     tiers[VRAM].segment_bytes = VRAM_BYTES / 8; /* so that it can shrink by an eighth at a time */
     g.budget = VRAM_BYTES;
     if (tnm_create(&desc, &g.mem) != TNM_OK) return 1;
-    for (int i = 0; i < OBJECTS * LEVELS; i++)
-        if (!load_level(&g, i / LEVELS, i % LEVELS)) return 2;
-    for (uint64_t frame = 1; frame <= FRAMES; frame++)
-        run_frame(&g, frame, &reserved);
-    if (tnm_destroy(g.mem) != TNM_OK) return 3;
+    int played = play(&g);
+    if (tnm_destroy(g.mem) != TNM_OK || !played) return 2;
     printf("%d wrong bytes, budget %s\n", g.gpu.wrong, g.bad ? "BROKEN" : "kept");
     return g.gpu.wrong || g.bad;
 }

@@ -129,23 +129,27 @@ static int start(server *s) {
     return 1;
 }
 
+static int run_passes(server *s, tnm_tier_stats *device) {
+    for (s->pass = 0; s->pass < PASSES; s->pass++)
+        if (!run_pass(s)) return 0;
+    /* the name dies, the views keep the bytes: one more pass reads them */
+    if (tnm_tensor_destroy(s->mem, s->prompt) < 0 || !serve(s, &s->queue[0])) return 0;
+    return tnm_stats(s->mem, DEVICE, device) == TNM_OK && tnm_check(s->mem) == 0;
+}
+
 static int run(int foresight) {
     server s = { .foresight = foresight, .random = 7 };
     tnm_tier_stats device;
-    if (!start(&s)) return 0;
-    for (s.pass = 0; s.pass < PASSES; s.pass++)
-        if (!run_pass(&s)) return 0;
-    /* the name dies, the views keep the bytes: one more pass reads them */
-    if (tnm_tensor_destroy(s.mem, s.prompt) < 0 || !serve(&s, &s.queue[0])) return 0;
-    if (tnm_stats(s.mem, DEVICE, &device) < 0 || tnm_check(s.mem) != 0) return 0;
+    int good = start(&s) && run_passes(&s, &device);
+    if (s.mem && tnm_destroy(s.mem) != TNM_OK) return 0; /* also after a failure */
+    if (!good) return 0;
     printf("%s %llu hits, %llu late, %llu misses, %llu prefetches (%llu wasted), peak %llu of %d "
            "KiB, %ld wrong bytes\n",
            foresight ? "queue told: " : "plain LRU:  ", (unsigned long long)device.hits,
            (unsigned long long)device.late, (unsigned long long)device.misses,
            (unsigned long long)device.prefetches, (unsigned long long)device.prefetches_wasted,
            (unsigned long long)device.peak_bytes >> 10, DEVICE_BYTES >> 10, s.wrong);
-    if (device.peak_bytes > DEVICE_BYTES || tnm_destroy(s.mem) != TNM_OK) return 0;
-    return s.wrong == 0;
+    return device.peak_bytes <= DEVICE_BYTES && s.wrong == 0;
 }
 
 int main(void) {

@@ -142,6 +142,20 @@ static uint64_t launch(device *d, const tnm_pinned *at) {
 
 enum { DEVICE, HOST, POOL, TIERS, TENSORS = 16, COUNTERS = 16 << 10, ROUNDS = 6 };
 
+static int fill(tnm_ctx *mem, tnm_tensor *t) {
+    static uint32_t first[COUNTERS];
+    tnm_tensor_desc what = { .label = "counters", .dtype = TNM_I32, .shape = { COUNTERS } };
+    tnm_use cycle[TENSORS];
+    for (uint32_t i = 0; i < TENSORS; i++) {
+        for (uint32_t k = 0; k < COUNTERS; k++)
+            first[k] = i * COUNTERS + k;
+        if (tnm_tensor_create(mem, &what, &t[i]) != TNM_OK) return 0;
+        if (tnm_write(mem, t[i], 0, first, sizeof first) != TNM_OK) return 0;
+        cycle[i] = (tnm_use){ .tensor = t[i], .tier = DEVICE, .access = TNM_WRITE, .step = i };
+    }
+    return tnm_schedule(mem, 0, cycle, TENSORS, TENSORS) == TNM_OK;
+}
+
 static int work(tnm_ctx *mem, device *gpu, const tnm_tensor *t) {
     for (int step = 0; step < ROUNDS * TENSORS; step++) {
         tnm_use use = { .tensor = t[step % TENSORS], .tier = DEVICE, .access = TNM_WRITE };
@@ -167,30 +181,20 @@ static int verify(tnm_ctx *mem, const tnm_tensor *t) {
 
 int main(void) {
     static device gpu, pool;
-    static uint32_t first[COUNTERS];
     tnm_tier_desc tiers[TIERS] = { { .name = "device", .budget_bytes = 256 << 10 },
                                    { .name = "host", .budget_bytes = 512 << 10 },
                                    { .name = "pool" } };
     tnm_desc desc = { .tiers = tiers, .tier_count = TIERS, .user = &gpu, .passed = kernels_done };
-    tnm_tensor_desc what = { .label = "counters", .dtype = TNM_I32, .shape = { COUNTERS } };
     tnm_tensor t[TENSORS];
-    tnm_use cycle[TENSORS];
     tnm_ctx *mem;
     tiers[DEVICE].backend = device_backend(&gpu);
     tiers[POOL].backend = device_backend(&pool);
     if (tnm_create(&desc, &mem) != TNM_OK) return 1;
-    for (uint32_t i = 0; i < TENSORS; i++) {
-        for (uint32_t k = 0; k < COUNTERS; k++)
-            first[k] = i * COUNTERS + k;
-        if (tnm_tensor_create(mem, &what, &t[i]) != TNM_OK) return 2;
-        if (tnm_write(mem, t[i], 0, first, sizeof first) != TNM_OK) return 3;
-        cycle[i] = (tnm_use){ .tensor = t[i], .tier = DEVICE, .access = TNM_WRITE, .step = i };
-    }
-    if (tnm_schedule(mem, 0, cycle, TENSORS, TENSORS) < 0) return 3;
-    if (!work(mem, &gpu, t) || !verify(mem, t)) return 4;
-    if (tnm_dump(mem, TNM_DUMP_TEXT, NULL) < 0 || tnm_destroy(mem) != TNM_OK) return 5;
+    int good = fill(mem, t) && work(mem, &gpu, t) && verify(mem, t) &&
+               tnm_dump(mem, TNM_DUMP_TEXT, NULL) == TNM_OK;
+    if (tnm_destroy(mem) != TNM_OK || !good) return 2;
     for (int i = 0; i < MAX_BLOCKS; i++)
-        if (gpu.block[i] || pool.block[i]) return 6; /* everything was given back */
+        if (gpu.block[i] || pool.block[i]) return 3; /* everything was given back */
     printf("%llu + %llu copies (%llu between the devices), %llu doorbells, %llu times full\n",
            (unsigned long long)gpu.copied, (unsigned long long)pool.copied,
            (unsigned long long)(gpu.peer_copies + pool.peer_copies),

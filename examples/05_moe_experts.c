@@ -113,20 +113,25 @@ static int load(model *m) {
     return tnm_schedule(m->mem, LANE, cycle, LAYERS, LAYERS) == TNM_OK;
 }
 
-static int run(int guesses) {
-    static model m;
+static int run_tokens(model *m) {
     int chosen[TOP], next[TOP];
-    tnm_tier_stats s;
-    m = (model){ .random = 0x9E3779B97F4A7C15u, .guesses = guesses };
-    if (!load(&m)) return 0;
-    route(&m, 0, next);
+    route(m, 0, next);
     for (uint64_t step = 0; step < TOKENS * LAYERS; step++) {
         for (int i = 0; i < TOP; i++)
             chosen[i] = next[i];
-        route(&m, (int)((step + 1) % LAYERS), next);
-        if (!run_layer(&m, step, chosen, next)) return 0;
+        route(m, (int)((step + 1) % LAYERS), next);
+        if (!run_layer(m, step, chosen, next)) return 0;
     }
-    if (tnm_stats(m.mem, DEVICE, &s) < 0 || tnm_destroy(m.mem) != TNM_OK) return 0;
+    return 1;
+}
+
+static int run(int guesses) {
+    static model m;
+    tnm_tier_stats s;
+    m = (model){ .random = 0x9E3779B97F4A7C15u, .guesses = guesses };
+    int good = load(&m) && run_tokens(&m) && tnm_stats(m.mem, DEVICE, &s) == TNM_OK;
+    if (m.mem && tnm_destroy(m.mem) != TNM_OK) return 0; /* also after a failure */
+    if (!good) return 0;
     printf(
         "%s experts on the device %llu, on the host %llu; %llu KiB moved, %llu prefetches wasted, "
         "%d wrong\n",
