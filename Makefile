@@ -41,6 +41,7 @@ test: ## every test, some minutes; the last line is the total; ONLY="samples api
 
 bench: $(BENCHES) ## measure; one line a figure with its target; never fails on a number
 	@set -e; uname -srm; for b in $(BENCHES); do echo "# $$b"; $$b $(BENCH_ARGS); done
+	@tests/bench_build.sh
 
 fuzz: ## libFuzzer with ASan and UBSan, FUZZ_SECONDS (60) for each target; needs clang
 	@ONLY=fuzz tests/run.sh
