@@ -460,7 +460,7 @@ TEST(only_well_formed_text_is_read) {
                                         "\xf0\x90\x80\x80",
                                         "\xf4\x8f\xbf\xbf" };
     static const uint32_t codes[] = { 'A', 0x7f, 0x80, 0x800, 0xd7ff, 0xffff, 0x10000, 0x10ffff };
-    /* the rest of a character, an escape spelt too long in three ways, halves, too large, no start */
+    /* the rest of a character, an escape spelt too long three times, a half, too large, no start */
     static const char *const bad[] = { "\x80",         "\xc0\x9b",
                                        "\xe0\x80\x9b", "\xf0\x80\x80\x9b",
                                        "\xed\xa0\x80", "\xf4\x90\x80\x80",
