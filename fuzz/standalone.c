@@ -95,5 +95,5 @@ int main(int argc, char **argv) {
         good = replay(argv[i]) && good;
     }
     printf("%lu inputs replayed\n", replayed);
-    return good ? 0 : 1;
+    return good && replayed > 0 ? 0 : 1;
 }
