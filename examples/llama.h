@@ -980,9 +980,10 @@ static inline int recipe_check(const recipe *r, message *why) {
         r->ffn > 262144 || r->heads < 1 || r->kv_heads < 1 || r->dim % r->heads != 0 ||
         r->heads % r->kv_heads != 0 || r->dim / r->heads % 2 != 0 || r->dim % least != 0 ||
         r->ffn % least != 0) {
-        return refuse(why,
-                      "these sizes make no model: heads must divide the width into even parts, "
-                      "kv-heads must divide heads, Q8_0 needs multiples of 32");
+        return refuse(
+            why, "these sizes make no model: heads must divide the width into even parts, "
+                 "kv-heads must divide heads, Q8_0 needs multiples of 32; at most 4096 layers, "
+                 "a width of 65536, and 262144 between");
     }
     return 1;
 }

@@ -1378,9 +1378,9 @@ static int parse_type(const char *text, uint32_t *out) {
     return 0;
 }
 
-static int parse_size(const char *text, size_t most, size_t *out) {
+static int parse_size(const char *text, size_t *out) { /* recipe_check knows what is sensible */
     uint64_t value = 0;
-    int good = parse_number(text, 1, most, &value);
+    int good = parse_number(text, 1, UINT32_MAX, &value);
     *out = (size_t)value;
     return good;
 }
@@ -1392,7 +1392,6 @@ static int parse_policy(const char *text, options *o) {
 
 /* 1 = taken, 0 = a bad value, -1 = no such option. */
 static int parse_value(options *o, const char *name, const char *value) {
-    uint64_t seed;
     const struct {
         const char *name, **out;
     } texts[] = { { "--model", &o->model },
@@ -1402,12 +1401,12 @@ static int parse_value(options *o, const char *name, const char *value) {
                   { "--write-model", &o->write } };
     const struct {
         const char *name;
-        size_t most, *out;
-    } sizes[] = { { "--layers", 4096, &o->recipe.layers },
-                  { "--dim", 65536, &o->recipe.dim },
-                  { "--ffn", 262144, &o->recipe.ffn },
-                  { "--heads", 65536, &o->recipe.heads },
-                  { "--kv-heads", 65536, &o->recipe.kv_heads } };
+        size_t *out;
+    } sizes[] = { { "--layers", &o->recipe.layers },
+                  { "--dim", &o->recipe.dim },
+                  { "--ffn", &o->recipe.ffn },
+                  { "--heads", &o->recipe.heads },
+                  { "--kv-heads", &o->recipe.kv_heads } };
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
         if (strcmp(name, texts[i].name) == 0) {
             *texts[i].out = value;
@@ -1416,10 +1415,11 @@ static int parse_value(options *o, const char *name, const char *value) {
     }
     for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
         if (strcmp(name, sizes[i].name) == 0) {
-            return parse_size(value, sizes[i].most, sizes[i].out);
+            return parse_size(value, sizes[i].out);
         }
     }
     if (strcmp(name, "--seed") == 0) {
+        uint64_t seed = 0;
         int good = parse_number(value, 0, UINT32_MAX, &seed);
         o->recipe.seed = (uint32_t)seed;
         return good;

@@ -521,6 +521,8 @@ TEST(unusable_input_is_status_2) {
     CHECK_EQ(PROGRAM("--model", ""), 2);
     CHECK_EQ(PROGRAM("--nonsense", "1"), 2);
     CHECK_EQ(PROGRAM("--write-model", "build/x.gguf", "--dim", "100", "--heads", "3"), 2);
+    CHECK_EQ(PROGRAM("--write-model", "build/x.gguf", "--layers", "4097"), 2);
+    CHECK_EQ(PROGRAM("--write-model", "build/x.gguf", "--kv-heads", "65537"), 2);
     CHECK_EQ(PROGRAM("--help"), 0);
     remove("build/test_gguf.bad");
     free(b.data);
