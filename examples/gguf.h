@@ -784,11 +784,16 @@ static inline void gguf_write_begin(gguf_writer *w, FILE *file, uint64_t tensors
     gguf_write_uint(w, pairs, 8);
 }
 
-/* dims sizes, fastest first; returns the bytes the tensor will need. */
+/* dims sizes, fastest first; returns the bytes the tensor will need. Rows that are no whole blocks
+ * of a known type are a failure of the writer. */
 static inline uint64_t gguf_write_tensor(gguf_writer *w, const char *name, uint32_t type,
                                          const uint64_t *shape, uint32_t dims) {
     gguf_type_info info = gguf_type(type);
     uint64_t bytes = info.bytes;
+    if (info.block == 0 || dims < 1 || dims > GGUF_MAX_DIMS || shape[0] % info.block != 0) {
+        w->failed = 1;
+        return 0;
+    }
     gguf_write_string(w, name);
     gguf_write_uint(w, dims, 4);
     for (uint32_t i = 0; i < dims; i++) {

@@ -158,7 +158,7 @@ job_fuzz() {
     need clang || return $SKIP
     mkdir -p "$found"
     binary libfuzzer "fuzz/$1" clang "$SAN -fsanitize=fuzzer,address,undefined" EXTRA= || return 1
-    "build/libfuzzer/fuzz/$1" -max_total_time="$FUZZ_SECONDS" -print_final_stats=1 \
+    "build/libfuzzer/fuzz/$1" -max_total_time="$FUZZ_SECONDS" -timeout=60 -print_final_stats=1 \
         -artifact_prefix="$found/" "$found" "$corpus"
 }
 

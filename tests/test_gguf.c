@@ -181,6 +181,22 @@ TEST(a_long_path_is_written_and_a_bad_one_leaves_nothing) {
     CHECK(why.text[0] != 0 && remove("build/..part") != 0);
 }
 
+TEST(no_file_is_written_that_would_not_be_read) {
+    const uint64_t shape[2] = { 33, 2 };
+    FILE *file = tmpfile();
+    gguf_writer w;
+    CHECK(file != NULL);
+    gguf_write_begin(&w, file, 1, 0);
+    CHECK_EQ(gguf_write_tensor(&w, "good", GGUF_TYPE_F16, shape, 2), 132);
+    CHECK_EQ(w.failed, 0);
+    CHECK_EQ(gguf_write_tensor(&w, "no blocks", GGUF_TYPE_Q8_0, shape, 2), 0);
+    CHECK_EQ(w.failed, 1);
+    gguf_write_begin(&w, file, 1, 0);
+    CHECK_EQ(gguf_write_tensor(&w, "no type", 4, shape, 2), 0);
+    CHECK_EQ(w.failed, 1);
+    fclose(file);
+}
+
 TEST(every_truncation_is_refused) {
     bytes b = small_file(GGUF_TYPE_F32);
     llama m;
@@ -573,6 +589,7 @@ TEST(the_trace_is_json) {
 int main(void) {
     RUN(good_files_are_read);
     RUN(a_long_path_is_written_and_a_bad_one_leaves_nothing);
+    RUN(no_file_is_written_that_would_not_be_read);
     RUN(every_truncation_is_refused);
     RUN(damage_never_crashes);
     RUN(foreign_starts_are_refused);
