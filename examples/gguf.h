@@ -13,6 +13,7 @@
 #ifndef GGUF_H
 #define GGUF_H
 
+#include <errno.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -720,11 +721,13 @@ typedef struct gguf_writer {
     FILE *file;
     uint64_t at;   /* bytes written */
     uint64_t data; /* where the next tensor will start, from the first on */
-    int failed;    /* sticky */
+    int failed;    /* errno of the first failure, which stays */
 } gguf_writer;
 
 static inline void gguf_write(gguf_writer *w, const void *data, uint64_t bytes) {
-    w->failed |= fwrite(data, 1, (size_t)bytes, w->file) != bytes;
+    if (fwrite(data, 1, (size_t)bytes, w->file) != bytes && w->failed == 0) {
+        w->failed = errno != 0 ? errno : EIO;
+    }
     w->at += bytes;
 }
 
@@ -791,7 +794,7 @@ static inline uint64_t gguf_write_tensor(gguf_writer *w, const char *name, uint3
     gguf_type_info info = gguf_type(type);
     uint64_t bytes = info.bytes;
     if (info.block == 0 || dims < 1 || dims > GGUF_MAX_DIMS || shape[0] % info.block != 0) {
-        w->failed = 1;
+        w->failed = EINVAL;
         return 0;
     }
     gguf_write_string(w, name);

@@ -11,7 +11,6 @@
 
 #include "gguf.h"
 
-#include <errno.h>
 #include <math.h>
 
 /* ---- messages ------------------------------------------------------------------------------- */
@@ -1199,31 +1198,39 @@ static inline int write_model(const char *path, const recipe *r, progress_call *
     unsigned char *row = (unsigned char *)malloc(widest * sizeof(float));
     char *unfinished = (char *)malloc(name_bytes);
     FILE *file = NULL;
-    int good = 0;
+    int failed = ENOMEM;
     if (values != NULL && row != NULL && unfinished != NULL) {
         snprintf(unfinished, name_bytes, "%s.part", path);
         file = fopen(unfinished, "wb");
+        failed = file == NULL ? errno : 0;
     }
     if (file != NULL) {
         gguf_write_begin(&w, file, recipe_tensors(r), WRITER_PAIRS);
         write_pairs(&w, r);
         write_tensors(&w, r, values, row, report);
-        good = fclose(file) == 0 && !w.failed;
+        failed = w.failed;
+        if (fclose(file) != 0 && failed == 0) {
+            failed = errno;
+        }
     }
 #if defined(_WIN32)
-    good = good && (remove(path) == 0 || errno == ENOENT); /* rename does not replace there */
-#endif
-    good = good && rename(unfinished, path) == 0;
-    if (!good) {
-        refuse(why, "cannot write %s: %s", path, strerror(errno));
+    if (failed == 0 && remove(path) != 0 && errno != ENOENT) { /* rename does not replace there */
+        failed = errno;
     }
-    if (file != NULL && !good) {
+#endif
+    if (failed == 0 && rename(unfinished, path) != 0) {
+        failed = errno;
+    }
+    if (failed != 0) {
+        refuse(why, "cannot write %s: %s", path, strerror(failed));
+    }
+    if (failed != 0 && file != NULL) {
         remove(unfinished);
     }
     free(values);
     free(row);
     free(unfinished);
-    return good;
+    return failed == 0;
 }
 
 /* Is this file the one the recipe would write? */

@@ -181,6 +181,17 @@ TEST(a_long_path_is_written_and_a_bad_one_leaves_nothing) {
     CHECK(why.text[0] != 0 && remove("build/..part") != 0);
 }
 
+TEST(a_full_disk_is_said) {
+    message why = { "" };
+    if (system("test -c /dev/full && ln -sf /dev/full build/test_gguf.full.part") != 0) {
+        SKIP("a_full_disk_is_said", "no /dev/full");
+        return;
+    }
+    CHECK(!write_model("build/test_gguf.full", &small_recipe, progress, &why));
+    CHECK(strstr(why.text, strerror(ENOSPC)) != NULL);
+    CHECK(remove("build/test_gguf.full.part") != 0); /* gone already */
+}
+
 TEST(no_file_is_written_that_would_not_be_read) {
     const uint64_t shape[2] = { 33, 2 };
     FILE *file = tmpfile();
@@ -190,10 +201,10 @@ TEST(no_file_is_written_that_would_not_be_read) {
     CHECK_EQ(gguf_write_tensor(&w, "good", GGUF_TYPE_F16, shape, 2), 132);
     CHECK_EQ(w.failed, 0);
     CHECK_EQ(gguf_write_tensor(&w, "no blocks", GGUF_TYPE_Q8_0, shape, 2), 0);
-    CHECK_EQ(w.failed, 1);
+    CHECK_EQ(w.failed, EINVAL);
     gguf_write_begin(&w, file, 1, 0);
     CHECK_EQ(gguf_write_tensor(&w, "no type", 4, shape, 2), 0);
-    CHECK_EQ(w.failed, 1);
+    CHECK_EQ(w.failed, EINVAL);
     fclose(file);
 }
 
@@ -589,6 +600,7 @@ TEST(the_trace_is_json) {
 int main(void) {
     RUN(good_files_are_read);
     RUN(a_long_path_is_written_and_a_bad_one_leaves_nothing);
+    RUN(a_full_disk_is_said);
     RUN(no_file_is_written_that_would_not_be_read);
     RUN(every_truncation_is_refused);
     RUN(damage_never_crashes);
