@@ -52,6 +52,18 @@ static inline void check_equal(const char *file, int line, const char *text, lon
 #define RUN(name)          check_run(#name, name)
 #define SKIP(name, reason) (check_skipped++, printf("SKIP %s: %s\n", name, reason), (void)0)
 
+/* ---- numbers by chance, the same in every run ---- */
+static inline uint64_t check_random(uint64_t *state) { /* xorshift64*; a state is never 0 */
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    return *state * 0x2545F4914F6CDD1Du;
+}
+
+static inline uint64_t check_draw(uint64_t *state, uint64_t below) { /* 1 .. 2^31 */
+    return (check_random(state) >> 33) % below;
+}
+
 /* ---- an allocator for tnm_desc that counts, checks and can be told to fail ---- */
 typedef struct check_block { /* kept apart from the block, whose edges sanitizers then guard */
     struct check_block *next;

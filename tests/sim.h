@@ -94,11 +94,8 @@ typedef struct sim {
     ((cond) ? (void)0 : check_fail(__FILE__, __LINE__, "backend contract: " #cond))
 
 /* ---- draws and patterns ---- */
-static inline uint64_t sim_draw(sim *w, uint64_t below) { /* xorshift64*; below >= 1 */
-    w->random ^= w->random >> 12;
-    w->random ^= w->random << 25;
-    w->random ^= w->random >> 27;
-    return (w->random * 0x2545F4914F6CDD1Du >> 33) % below;
+static inline uint64_t sim_draw(sim *w, uint64_t below) {
+    return check_draw(&w->random, below);
 }
 
 static inline int sim_chance(sim *w, int in256) {

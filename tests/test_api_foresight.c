@@ -273,8 +273,7 @@ EACH(kept_ones_stay) {
     static const uint64_t percent[3] = { 60, 75, 90 };
     for (uint64_t c = 0; c < 6; c++) {
         uint64_t total = 0, warm = c % 2 ? 20 : 2;
-        sim draw = { 0 };
-        draw.random = c;
+        uint64_t draw = c + 1;
         rig_start(g, c);
         for (int i = 0; i < N; i++)
             total += rig_room(1, size[i % 9] * (uint64_t)256);
@@ -284,7 +283,7 @@ EACH(kept_ones_stay) {
             rig_write(g, t[i], 1, (uint64_t)i);
         }
         for (uint64_t i = 0; i < (c % 2) * 2 * N; i++) {
-            uint64_t k = sim_draw(&draw, N);
+            uint64_t k = check_draw(&draw, N);
             rig_expect(g, t[k], 0, k);
         }
         schedule(g, N);
@@ -474,14 +473,13 @@ EACH(bad_foresight) {
 EACH(hints_never_change_results) { /* I17: the same pins with every hint left out */
     uint64_t hash[2] = { 0, 0 };
     for (int hints = 0; hints < 2; hints++) {
-        sim draw = { 0 };
-        draw.random = 77;
+        uint64_t draw = 77;
         rig_start(g, 5);
         rig_pair(g, kind, rig_room(3, ONE));
         make(g, 8, 0);
         for (uint64_t s = 0; s < 60; s++) {
-            int i = (int)sim_draw(&draw, 8), k = (int)sim_draw(&draw, 8);
-            tnm_use u = use_at(k, s + sim_draw(&draw, 4));
+            int i = (int)check_draw(&draw, 8), k = (int)check_draw(&draw, 8);
+            tnm_use u = use_at(k, s + check_draw(&draw, 4));
             tnm_pinned p;
             if (hints) CHECK_EQ(tnm_step(g->ctx, 0, s), TNM_OK);
             if (hints) CHECK(tnm_prefetch(g->ctx, 0, &u, 1) >= 0);
@@ -501,14 +499,14 @@ EACH(hints_never_change_results) { /* I17: the same pins with every hint left ou
 EACH(least_recently_pinned_leaves) { /* equal sizes, one thread: textbook LRU, exactly */
     enum { N = 9, C = 4 };
     int last[N], clock = 0, misses = 0;
-    sim draw = { 0 };
+    uint64_t draw = 99;
     rig_pair(g, kind, rig_room(C, ONE));
     make(g, N, 1);
     for (int i = 0; i < N; i++)
         last[i] = 0;
-    draw.random = 99;
     for (int n = 0; n < 400; n++) {
-        int i = (int)(sim_draw(&draw, 3) ? sim_draw(&draw, 5) : sim_draw(&draw, N)), newer = 0;
+        int i = (int)(check_draw(&draw, 3) ? check_draw(&draw, 5) : check_draw(&draw, N)),
+            newer = 0;
         for (int k = 0; k < N; k++)
             newer += last[k] > last[i];
         misses += last[i] == 0 || newer >= C;
@@ -527,13 +525,12 @@ typedef struct {
 
 static void draw_trace(told_trace *d, int n, int window) {
     int last[MOST];
-    sim draw = { 0 };
-    draw.random = 5;
+    uint64_t draw = 5;
     d->refs = 4 * 300;
     d->window = window;
     for (int i = 0; i < d->refs; i++) {
-        int near = (int)sim_draw(&draw, 8), drift = i / 40;
-        d->ref[i] = sim_draw(&draw, 3) ? (drift + near) % n : (int)sim_draw(&draw, (uint64_t)n);
+        int near = (int)check_draw(&draw, 8), drift = i / 40;
+        d->ref[i] = check_draw(&draw, 3) ? (drift + near) % n : (int)check_draw(&draw, (uint64_t)n);
     }
     for (int i = 0; i < n; i++)
         last[i] = 1 << 20; /* never */
@@ -647,20 +644,19 @@ static int depth_of(const tnmi_hints *hints, uint32_t use) {
 
 TEST(single_uses_keep_their_order) { /* told in any order, taken back in any order */
     static rig g;
-    sim draw = { 0 };
+    uint64_t draw = 4;
     const tnmi_hints *hints;
     rig_start(&g, 1);
     rig_pair(&g, SIM_PLAIN, rig_room(4, ONE));
     make(&g, MOST, 1);
     hints = &g.ctx->e.hints;
-    draw.random = 4;
     for (int n = 0; n < 6000; n++) {
-        tnm_use u = use_at((int)sim_draw(&draw, MOST), sim_draw(&draw, 1000));
-        uint32_t lane = (uint32_t)sim_draw(&draw, 2);
-        u.flags = sim_draw(&draw, 4) ? TNM_SURE : 0;
+        tnm_use u = use_at((int)check_draw(&draw, MOST), check_draw(&draw, 1000));
+        uint32_t lane = (uint32_t)check_draw(&draw, 2);
+        u.flags = check_draw(&draw, 4) ? TNM_SURE : 0;
         CHECK_EQ(tnm_prefetch(g.ctx, lane, &u, 1), TNM_OK);
         if (n % 200 == 0) CHECK_EQ(tnm_check(g.ctx), 0);
-        if (n % 100 == 0) CHECK_EQ(tnm_cancel(g.ctx, &t[sim_draw(&draw, MOST)], 1), TNM_OK);
+        if (n % 100 == 0) CHECK_EQ(tnm_cancel(g.ctx, &t[check_draw(&draw, MOST)], 1), TNM_OK);
         if (n % 700 == 0) CHECK_EQ(tnm_step(g.ctx, 1, (uint64_t)n / 20), TNM_OK);
     }
     for (uint32_t lane = 0; lane < 2; lane++) {

@@ -6,10 +6,8 @@
 static uint64_t seed = 1;
 
 static uint64_t draw(void) { /* numbers of every magnitude */
-    uint64_t value;
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
-    value = seed ^ (seed >> 29);
-    return value >> (seed >> 58);
+    uint64_t value = check_random(&seed);
+    return value >> check_draw(&seed, 64);
 }
 
 TEST(add_says_when_it_wraps) {

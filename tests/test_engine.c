@@ -4,7 +4,7 @@
  * There is no memory behind the tiers at all: what moves here is knowledge. */
 #define TENSORMEM_IMPLEMENTATION
 #include "../tensormem.h"
-#include "check.h"
+#include "inside.h"
 
 enum { KIB = 1024, ONE = 8 * KIB, CHUNK = 4 * KIB, TENSORS = 8, TICKETS = 4096 };
 
@@ -1014,13 +1014,6 @@ TEST(a_lost_backend) {
 }
 
 /* ---- other threads, between an ask and its answer ---- */
-static uint32_t seed = 5;
-
-static uint32_t draw(uint32_t below) {
-    seed = seed * 1664525u + 1013904223u;
-    return (seed >> 8) % below;
-}
-
 static tnm_pinned pins[TENSORS];
 
 static void meddle(void) {

@@ -2,16 +2,9 @@
  * against a list of uses and nothing else. The calls feed the room, as they do in a program. */
 #define TENSORMEM_IMPLEMENTATION
 #include "../tensormem.h"
-#include "check.h"
+#include "inside.h"
 
 enum { TENSORS = 12, TIERS = 3, LANES = 3, MOST = 400 };
-
-static uint32_t seed = 11;
-
-static uint32_t draw(uint32_t below) {
-    seed = seed * 1664525u + 1013904223u;
-    return (seed >> 8) % below;
-}
 
 /* ---- the naive model: every use anybody has announced ---- */
 typedef struct note {

@@ -4,13 +4,7 @@
 #define TENSORMEM_IMPLEMENTATION
 #include "../tensormem.h"
 #include "sim.h"
-
-static uint32_t seed = 3;
-
-static uint32_t draw(uint32_t below) {
-    seed = seed * 1664525u + 1013904223u;
-    return (seed >> 8) % below;
-}
+#include "inside.h"
 
 /* ---- a room of its own ---- */
 enum { OPS = 60, SLOTS = 12, STAGES = 6 };
@@ -493,7 +487,7 @@ static void work(rig *g, int tiers) {
 TEST(the_room_at_work) {
     static rig g;
     for (int i = 0; i < check_scale(120, 6) && check_bad == 0; i++) {
-        seed = (uint32_t)i + 108;
+        inside_seed = (uint64_t)i + 1;
         rig_start(&g, (uint64_t)i);
         rig_tier(&g, "fast", rig_kinds[i % 6], 64 * KIB);
         if (i % 4 < 2) { /* through staging: hidden devices that do not know each other */

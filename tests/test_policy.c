@@ -2,16 +2,9 @@
  * the farthest next use, what may leave, and windows against every run there is. */
 #define TENSORMEM_IMPLEMENTATION
 #include "../tensormem.h"
-#include "check.h"
+#include "inside.h"
 
 enum { TIERS = 3, MOST = 64, NODES = 300, GRANULES = 400 };
-
-static uint32_t seed = 3;
-
-static uint32_t draw(uint32_t below) {
-    seed = seed * 1664525u + 1013904223u;
-    return (seed >> 8) % below;
-}
 
 /* ---- a yard: the tables the policy looks at, and nothing that acts on them ---- */
 static struct {

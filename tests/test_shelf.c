@@ -35,16 +35,9 @@ static int asserted; /* broken contracts seen by the room */
 #define TENSORMEM_ASSERT(x) ((x) ? (void)0 : (void)asserted++)
 #define TENSORMEM_IMPLEMENTATION
 #include "../tensormem.h"
-#include "check.h"
+#include "inside.h"
 
 /* ---- small things ---- */
-static uint64_t seed = 1;
-
-static uint64_t draw(uint64_t below) {
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
-    return (seed >> 33) % below;
-}
-
 static void fill(unsigned char *at, size_t size, uint64_t from) {
     for (size_t i = 0; i < size; i++)
         at[i] = (unsigned char)((from + i) * 2654435761u >> 13);

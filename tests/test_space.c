@@ -2,14 +2,7 @@
  * fit and the bins against a search, and the room's own check against planted damage. */
 #define TENSORMEM_IMPLEMENTATION
 #include "../tensormem.h"
-#include "check.h"
-
-static uint32_t seed = 11;
-
-static uint32_t draw(uint32_t below) {
-    seed = seed * 1664525u + 1013904223u;
-    return (seed >> 8) % below;
-}
+#include "inside.h"
 
 /* ---- a space with all the nodes it may use ---- */
 static void space_of(tnmi_space *space, uint32_t nodes) {

@@ -2,19 +2,12 @@
  * sort against stability. */
 #define TENSORMEM_IMPLEMENTATION
 #include "../tensormem.h"
-#include "check.h"
+#include "inside.h"
 
 typedef struct entry {
     uint64_t stamp;
     uint32_t pad, link;
 } entry;
-
-static uint32_t seed = 7;
-
-static uint32_t draw(uint32_t below) {
-    seed = seed * 1664525u + 1013904223u;
-    return (seed >> 8) % below;
-}
 
 static int lacks(const tnmi_table *table, uint64_t need) { /* must a chunk be brought first? */
     return tnmi_store_spare(table) < need && table->capacity < table->limit;

@@ -2,14 +2,7 @@
  * record of plain numbers, shapes, flags, replicas, adopted regions. */
 #define TENSORMEM_IMPLEMENTATION
 #include "../tensormem.h"
-#include "check.h"
-
-static uint64_t seed = 17;
-
-static uint64_t draw(uint64_t below) {
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
-    return (seed >> 33) % below;
-}
+#include "inside.h"
 
 /* ---- a room of its own, of six tiers: more than a slot has in line by itself ---- */
 enum { TIERS = 6, NAMES = 40, RECORDS = 12, REGIONS = 8 };

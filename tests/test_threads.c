@@ -154,11 +154,6 @@ static tnm_tensor look_up(int i, uint64_t *key) {
     return t;
 }
 
-static uint32_t draw(uint32_t *state, uint32_t below) {
-    *state = *state * 1664525u + 1013904223u;
-    return (*state >> 8) % below;
-}
-
 static void count_result(tnm_result r) {
     if (r == TNM_OK)
         CHECK_ADD(a.pins, 1);
@@ -181,13 +176,13 @@ static void hand_over(tnm_pinned *p) {
 }
 
 static void *pinner(void *arg) {
-    uint32_t seed = (uint32_t)(uintptr_t)arg;
+    uint64_t seed = (uintptr_t)arg;
     while (!stopped()) {
         uint64_t key;
-        tnm_tensor t = look_up((int)draw(&seed, SLOTS), &key);
-        tnm_use u = rig_use(t, draw(&seed, 4) == 0, TNM_READ);
+        tnm_tensor t = look_up((int)check_draw(&seed, SLOTS), &key);
+        tnm_use u = rig_use(t, check_draw(&seed, 4) == 0, TNM_READ);
         tnm_pinned p;
-        uint32_t how = draw(&seed, 8);
+        uint64_t how = check_draw(&seed, 8);
         tnm_result r;
         if (how == 0) u.flags = TNM_IF_READY;
         r = how < 4 ? tnm_try_pin(a.g.ctx, &u, 1, &p) : tnm_pin(a.g.ctx, &u, 1, &p);
@@ -205,14 +200,14 @@ static void *pinner(void *arg) {
 }
 
 static void *set_pinner(void *arg) {
-    uint32_t seed = (uint32_t)(uintptr_t)arg;
+    uint64_t seed = (uintptr_t)arg;
     while (!stopped()) {
         tnm_use u[3];
         tnm_pinned p[3];
         uint64_t key[3];
         tnm_result r;
         for (int i = 0; i < 3; i++) {
-            tnm_tensor t = look_up((int)draw(&seed, SLOTS), &key[i]);
+            tnm_tensor t = look_up((int)check_draw(&seed, SLOTS), &key[i]);
             u[i] = rig_use(t, 0, TNM_READ);
         }
         r = tnm_pin(a.g.ctx, u, 3, p);
@@ -226,15 +221,15 @@ static void *set_pinner(void *arg) {
 }
 
 static void *mover(void *arg) {
-    uint32_t seed = (uint32_t)(uintptr_t)arg;
+    uint64_t seed = (uintptr_t)arg;
     while (!stopped()) {
         uint64_t key;
-        tnm_tensor t = look_up((int)draw(&seed, SLOTS), &key);
+        tnm_tensor t = look_up((int)check_draw(&seed, SLOTS), &key);
         tnm_use u = rig_use(t, 0, TNM_READ);
         tnm_result r = TNM_OK;
-        switch (draw(&seed, 5)) {
+        switch (check_draw(&seed, 5)) {
         case 0:
-            r = tnm_evict(a.g.ctx, t, (int)draw(&seed, 2));
+            r = tnm_evict(a.g.ctx, t, (int)check_draw(&seed, 2));
             break;
         case 1:
             r = tnm_prefetch(a.g.ctx, 0, &u, 1);
@@ -256,11 +251,11 @@ static void *mover(void *arg) {
 }
 
 static void *churner(void *arg) {
-    uint32_t seed = (uint32_t)(uintptr_t)arg;
+    uint64_t seed = (uintptr_t)arg;
     while (!stopped()) {
         uint64_t key;
         tnm_tensor fresh = new_tensor(&key), old;
-        slot *s = &a.slot[draw(&seed, SLOTS)];
+        slot *s = &a.slot[check_draw(&seed, SLOTS)];
         pthread_mutex_lock(&s->mutex);
         old = s->handle;
         s->handle = fresh;
@@ -272,15 +267,15 @@ static void *churner(void *arg) {
 }
 
 static void *writer(void *arg) { /* on tensors of its own: the order on a replica is its own */
-    uint32_t seed = (uint32_t)(uintptr_t)arg;
+    uint64_t seed = (uintptr_t)arg;
     uint64_t key[3];
     tnm_tensor t[3];
     for (int i = 0; i < 3; i++)
         t[i] = new_tensor(&key[i]);
     while (!stopped()) {
-        int i = (int)draw(&seed, 3);
-        tnm_access access = (tnm_access)draw(&seed, 3);
-        tnm_use u = rig_use(t[i], (int)draw(&seed, 2), access);
+        int i = (int)check_draw(&seed, 3);
+        tnm_access access = (tnm_access)check_draw(&seed, 3);
+        tnm_use u = rig_use(t[i], (int)check_draw(&seed, 2), access);
         tnm_pinned p;
         tnm_result r = tnm_pin(a.g.ctx, &u, 1, &p);
         if (r == TNM_ERR_BUDGET) continue;
@@ -299,9 +294,9 @@ static void *writer(void *arg) { /* on tensors of its own: the order on a replic
 }
 
 static void *shrinker(void *arg) {
-    uint32_t seed = (uint32_t)(uintptr_t)arg;
+    uint64_t seed = (uintptr_t)arg;
     while (!stopped()) {
-        tnm_result r = tnm_set_budget(a.g.ctx, 0, rig_room(4 + draw(&seed, PLACES), SIZE));
+        tnm_result r = tnm_set_budget(a.g.ctx, 0, rig_room(4 + check_draw(&seed, PLACES), SIZE));
         CHECK(r >= 0 || r == TNM_ERR_BUSY);
         for (int i = 0; i < 50; i++)
             tnm_pump(a.g.ctx, TNM_ALL);
@@ -310,10 +305,10 @@ static void *shrinker(void *arg) {
 }
 
 static void *onlooker(void *arg) {
-    uint32_t seed = (uint32_t)(uintptr_t)arg;
+    uint64_t seed = (uintptr_t)arg;
     while (!stopped()) {
         uint64_t key;
-        tnm_tensor t = look_up((int)draw(&seed, SLOTS), &key);
+        tnm_tensor t = look_up((int)check_draw(&seed, SLOTS), &key);
         tnm_use u = rig_use(t, 0, TNM_READ);
         tnm_tensor_info info;
         tnm_tier_stats stats;

@@ -3,14 +3,7 @@
 #define TENSORMEM_REDZONE_BYTES 24 /* counts in every placement */
 #define TENSORMEM_IMPLEMENTATION
 #include "../tensormem.h"
-#include "check.h"
-
-static uint64_t seed = 5;
-
-static uint64_t draw(uint64_t below) {
-    seed = seed * 6364136223846793005u + 1442695040888963407u;
-    return (seed >> 33) % below;
-}
+#include "inside.h"
 
 static void set_granule(tnmi_tier *tier, uint64_t granule) { /* a power of two */
     tier->granule = granule;
