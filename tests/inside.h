@@ -11,4 +11,44 @@ static inline uint32_t draw(uint64_t below) {
     return (uint32_t)check_draw(&inside_seed, below);
 }
 
+/* ---- the door's part: a table that is short is brought a chunk, zeroed ---- */
+static inline void bring(tnmi_table *table) {
+    size_t bytes = (size_t)tnmi_store_grow_bytes(table);
+    void *chunk = check_alloc(NULL, bytes);
+    CHECK(bytes > 0 && chunk != NULL);
+    if (chunk == NULL) return;
+    memset(chunk, 0, bytes);
+    tnmi_store_grow(table, chunk);
+}
+
+static inline void give_back(const tnmi_table *table) {
+    uint32_t before = 0;
+    for (uint32_t i = 0; i < TNMI_STORE_CHUNKS && table->chunk[i]; i++) {
+        uint32_t count = before ? before : (uint32_t)1 << table->first;
+        if (count > table->capacity - before) count = table->capacity - before;
+        check_release(NULL, table->chunk[i], (size_t)count * table->stride);
+        before += count;
+    }
+    CHECK_EQ(before, table->capacity);
+}
+
+/* ---- places ---- */
+static inline tnmi_room room_of(uint32_t need, uint32_t align, uint32_t phase, int high) {
+    tnmi_room room;
+    memset(&room, 0, sizeof room);
+    room.need = need;
+    room.align = align;
+    room.phase = phase;
+    room.to = UINT32_MAX;
+    room.high = high;
+    return room;
+}
+
+/* the segment in which a node lies */
+static inline uint32_t segment_of(const tnmi_space *space, uint32_t node) {
+    while (tnmi_space_kind(tnmi_space_node(space, node)) != TNMI_SPACE_EDGE)
+        node = tnmi_space_node(space, node)->next;
+    return tnmi_space_node(space, node)->a;
+}
+
 #endif

@@ -14,18 +14,14 @@ static uint32_t stage_memory[STAGES];
 
 static void move_begin(tnmi_move *move) {
     tnmi_move_init(move, OPS, 1);
-    void *chunk = check_alloc(NULL, (size_t)tnmi_store_grow_bytes(&move->ops));
-    CHECK(chunk != NULL);
-    if (chunk == NULL) return;
-    memset(chunk, 0, (size_t)tnmi_store_grow_bytes(&move->ops));
-    tnmi_store_grow(&move->ops, chunk);
+    bring(&move->ops);
     memset(slot_memory, 0x5a, sizeof slot_memory);
     tnmi_move_slots(move, slot_memory, SLOTS);
     move->stage_next = stage_memory;
 }
 
-static void move_end(tnmi_move *move) {
-    check_release(NULL, move->ops.chunk[0], (size_t)move->ops.capacity * sizeof(tnmi_op));
+static void move_end(const tnmi_move *move) {
+    give_back(&move->ops);
 }
 
 static uint32_t op_of(tnmi_move *move, tnm_class class_, uint64_t step) {

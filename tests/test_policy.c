@@ -19,18 +19,6 @@ static struct {
     uint32_t edge[TIERS];
 } yard;
 
-static void bring(tnmi_table *table) {
-    void *chunk = check_alloc(NULL, (size_t)tnmi_store_grow_bytes(table));
-    CHECK(chunk != NULL);
-    if (chunk == NULL) return;
-    memset(chunk, 0, (size_t)tnmi_store_grow_bytes(table));
-    tnmi_store_grow(table, chunk);
-}
-
-static void give_back(const tnmi_table *table) {
-    check_release(NULL, table->chunk[0], (size_t)table->limit * table->stride);
-}
-
 /* tier 0 stands on 1 and that on 2; or, as a tree, 0 and 1 both stand on 2 */
 static void yard_open(int tree) {
     memset(&yard, 0, sizeof yard);
@@ -110,7 +98,7 @@ static tnmi_replica *at(uint32_t c, uint32_t tier) {
 
 /* A current replica of so many granules, last pinned at `stamp`. */
 static tnmi_replica *put(uint32_t c, uint32_t tier, uint32_t granules, uint64_t stamp) {
-    tnmi_room room = { granules, 1, 0, 0, UINT32_MAX, 0 };
+    tnmi_room room = room_of(granules, 1, 0, 0);
     uint32_t node = tnmi_space_find(&yard.space[tier], &room);
     uint32_t index = tnmi_tensor_place(&yard.tensors, c, tier, 0);
     tnmi_replica *replica = tnmi_tensor_replica(&yard.tensors, tier, index);
@@ -564,7 +552,7 @@ static void random_segment(void) {
         if (draw(5) != 0 || tnmi_tensor_pins(at(c, 0)->word)) continue;
         drop(c, 0);
     }
-    tnmi_room small = { 2, 1, 0, 0, UINT32_MAX, 0 }, rest = { 150, 1, 0, 0, UINT32_MAX, 0 };
+    tnmi_room small = room_of(2, 1, 0, 0), rest = room_of(150, 1, 0, 0);
     uint32_t held = draw(3) == 0 ? tnmi_space_find(&yard.space[0], &small) : TNMI_NONE;
     if (held != TNMI_NONE) tnmi_space_hold(&yard.space[0], held, 5);
     held = draw(6) ? tnmi_space_find(&yard.space[0], &rest) : TNMI_NONE;
@@ -574,9 +562,7 @@ static void random_segment(void) {
 static tnmi_wish random_wish(void) {
     tnmi_wish wish;
     memset(&wish, 0, sizeof wish);
-    wish.room.to = UINT32_MAX;
-    wish.room.need = 1 + draw(40);
-    wish.room.align = draw(4) ? 1 : 1u << draw(4);
+    wish.room = room_of(1 + draw(40), draw(4) ? 1 : 1u << draw(4), 0, 0);
     wish.room.phase = draw(wish.room.align);
     wish.before = draw(4) ? UINT64_MAX : yard.clock - draw(2000);
     wish.guess = draw(4) == 0;
@@ -634,14 +620,10 @@ TEST(equal_runs_go_by_the_lower_offset) {
     }
     tnmi_wish wish;
     memset(&wish, 0, sizeof wish);
-    wish.room.to = UINT32_MAX;
-    wish.room.need = 10;
-    wish.room.align = 1;
+    wish.room = room_of(10, 1, 0, 0);
     wish.before = UINT64_MAX;
     CHECK(tnmi_tensor_hit(at(1, 0), TNM_READ));
-    tnmi_room rest = {
-        GRANULES - 80, 1, 0, 0, UINT32_MAX, 0
-    }; /* no free room: it would cost nothing */
+    tnmi_room rest = room_of(GRANULES - 80, 1, 0, 0); /* no free room: it would cost nothing */
     uint32_t node = tnmi_space_find(&yard.space[0], &rest);
     tnmi_space_hold(&yard.space[0], node, 5);
     tnmi_window best = scan(&wish);

@@ -8,26 +8,11 @@
 static void space_of(tnmi_space *space, uint32_t nodes) {
     memset(space, 0x5a, sizeof *space);
     tnmi_space_init(space, nodes, 1);
-    void *chunk = check_alloc(NULL, (size_t)tnmi_store_grow_bytes(&space->nodes));
-    CHECK(chunk != NULL);
-    if (chunk == NULL) return;
-    memset(chunk, 0, (size_t)tnmi_store_grow_bytes(&space->nodes));
-    tnmi_store_grow(&space->nodes, chunk);
+    bring(&space->nodes);
 }
 
-static void space_end(tnmi_space *space) {
-    check_release(NULL, space->nodes.chunk[0], (size_t)space->nodes.capacity * sizeof(tnmi_node));
-}
-
-static tnmi_room room_of(uint32_t need, uint32_t align, uint32_t phase, int high) {
-    tnmi_room room;
-    room.need = need;
-    room.align = align;
-    room.phase = phase;
-    room.from = 0;
-    room.to = UINT32_MAX;
-    room.high = high;
-    return room;
+static void space_end(const tnmi_space *space) {
+    give_back(&space->nodes);
 }
 
 static uint32_t place(tnmi_space *space, uint32_t need, uint32_t owner) { /* anywhere */
@@ -208,12 +193,6 @@ static int map_is_used(const map *m, uint32_t segment) {
     return 0;
 }
 
-static uint32_t segment_of(const map *m, uint32_t index) {
-    while (tnmi_space_kind(node_at(m, index)) != TNMI_SPACE_EDGE)
-        index = node_at(m, index)->next;
-    return node_at(m, index)->a;
-}
-
 static int map_has_fit(const map *m, const tnmi_room *room) {
     for (uint32_t s = 0; s < SEGMENTS; s++)
         for (uint32_t g = room->from; m->edge[s] != TNMI_NONE && g < m->wide[s]; g++) {
@@ -234,7 +213,7 @@ static void move_take(map *m) {
     uint32_t index = tnmi_space_find(&m->space, &room), live = m->space.nodes.live;
     CHECK_EQ(index != TNMI_NONE, map_has_fit(m, &room));
     if (index == TNMI_NONE) return;
-    uint32_t segment = segment_of(m, index), offset = node_at(m, index)->offset;
+    uint32_t segment = segment_of(&m->space, index), offset = node_at(m, index)->offset;
     uint32_t size = tnmi_space_size(node_at(m, index)), start = search_fit(offset, size, &room);
     CHECK_EQ(tnmi_space_kind(node_at(m, index)), TNMI_SPACE_FREE);
     tnmi_space_take(&m->space, index, &room, ++m->owners);
@@ -257,7 +236,7 @@ static uint32_t any_node(const map *m, uint32_t kind) { /* of a kind; TNMI_NONE 
 static void move_free(map *m) {
     uint32_t index = any_node(m, TNMI_SPACE_USED), live = m->space.nodes.live;
     if (index == TNMI_NONE) return;
-    uint32_t holder = draw(2) ? TNMI_NONE : draw(3), segment = segment_of(m, index);
+    uint32_t holder = draw(2) ? TNMI_NONE : draw(3), segment = segment_of(&m->space, index);
     uint32_t offset = node_at(m, index)->offset, size = tnmi_space_size(node_at(m, index));
     node_at(m, index)->b = draw(2) ? 77 : 0; /* the engine's mark goes with its owner */
     tnmi_space_free(&m->space, index, holder);
@@ -270,8 +249,8 @@ static void move_hold(map *m, int hold) {
     uint32_t index = any_node(m, hold ? TNMI_SPACE_FREE : TNMI_SPACE_HELD), holder = draw(3);
     uint32_t live = m->space.nodes.live;
     if (index == TNMI_NONE) return;
-    paint(m, segment_of(m, index), node_at(m, index)->offset, tnmi_space_size(node_at(m, index)),
-          hold ? HELD | holder : 0);
+    paint(m, segment_of(&m->space, index), node_at(m, index)->offset,
+          tnmi_space_size(node_at(m, index)), hold ? HELD | holder : 0);
     if (hold)
         tnmi_space_hold(&m->space, index, holder);
     else
@@ -283,7 +262,8 @@ static void move_hold(map *m, int hold) {
 static void move_window(map *m) {
     uint32_t first = any_node(m, TNMI_SPACE_HELD), live = m->space.nodes.live;
     if (first == TNMI_NONE) return;
-    uint32_t segment = segment_of(m, first), offset = node_at(m, first)->offset, end = offset;
+    uint32_t segment = segment_of(&m->space, first), offset = node_at(m, first)->offset,
+             end = offset;
     uint32_t holder = node_at(m, first)->a;
     for (uint32_t i = first; tnmi_space_kind(node_at(m, i)) == TNMI_SPACE_HELD;) {
         if (node_at(m, i)->a != holder || (i != first && draw(4) == 0)) break;

@@ -13,26 +13,6 @@ static int lacks(const tnmi_table *table, uint64_t need) { /* must a chunk be br
     return tnmi_store_spare(table) < need && table->capacity < table->limit;
 }
 
-static void bring(tnmi_table *table) { /* what the door does when the table is short */
-    size_t bytes = (size_t)tnmi_store_grow_bytes(table);
-    void *chunk = check_alloc(NULL, bytes);
-    CHECK(bytes > 0 && chunk != NULL);
-    if (chunk == NULL) return;
-    memset(chunk, 0, bytes);
-    tnmi_store_grow(table, chunk);
-}
-
-static void give_back(tnmi_table *table) {
-    uint32_t before = 0;
-    for (uint32_t i = 0; i < TNMI_STORE_CHUNKS && table->chunk[i]; i++) {
-        uint32_t count = before ? before : (uint32_t)1 << table->first;
-        if (count > table->capacity - before) count = table->capacity - before;
-        check_release(NULL, table->chunk[i], (size_t)count * table->stride);
-        before += count;
-    }
-    CHECK_EQ(before, table->capacity);
-}
-
 static tnmi_table table_of(uint32_t limit, int fixed) {
     tnmi_table table;
     tnmi_store_init(&table, "entries", sizeof(entry), offsetof(entry, link), limit, fixed);

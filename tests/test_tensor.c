@@ -12,18 +12,6 @@ typedef struct room {
     tnmi_residents on[TIERS];
 } room;
 
-static void fill_table(tnmi_table *table) {
-    void *chunk = check_alloc(NULL, (size_t)tnmi_store_grow_bytes(table));
-    CHECK(chunk != NULL);
-    if (chunk == NULL) return;
-    memset(chunk, 0, (size_t)tnmi_store_grow_bytes(table)); /* as the door does */
-    tnmi_store_grow(table, chunk);
-}
-
-static void empty_table(tnmi_table *table) {
-    check_release(NULL, table->chunk[0], (size_t)table->capacity * table->stride);
-}
-
 static void room_begin(room *r, uint32_t tiers) {
     uint32_t in_line = tiers < TNMI_INLINE_TIERS ? TNMI_INLINE_TIERS : tiers;
     size_t slot = offsetof(tnmi_tensor, rep) + (in_line + 1) / 2 * 8;
@@ -35,26 +23,26 @@ static void room_begin(room *r, uint32_t tiers) {
     tnmi_store_init(&r->t.names, "max_tensors", slot, offsetof(tnmi_tensor, use), NAMES, 1);
     tnmi_store_init(&r->t.regions, "adopted regions", sizeof(tnmi_region),
                     offsetof(tnmi_region, refs), REGIONS, 1);
-    fill_table(&r->t.names);
-    fill_table(&r->t.regions);
+    bring(&r->t.names);
+    bring(&r->t.regions);
     for (uint32_t i = 0; i < tiers; i++) {
         tnmi_store_init(&r->on[i].replicas, "max_replicas", sizeof(tnmi_replica),
                         offsetof(tnmi_replica, content), RECORDS, 1);
         tnmi_store_init(&r->on[i].order.slots, "max_replicas", sizeof(tnmi_slot), 0, RECORDS, 1);
-        fill_table(&r->on[i].replicas);
+        bring(&r->on[i].replicas);
         tnmi_store_init(&r->on[i].order.places, "max_replicas", 4, 0, RECORDS, 1);
-        fill_table(&r->on[i].order.slots);
-        fill_table(&r->on[i].order.places);
+        bring(&r->on[i].order.slots);
+        bring(&r->on[i].order.places);
     }
 }
 
 static void room_end(room *r) {
-    empty_table(&r->t.names);
-    empty_table(&r->t.regions);
+    give_back(&r->t.names);
+    give_back(&r->t.regions);
     for (uint32_t i = 0; i < r->t.tiers; i++) {
-        empty_table(&r->on[i].replicas);
-        empty_table(&r->on[i].order.slots);
-        empty_table(&r->on[i].order.places);
+        give_back(&r->on[i].replicas);
+        give_back(&r->on[i].order.slots);
+        give_back(&r->on[i].order.places);
     }
 }
 
@@ -118,7 +106,7 @@ TEST(a_handle_once_gone_is_stale_for_ever) {
     room_begin(&r, 1);
     for (int i = 0; i < check_scale(20000, 1000); i++) {
         if (lives > 0 && (lives == NAMES || draw(2))) {
-            uint32_t at = (uint32_t)draw(lives);
+            uint32_t at = draw(lives);
             name_end(&r, live[at]);
             dead[deads++ % DEAD] = live[at];
             live[at] = live[--lives];
@@ -235,8 +223,8 @@ TEST(the_fields_of_the_flags_do_not_touch) {
     tnmi_tensor tensor;
     memset(&tensor, 0, sizeof tensor);
     for (int i = 0; i < check_scale(20000, 1000); i++) {
-        uint32_t at = (uint32_t)draw(FIELDS), bit = (uint32_t)1 << draw(32);
-        want[at] = (uint32_t)draw((uint64_t)1 << field[at].bits);
+        uint32_t at = draw(FIELDS), bit = (uint32_t)1 << draw(32);
+        want[at] = draw((uint64_t)1 << field[at].bits);
         tnmi_tensor_set_field(&tensor, field[at].shift, field[at].bits, want[at]);
         uint32_t flags = tensor.flags & single;
         if (bit & single) tnmi_tensor_set_flags(&tensor, flags & bit ? 0 : bit, flags & bit);
@@ -391,10 +379,10 @@ TEST(fenced_pins_are_counted_for_each_replica) {
     room_begin(&r, TIERS);
     for (uint32_t t = 1; t < TIERS; t++) { /* tier 0 never had a fence */
         tnmi_store_init(&r.on[t].fenced, "max_replicas", 4, 0, RECORDS, 1);
-        fill_table(&r.on[t].fenced);
+        bring(&r.on[t].fenced);
     }
     for (int round = 0; round < 200; round++) {
-        uint32_t tier = 1 + (uint32_t)draw(TIERS - 1), index = (uint32_t)draw(RECORDS);
+        uint32_t tier = 1 + draw(TIERS - 1), index = draw(RECORDS);
         int write = (int)draw(2);
         uint32_t live = want[1][tier][index], pins = want[0][tier][index];
         uint32_t unit = tnmi_tensor_fence_unit(write), *held;
@@ -404,7 +392,7 @@ TEST(fenced_pins_are_counted_for_each_replica) {
             want[0][tier][index]--;
             want[1][tier][index] -= (uint32_t)write;
         } else {
-            uint32_t count = 1 + (uint32_t)draw(write ? 5 : 2000);
+            uint32_t count = 1 + draw(write ? 5 : 2000);
             *held += count * unit;
             want[0][tier][index] += count;
             if (write) want[1][tier][index] += count;
@@ -415,7 +403,7 @@ TEST(fenced_pins_are_counted_for_each_replica) {
                     CHECK_EQ(tnmi_tensor_fenced(&r.t, t, i, writes), want[writes][t][i]);
     }
     for (uint32_t t = 1; t < TIERS; t++)
-        empty_table(&r.on[t].fenced);
+        give_back(&r.on[t].fenced);
     room_end(&r);
 }
 
@@ -589,7 +577,7 @@ TEST(the_order_of_leaving_is_the_order_of_the_stamps) {
     for (uint32_t i = 0; i < RECORDS; i++)
         (void)tnmi_tensor_new(&r.t);
     for (int i = 0; i < check_scale(20000, 1000); i++) {
-        uint32_t content = (uint32_t)draw(RECORDS), best = TNMI_NONE;
+        uint32_t content = draw(RECORDS), best = TNMI_NONE;
         uint32_t index = *tnmi_tensor_rep(&r.t, content, 0);
         if (index == TNMI_NONE) {
             index = tnmi_tensor_place(&r.t, content, 0, 0);
@@ -675,7 +663,7 @@ TEST(alone_says_that_a_write_has_nothing_to_drop) {
     CHECK_EQ(tnmi_tensor_adopt(&r.t, &desc), 1);
     uint32_t content = tnmi_tensor_new(&r.t);
     for (int i = 0; i < check_scale(30000, 2000); i++) {
-        uint32_t tier = (uint32_t)draw(TIERS);
+        uint32_t tier = draw(TIERS);
         kind[tier] = draw(2) ? (int)draw(KINDS) : NOT_THERE;
         put_replica(&r, content, tier, kind[tier]);
         tnmi_tensor_set_alone(&r.t, content);

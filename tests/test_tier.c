@@ -41,7 +41,7 @@ TEST(placed_bytes_are_whole_granules_or_refused) {
     for (int i = 0; i < check_scale(100000, 2000); i++) {
         uint64_t bytes = draw(3000), shift = draw(300), sum;
         set_granule(&tier, (uint64_t)8 << draw(8));
-        tier.desc.tail_bytes = (uint32_t)draw(100);
+        tier.desc.tail_bytes = draw(100);
         sum = bytes + shift + tier.desc.tail_bytes + TENSORMEM_REDZONE_BYTES;
         CHECK_EQ(tnmi_tier_placed(&tier, bytes, shift),
                  (sum + tier.granule - 1) / tier.granule * tier.granule);
@@ -145,7 +145,7 @@ TEST(the_next_segment_never_passes_the_ledger) {
         tier.set_aside = draw(2) ? 0 : draw(30000);
         tier.spared = draw(2) ? 0 : draw(30000);
         tier.refused = draw(2) ? 0 : draw(60000) + 1;
-        tier.scant.level = (uint32_t)draw(2);
+        tier.scant.level = draw(2);
         tier.scant.until = draw(20);
         check_size(&tier, (draw(draw(2) ? 8 : 400) + 1) * tier.granule, tick);
     }
@@ -208,28 +208,6 @@ static tnmi_node *node_at(const world *w, uint32_t tier, uint32_t node) {
     return tnmi_space_node(&w->tier[tier].space, node);
 }
 
-static tnmi_room room_of(uint32_t need, int high) { /* anywhere */
-    tnmi_room room;
-    memset(&room, 0, sizeof room);
-    room.need = need;
-    room.align = 1;
-    room.to = UINT32_MAX;
-    room.high = high;
-    return room;
-}
-
-static void fill_table(tnmi_table *table) {
-    void *chunk = check_alloc(NULL, (size_t)tnmi_store_grow_bytes(table));
-    CHECK(chunk != NULL);
-    if (chunk == NULL) return;
-    memset(chunk, 0, (size_t)tnmi_store_grow_bytes(table));
-    tnmi_store_grow(table, chunk);
-}
-
-static void empty_table(tnmi_table *table) {
-    check_release(NULL, table->chunk[0], (size_t)table->capacity * table->stride);
-}
-
 static void world_begin(world *w) {
     memset(w, 0, sizeof *w);
     w->tiers.tier = w->tier;
@@ -237,20 +215,20 @@ static void world_begin(world *w) {
     w->tiers.todo_head = w->asked = TNMI_NONE;
     tnmi_store_init(&w->tiers.segments, "segments", sizeof(tnmi_segment),
                     offsetof(tnmi_segment, next), MOST, 1);
-    fill_table(&w->tiers.segments);
+    bring(&w->tiers.segments);
     for (uint32_t t = 0; t < TIERS; t++) {
         w->tier[t] = tier_of(4000, 8);
         tnmi_space_init(&w->tier[t].space, NODES, 1);
-        fill_table(&w->tier[t].space.nodes);
+        bring(&w->tier[t].space.nodes);
     }
     w->tier[0].desc.segment_bytes = 320;
     w->tier[1].desc.segment_bytes = TNM_DEDICATED;
 }
 
 static void world_end(world *w) {
-    empty_table(&w->tiers.segments);
+    give_back(&w->tiers.segments);
     for (uint32_t t = 0; t < TIERS; t++)
-        empty_table(&w->tier[t].space.nodes);
+        give_back(&w->tier[t].space.nodes);
 }
 
 /* ---- what must hold after every step ---- */
@@ -319,7 +297,7 @@ static void check_world(world *w) {
 
 /* ---- steps ---- */
 static uint32_t any_segment(const world *w, tnmi_segment_state state) {
-    uint32_t t = (uint32_t)draw(TIERS), from = w->ages[t] ? (uint32_t)draw(w->ages[t]) : 0;
+    uint32_t t = draw(TIERS), from = w->ages[t] ? draw(w->ages[t]) : 0;
     for (uint32_t n = 0; n < w->ages[t]; n++) {
         uint32_t index = w->age[t][(from + n) % w->ages[t]];
         if (at(w, index)->state == (uint32_t)state) return index;
@@ -328,7 +306,7 @@ static uint32_t any_segment(const world *w, tnmi_segment_state state) {
 }
 
 static void step_want(world *w) {
-    uint32_t t = (uint32_t)draw(TIERS);
+    uint32_t t = draw(TIERS);
     tnmi_tier *tier = &w->tier[t];
     uint64_t need = (1 + draw(draw(8) ? 20 : 200)) * tier->granule, reserved = tier->reserved;
     check_size(tier, need, w->tick);
@@ -400,24 +378,23 @@ static void step_answer(world *w) {
 static void step_place(world *w) {
     tnmi_room room;
     tnmi_space *space = &w->tier[0].space;
-    uint32_t index = any_segment(w, TNMI_SEGMENT_LIVE), node, edge;
+    uint32_t index = any_segment(w, TNMI_SEGMENT_LIVE), node;
     if (index != TNMI_NONE && at(w, index)->dedicated) {
         at(w, index)->used = 1;
         return;
     }
-    room = room_of(1 + (uint32_t)draw(12), (int)draw(2));
+    room = room_of(1 + draw(12), 1, 0, (int)draw(2));
     node = tnmi_space_find(space, &room);
     if (node == TNMI_NONE) return;
-    for (edge = node; tnmi_space_kind(tnmi_space_node(space, edge)) != TNMI_SPACE_EDGE;)
-        edge = tnmi_space_node(space, edge)->next;
-    index = tnmi_space_node(space, edge)->a;
-    CHECK(at(w, index)->edge == edge && at(w, index)->state == TNMI_SEGMENT_LIVE);
+    index = segment_of(space, node);
+    CHECK_EQ(at(w, index)->state, TNMI_SEGMENT_LIVE);
+    CHECK_EQ(tnmi_space_node(space, at(w, index)->edge)->a, index);
     tnmi_space_take(space, node, &room, 1);
     at(w, index)->used++;
 }
 
 static uint32_t any_node(const world *w, uint32_t segment, uint32_t kind, uint32_t holder) {
-    uint32_t edge = at(w, segment)->edge, steps = (uint32_t)draw(40), i = edge;
+    uint32_t edge = at(w, segment)->edge, steps = draw(40), i = edge;
     while (edge != TNMI_NONE && steps-- > 0) {
         i = node_at(w, 0, i)->next;
         const tnmi_node *node = node_at(w, 0, i);
@@ -488,7 +465,7 @@ static void step_retire(world *w) {
 }
 
 static void step_ledger(world *w) {
-    uint32_t t = (uint32_t)draw(TIERS);
+    uint32_t t = draw(TIERS);
     tnmi_tier *tier = &w->tier[t];
     uint64_t reserved = tier->reserved;
     switch (draw(4)) {
@@ -544,7 +521,7 @@ TEST(the_ledger_holds_through_any_lives_of_segments) {
 TEST(a_revived_segment_gives_all_its_room_again) {
     static world w;
     uint32_t node[20];
-    tnmi_room room = room_of(2, 0);
+    tnmi_room room = room_of(2, 1, 0, 0);
     world_begin(&w);
     uint32_t index = tnmi_tier_want(&w.tiers, 0, 320);
     tnmi_space *space = &w.tier[0].space;
