@@ -327,55 +327,46 @@ static inline void model_op_create(model *m) {
 }
 
 static inline void model_op_view(model *m) {
-    tnm_tensor_desc d;
     int at = model_new_name(m), of = model_some_name(m);
     uint64_t offset, bytes;
     if (at < 0 || of < 0) return;
     offset = model_draw(m, 4) ? model_draw(m, 65535) % m->name[of].bytes : 0;
     bytes = m->name[of].bytes - offset;
     if (model_draw(m, 4)) bytes = 1 + model_draw(m, 65535) % bytes;
-    memset(&d, 0, sizeof d);
-    d.bytes = bytes;
     m->name[at] = m->name[of];
     m->name[at].offset += offset;
     m->name[at].bytes = bytes;
     m->content[m->name[of].content].names++;
-    CHECK_EQ(tnm_tensor_view(m->g.ctx, m->name[of].handle, offset, &d, &m->name[at].handle),
-             TNM_OK);
+    m->name[at].handle = rig_view(&m->g, m->name[of].handle, offset, bytes);
     model_say(m, "view", at, of, 0);
 }
 
 static inline void model_op_adopt(model *m) {
-    tnm_tensor_desc d;
+    sim_device *d = &m->g.sim.device[m->g.desc.tier_count - 1];
     tnm_adopt_desc a;
     model_content *c;
     uint64_t mem, front = model_draw(m, 2) ? model_draw(m, 1000) : 0;
-    int at = model_new_name(m), content, bottom = m->g.desc.tier_count - 1;
+    int at = model_new_name(m), content;
     if (at < 0 || (content = model_new_content(m, 1 + model_draw(m, MODEL_BYTES))) < 0) return;
     c = &m->content[content];
-    mem = sim_lend(&m->g.sim.device[bottom], (front + c->bytes + 511) / 512 * 512);
+    mem = sim_lend(d, (front + c->bytes + 511) / 512 * 512);
     if (mem == 0) {
         c->used = 0;
         return;
     }
-    memset(&d, 0, sizeof d);
-    memset(&a, 0, sizeof a);
-    c->lent = sim_find(&m->g.sim.device[bottom], mem)->at + front;
+    a = sim_lent(d, mem, front);
+    c->lent = sim_find(d, mem)->at + front;
+    c->lent_tier = d->tier;
     sim_fill(c->lent, 0xADu + c->bytes, 0, c->bytes);
     sim_fill(c->now, 0xADu + c->bytes, 0, c->bytes);
     c->writable = (int)model_draw(m, 2);
     c->state = MODEL_FULL;
     c->names = 1;
-    d.bytes = c->bytes;
-    a.tier = c->lent_tier = bottom;
-    a.mem = mem;
-    a.offset = front;
-    a.host = (m->g.sim.device[bottom].kind & SIM_HIDDEN) != 0 ? NULL : c->lent;
     a.writable = c->writable;
     a.released = model_released;
     a.user = c;
     m->name[at] = (model_name){ 1, content, { 0 }, 0, c->bytes };
-    CHECK_EQ(tnm_tensor_adopt(m->g.ctx, &d, &a, &m->name[at].handle), TNM_OK);
+    m->name[at].handle = rig_adopt(&m->g, &a, c->bytes);
     model_say(m, "adopt", at, content, c->writable);
 }
 

@@ -184,18 +184,40 @@ static inline uint64_t sim_lend(sim_device *d, uint64_t size) {
     return b != NULL ? b->mem : 0;
 }
 
+static inline tnm_adopt_desc sim_lent(sim_device *d, uint64_t mem, uint64_t offset) {
+    tnm_adopt_desc a;
+    sim_block *b = sim_find(d, mem);
+    memset(&a, 0, sizeof a);
+    a.tier = d->tier;
+    a.mem = mem;
+    a.offset = offset;
+    a.host = (d->kind & SIM_HIDDEN) != 0 || b == NULL ? NULL : b->at + offset;
+    return a;
+}
+
 static inline int sim_overlap(const uint8_t *a, uint64_t na, const uint8_t *b, uint64_t nb) {
     return (uintptr_t)a < (uintptr_t)b + nb && (uintptr_t)b < (uintptr_t)a + na;
 }
 
 /* ---- the callbacks ---- */
-static inline tnm_result sim_enter(sim *w, int kind, tnm_result fault) {
-    uint64_t n = ++w->calls[kind];
+static inline int sim_fires(sim *w, int kind) { /* one more call: is it the one to fail? */
+    uint64_t n = CHECK_ADD(w->calls[kind], 1);
     int fires = w->fault_at > 0 && w->fault_class == kind &&
                 (n == w->fault_at || (w->fault_forever && n > w->fault_at));
-    SIM_MUST(CHECK_ADD(w->inside, 1) == 1); /* one callback of a context at a time */
     if (fires) w->fired++;
-    return fires ? fault : TNM_OK;
+    return fires;
+}
+
+/* the n-th call of the kind from now fails, once or for ever; until fault_at = 0 */
+static inline void sim_break(sim *w, int kind, uint64_t n, int forever) {
+    w->fault_class = kind;
+    w->fault_forever = forever;
+    w->fault_at = w->calls[kind] + n;
+}
+
+static inline tnm_result sim_enter(sim *w, int kind, tnm_result fault) {
+    SIM_MUST(CHECK_ADD(w->inside, 1) == 1); /* one callback of a context at a time */
+    return sim_fires(w, kind) ? fault : TNM_OK;
 }
 
 static inline void sim_leave(sim *w) {
@@ -589,14 +611,7 @@ typedef struct rig {
 } rig;
 
 static inline void *rig_alloc(void *user, size_t size) {
-    sim *w = (sim *)user;
-    int fires;
-    CHECK_ADD(w->calls[SIM_HOST_ALLOC], 1);
-    fires = w->fault_at > 0 && w->fault_class == SIM_HOST_ALLOC &&
-            (w->calls[SIM_HOST_ALLOC] == w->fault_at ||
-             (w->fault_forever && w->calls[SIM_HOST_ALLOC] > w->fault_at));
-    if (fires) w->fired++;
-    return fires ? NULL : check_alloc(NULL, size);
+    return sim_fires((sim *)user, SIM_HOST_ALLOC) ? NULL : check_alloc(NULL, size);
 }
 
 static inline void rig_release(void *user, void *ptr, size_t size) {
@@ -708,6 +723,24 @@ static inline tnm_tensor rig_tensor(rig *g, uint64_t bytes, uint32_t advice) {
     return t;
 }
 
+static inline tnm_tensor rig_view(rig *g, tnm_tensor of, uint64_t offset, uint64_t bytes) {
+    tnm_tensor_desc d;
+    tnm_tensor v = { 0 };
+    memset(&d, 0, sizeof d);
+    d.bytes = bytes;
+    CHECK_EQ(tnm_tensor_view(g->ctx, of, offset, &d, &v), TNM_OK);
+    return v;
+}
+
+static inline tnm_tensor rig_adopt(rig *g, const tnm_adopt_desc *a, uint64_t bytes) {
+    tnm_tensor_desc d;
+    tnm_tensor t = { 0 };
+    memset(&d, 0, sizeof d);
+    d.bytes = bytes;
+    CHECK_EQ(tnm_tensor_adopt(g->ctx, &d, a, &t), TNM_OK);
+    return t;
+}
+
 static inline tnm_use rig_use(tnm_tensor t, int tier, tnm_access access) {
     tnm_use u;
     memset(&u, 0, sizeof u);
@@ -759,6 +792,25 @@ static inline void rig_write(rig *g, tnm_tensor t, int tier, uint64_t key) {
     CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
 }
 
+/* `count` tensors, each with its number as payload, on `tier` */
+static inline void rig_make(rig *g, tnm_tensor *t, int count, uint64_t bytes, int tier) {
+    for (int i = 0; i < count; i++) {
+        t[i] = rig_tensor(g, bytes, 0);
+        rig_write(g, t[i], tier, (uint64_t)i);
+    }
+}
+
+/* the payload `key` becomes `next` in place, through a WRITE pin on `tier` */
+static inline void rig_change(rig *g, tnm_tensor t, int tier, uint64_t key, uint64_t next) {
+    tnm_pinned p;
+    tnm_result r = rig_pin(g, t, tier, TNM_WRITE, &p);
+    CHECK_EQ(r, TNM_OK);
+    if (r != TNM_OK) return;
+    CHECK(sim_same(sim_at(&g->sim, &p), key, 0, p.bytes));
+    sim_fill(sim_at(&g->sim, &p), next, 0, p.bytes);
+    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+}
+
 /* the tensor shows the payload `key` to a READ pin on `tier` */
 static inline void rig_expect(rig *g, tnm_tensor t, int tier, uint64_t key) {
     tnm_pinned p;
@@ -769,6 +821,12 @@ static inline void rig_expect(rig *g, tnm_tensor t, int tier, uint64_t key) {
     CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
 }
 
+/* what rig_make wrote */
+static inline void rig_expect_all(rig *g, const tnm_tensor *t, int count, int tier) {
+    for (int i = 0; i < count; i++)
+        rig_expect(g, t[i], tier, (uint64_t)i);
+}
+
 /* pump until idle; a bounded number of times */
 static inline void rig_rest(rig *g) {
     tnm_result r = TNM_PENDING;
@@ -777,10 +835,20 @@ static inline void rig_rest(rig *g) {
     CHECK_EQ(r, TNM_OK);
 }
 
-static inline tnm_state rig_state(rig *g, tnm_tensor t, int tier) {
+static inline void rig_pump(rig *g, int times) {
+    for (int i = 0; i < times; i++)
+        tnm_pump(g->ctx, TNM_ALL);
+}
+
+static inline tnm_tensor_info rig_info(rig *g, tnm_tensor t, int tier) {
     tnm_tensor_info i;
+    memset(&i, 0x5a, sizeof i);
     CHECK_EQ(tnm_info(g->ctx, t, tier, &i), TNM_OK);
-    return i.state;
+    return i;
+}
+
+static inline tnm_state rig_state(rig *g, tnm_tensor t, int tier) {
+    return rig_info(g, t, tier).state;
 }
 
 static inline tnm_tier_stats rig_stats(rig *g, int tier) {

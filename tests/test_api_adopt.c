@@ -25,27 +25,23 @@ static void on_released(void *user, uint64_t mem, uint64_t offset) {
     memset(l->at, SIM_POISON, ONE); /* the caller does with it what he likes */
 }
 
-/* a range of the tier's own device, with payload `key` */
-static void lend(rig *g, lent *l, int tier, uint64_t offset, int writable, uint64_t key) {
-    sim_device *d = &g->sim.device[tier];
-    tnm_tensor_desc td;
-    tnm_adopt_desc ad;
-    memset(&td, 0, sizeof td);
-    memset(&ad, 0, sizeof ad);
-    l->mem = sim_lend(d, offset + ONE + 4096 - (offset + ONE) % 4096);
+/* a range of l->mem, which is the device's, with payload `key` */
+static void lend_part(rig *g, lent *l, sim_device *d, uint64_t offset, int writable, uint64_t key) {
+    tnm_adopt_desc ad = sim_lent(d, l->mem, offset);
     l->offset = offset;
     l->at = sim_find(d, l->mem)->at + offset;
     l->released = 0;
     sim_fill(l->at, key, 0, ONE);
-    td.bytes = ONE;
-    ad.tier = tier;
-    ad.mem = l->mem;
-    ad.offset = offset;
-    ad.host = (d->kind & SIM_HIDDEN) != 0 ? NULL : l->at;
     ad.writable = writable;
     ad.released = on_released;
     ad.user = l;
-    CHECK_EQ(tnm_tensor_adopt(g->ctx, &td, &ad, &l->t), TNM_OK);
+    l->t = rig_adopt(g, &ad, ONE);
+}
+
+static void lend(rig *g, lent *l, int tier, uint64_t offset, int writable, uint64_t key) {
+    sim_device *d = &g->sim.device[tier];
+    l->mem = sim_lend(d, offset + ONE + 4096 - (offset + ONE) % 4096);
+    lend_part(g, l, d, offset, writable, key);
 }
 
 EACH(read_only_costs_nothing_below) {
@@ -74,16 +70,12 @@ EACH(read_only_costs_nothing_below) {
 
 EACH(a_write_gives_it_bytes_of_its_own) {
     lent l;
-    tnm_pinned p;
     rig_pair(g, kind, rig_room(2, ONE));
     lend(g, &l, 1, 0, 0, 1);
     in_call = 1;
     CHECK_EQ(tnm_tensor_destroy(g->ctx, rig_tensor(g, 16, 0)), TNM_OK);
     in_call = 0;
-    CHECK_EQ(rig_pin(g, l.t, 0, TNM_WRITE, &p), TNM_OK);
-    CHECK(sim_same(sim_at(&g->sim, &p), 1, 0, ONE));
-    sim_fill(sim_at(&g->sim, &p), 2, 0, ONE);
-    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    rig_change(g, l.t, 0, 1, 2);
     rig_rest(g);
     CHECK_EQ(l.released, 1);
     rig_expect(g, l.t, 1, 2);
@@ -166,8 +158,7 @@ EACH(released_after_the_last_reader) {
     lend(g, &l, 1, 0, 0, 1);
     CHECK_EQ(rig_pin(g, l.t, 1, TNM_READ, &p), TNM_OK);
     CHECK_EQ(tnm_tensor_destroy(g->ctx, l.t), TNM_OK);
-    for (int i = 0; i < 10; i++)
-        tnm_pump(g->ctx, TNM_ALL);
+    rig_pump(g, 10);
     CHECK_EQ(l.released, 0);
     CHECK(sim_same(sim_at(&g->sim, &p), 1, 0, ONE));
     in_call = 1;
@@ -195,14 +186,11 @@ EACH(released_after_a_copy_that_reads_it) {
 
 EACH(views_of_adopted) {
     lent l;
-    tnm_tensor_desc d;
     tnm_tensor v;
     tnm_pinned p;
     rig_pair(g, kind, rig_room(2, ONE));
     lend(g, &l, 1, 32, 0, 1);
-    memset(&d, 0, sizeof d);
-    d.bytes = 100;
-    CHECK_EQ(tnm_tensor_view(g->ctx, l.t, 1000, &d, &v), TNM_OK);
+    v = rig_view(g, l.t, 1000, 100);
     CHECK_EQ(tnm_tensor_destroy(g->ctx, l.t), TNM_OK);
     rig_rest(g);
     CHECK_EQ(l.released, 0);
@@ -243,22 +231,8 @@ EACH(many_ranges_of_one_file) { /* they share `mem`; each is told of by its offs
     d = &g->sim.device[1];
     mem = sim_lend(d, COUNT * ONE);
     for (uint64_t i = 0; i < COUNT; i++) {
-        tnm_tensor_desc td;
-        tnm_adopt_desc ad;
-        memset(&td, 0, sizeof td);
-        memset(&ad, 0, sizeof ad);
         l[i].mem = mem;
-        l[i].offset = ad.offset = i * ONE;
-        l[i].at = sim_find(d, mem)->at + i * ONE;
-        l[i].released = 0;
-        sim_fill(l[i].at, i, 0, ONE);
-        td.bytes = ONE;
-        ad.tier = 1;
-        ad.mem = mem;
-        ad.host = l[i].at;
-        ad.released = on_released;
-        ad.user = &l[i];
-        CHECK_EQ(tnm_tensor_adopt(g->ctx, &td, &ad, &l[i].t), TNM_OK);
+        lend_part(g, &l[i], d, i * ONE, 0, i);
     }
     for (uint64_t i = 0; i < COUNT; i++)
         rig_expect(g, l[i].t, 0, i);
@@ -282,16 +256,13 @@ TEST(a_host_pointer_on_a_default_tier) {
     g.tiers[0].budget_bytes = rig_room(1, ONE);
     CHECK_EQ(tnm_create(&g.desc, &g.ctx), TNM_OK);
     for (int i = 0; i < 3; i++) {
-        tnm_tensor_desc td;
         tnm_adopt_desc ad;
-        memset(&td, 0, sizeof td);
         memset(&ad, 0, sizeof ad);
         sim_fill(mine[i], (uint64_t)i, 0, ONE);
-        td.bytes = ONE;
         ad.tier = 1;
         ad.host = mine[i];
         ad.writable = i == 2;
-        CHECK_EQ(tnm_tensor_adopt(g.ctx, &td, &ad, &t[i]), TNM_OK);
+        t[i] = rig_adopt(&g, &ad, ONE);
     }
     for (int i = 0; i < 9; i++)
         rig_expect(&g, t[i % 3], 0, (uint64_t)(i % 3));
@@ -361,15 +332,12 @@ TEST(a_file) {
     g.tiers[1].backend = disk;
     CHECK_EQ(tnm_create(&g.desc, &g.ctx), TNM_OK);
     for (uint64_t i = 0; i < 4; i++) {
-        tnm_tensor_desc td;
         tnm_adopt_desc ad;
-        memset(&td, 0, sizeof td);
         memset(&ad, 0, sizeof ad);
-        td.bytes = ONE;
         ad.tier = 1;
         ad.mem = mem;
         ad.offset = i * (ONE + 32) + 32;
-        CHECK_EQ(tnm_tensor_adopt(g.ctx, &td, &ad, &t[i]), TNM_OK);
+        t[i] = rig_adopt(&g, &ad, ONE);
     }
     for (int i = 0; i < 12; i++)
         rig_expect(&g, t[i % 4], 0, (uint64_t)(i % 4));

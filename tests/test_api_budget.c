@@ -6,23 +6,11 @@
 
 enum { KIB = 1024, ONE = 8 * KIB };
 
-static void make(rig *g, tnm_tensor *t, int count, uint64_t bytes, int tier) {
-    for (int i = 0; i < count; i++) {
-        t[i] = rig_tensor(g, bytes, 0);
-        rig_write(g, t[i], tier, (uint64_t)i);
-    }
-}
-
-static void expect_all(rig *g, const tnm_tensor *t, int count, int tier) {
-    for (int i = 0; i < count; i++)
-        rig_expect(g, t[i], tier, (uint64_t)i);
-}
-
 EACH(whole_budget_is_usable) {
     tnm_tensor t[4];
     tnm_pinned p[4];
     rig_pair(g, kind, rig_room(4, ONE));
-    make(g, t, 4, ONE, 1);
+    rig_make(g, t, 4, ONE, 1);
     for (int i = 0; i < 4; i++)
         CHECK_EQ(rig_pin(g, t[i], 0, TNM_READ, &p[i]), TNM_OK);
     CHECK_EQ(rig_stats(g, 0).budget_bytes, rig_room(4, ONE));
@@ -40,9 +28,9 @@ EACH(segments_are_charged) { /* many small segments instead of one */
     rig_tier(g, "slow", SIM_PLAIN, 0);
     g->tiers[1].segment_bytes = 4 * rig_room(1, ONE);
     rig_create(g);
-    make(g, t, 20, ONE, 0);
+    rig_make(g, t, 20, ONE, 0);
     for (int round = 0; round < 3; round++)
-        expect_all(g, t, 20, 0);
+        rig_expect_all(g, t, 20, 0);
     CHECK(g->sim.device[0].peak > 2 * rig_room(1, ONE));
     rig_end(g);
 }
@@ -53,11 +41,11 @@ EACH(larger_than_a_segment) {
     g->tiers[0].segment_bytes = 2 * rig_room(1, ONE);
     rig_tier(g, "slow", SIM_PLAIN, 0);
     rig_create(g);
-    make(g, small, 6, ONE, 0);
+    rig_make(g, small, 6, ONE, 0);
     big = rig_tensor(g, 5 * ONE, 0);
     rig_write(g, big, 1, 77);
     rig_expect(g, big, 0, 77); /* empty segments make way for it */
-    expect_all(g, small, 6, 0);
+    rig_expect_all(g, small, 6, 0);
     rig_expect(g, big, 0, 77);
     rig_end(g);
 }
@@ -78,7 +66,7 @@ EACH(dedicated_segments) {
         rig_write(g, t[i], 0, (uint64_t)i);
     }
     for (int round = 0; round < 3; round++)
-        expect_all(g, t, 3, 0);
+        rig_expect_all(g, t, 3, 0);
     CHECK(g->sim.calls[SIM_ALLOC] >= 6); /* one per placement */
     rig_end(g);
 }
@@ -91,7 +79,7 @@ EACH(tails_are_charged) {
     g->tiers[0].tail_bytes = 512;
     rig_tier(g, "slow", SIM_PLAIN, 0);
     rig_create(g);
-    make(g, t, 3, ONE, 1);
+    rig_make(g, t, 3, ONE, 1);
     for (int i = 0; i < 3; i++)
         u[i] = rig_use(t[i], 0, TNM_READ);
     CHECK_EQ(tnm_pin(g->ctx, u, 2, p), TNM_OK);
@@ -125,7 +113,7 @@ EACH(alignment_is_kept) {
         CHECK_EQ((uintptr_t)sim_at(&g->sim, &p) % 64, 0);
         CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
     }
-    expect_all(g, t, 6, 0);
+    rig_expect_all(g, t, 6, 0);
     rig_end(g);
 }
 
@@ -136,9 +124,9 @@ EACH(staging_is_charged_to_its_tier) { /* hidden over plain over hidden: the dis
     rig_tier(g, "host", SIM_PLAIN, host);
     rig_tier(g, "disk", SIM_HIDDEN | (kind & SIM_ASYNC), 0);
     rig_create(g);
-    make(g, t, 6, ONE, 0);
+    rig_make(g, t, 6, ONE, 0);
     for (int round = 0; round < 3; round++)
-        expect_all(g, t, 6, 0);
+        rig_expect_all(g, t, 6, 0);
     CHECK(g->sim.device[1].peak <= host);
     CHECK(rig_stats(g, 1).peak_bytes <= host);
     rig_end(g);
@@ -149,7 +137,7 @@ EACH(grow) {
     tnm_tensor t[4];
     tnm_pinned p[4];
     rig_pair(g, kind, rig_room(2, ONE));
-    make(g, t, 4, ONE, 1);
+    rig_make(g, t, 4, ONE, 1);
     CHECK_EQ(rig_pin(g, t[0], 0, TNM_READ, &p[0]), TNM_OK);
     CHECK_EQ(rig_pin(g, t[1], 0, TNM_READ, &p[1]), TNM_OK);
     CHECK_EQ(rig_pin(g, t[2], 0, TNM_READ, &p[2]), TNM_ERR_BUDGET);
@@ -158,7 +146,7 @@ EACH(grow) {
     CHECK_EQ(rig_pin(g, t[3], 0, TNM_READ, &p[3]), TNM_OK);
     for (int i = 0; i < 4; i++)
         CHECK_EQ(rig_unpin(g, &p[i], 0), TNM_OK);
-    expect_all(g, t, 4, 0);
+    rig_expect_all(g, t, 4, 0);
     rig_end(g);
 }
 
@@ -169,13 +157,13 @@ EACH(shrink_drains_dirty_bytes) {
     g->tiers[0].segment_bytes = rig_room(1, ONE);
     rig_tier(g, "slow", SIM_PLAIN, 0);
     rig_create(g);
-    make(g, t, 4, ONE, 0); /* dirty, all of them */
+    rig_make(g, t, 4, ONE, 0); /* dirty, all of them */
     RIG_UNTIL(r, g, rig_budget(g, 0, rig_room(2, ONE)));
     CHECK_EQ(r, TNM_OK);
     CHECK(g->sim.device[0].held <= rig_room(2, ONE));
     CHECK_EQ(rig_stats(g, 0).budget_bytes, rig_room(2, ONE));
-    expect_all(g, t, 4, 1);
-    expect_all(g, t, 4, 0);
+    rig_expect_all(g, t, 4, 1);
+    rig_expect_all(g, t, 4, 0);
     rig_end(g);
 }
 
@@ -183,11 +171,11 @@ EACH(shrink_one_big_segment) {
     tnm_tensor t[4];
     tnm_result r;
     rig_pair(g, kind, rig_room(4, ONE));
-    make(g, t, 4, ONE, 0);
+    rig_make(g, t, 4, ONE, 0);
     RIG_UNTIL(r, g, rig_budget(g, 0, rig_room(3, ONE)));
     CHECK_EQ(r, TNM_OK);
     CHECK(g->sim.device[0].held <= rig_room(3, ONE));
-    expect_all(g, t, 4, 0); /* the tier works again, within what is left */
+    rig_expect_all(g, t, 4, 0); /* the tier works again, within what is left */
     rig_end(g);
 }
 
@@ -196,17 +184,17 @@ EACH(shrink_to_zero_and_back) {
     tnm_pinned p;
     tnm_result r;
     rig_pair(g, kind, rig_room(3, ONE));
-    make(g, t, 3, ONE, 0);
+    rig_make(g, t, 3, ONE, 0);
     RIG_UNTIL(r, g, rig_budget(g, 0, 0)); /* literal: none, not "no limit" */
     CHECK_EQ(r, TNM_OK);
     CHECK_EQ(g->sim.device[0].held, 0);
     CHECK_EQ(rig_stats(g, 0).reserved_bytes, 0);
     CHECK_EQ(rig_stats(g, 0).budget_bytes, 0);
     CHECK_EQ(rig_pin(g, t[0], 0, TNM_READ, &p), TNM_ERR_BUDGET);
-    expect_all(g, t, 3, 1);
+    rig_expect_all(g, t, 3, 1);
     CHECK_EQ(rig_budget(g, 0, TNM_ALL), TNM_OK);
     CHECK_EQ(rig_stats(g, 0).budget_bytes, TNM_ALL);
-    expect_all(g, t, 3, 0);
+    rig_expect_all(g, t, 3, 0);
     rig_end(g);
 }
 
@@ -218,7 +206,7 @@ EACH(shrink_under_a_pin) {
     g->tiers[0].segment_bytes = rig_room(1, ONE);
     rig_tier(g, "slow", SIM_PLAIN, 0);
     rig_create(g);
-    make(g, t, 2, ONE, 0);
+    rig_make(g, t, 2, ONE, 0);
     CHECK_EQ(rig_pin(g, t[0], 0, TNM_READ, &p), TNM_OK);
     for (int i = 0; i < 1000 && r == TNM_PENDING; i++) {
         r = rig_budget(g, 0, 0);
@@ -231,7 +219,7 @@ EACH(shrink_under_a_pin) {
     RIG_UNTIL(r, g, rig_budget(g, 0, 0));
     CHECK_EQ(r, TNM_OK);
     CHECK_EQ(g->sim.device[0].held, 0);
-    expect_all(g, t, 2, 1);
+    rig_expect_all(g, t, 2, 1);
     rig_end(g);
 }
 
@@ -242,8 +230,8 @@ EACH(nothing_grows_from_the_call_on) {
     g->tiers[0].segment_bytes = rig_room(1, ONE);
     rig_tier(g, "slow", SIM_PLAIN, 0);
     rig_create(g);
-    make(g, t, 2, ONE, 0);
-    make(g, t + 2, 2, ONE, 1);
+    rig_make(g, t, 2, ONE, 0);
+    rig_make(g, t + 2, 2, ONE, 1);
     r = rig_budget(g, 0, rig_room(1, ONE)); /* the device's limit falls with the call */
     CHECK(r == TNM_PENDING || r == TNM_OK);
     rig_expect(g, t[2], 0, 0);
@@ -251,7 +239,7 @@ EACH(nothing_grows_from_the_call_on) {
     RIG_UNTIL(r, g, rig_budget(g, 0, rig_room(1, ONE)));
     CHECK_EQ(r, TNM_OK);
     CHECK(g->sim.device[0].held <= rig_room(1, ONE));
-    expect_all(g, t, 2, 0);
+    rig_expect_all(g, t, 2, 0);
     rig_end(g);
 }
 
@@ -263,14 +251,14 @@ EACH(shrink_with_copies_in_flight) {
     g->tiers[0].segment_bytes = rig_room(1, ONE);
     rig_tier(g, "slow", SIM_PLAIN, 0);
     rig_create(g);
-    make(g, t, 4, ONE, 1);
+    rig_make(g, t, 4, ONE, 1);
     for (int i = 0; i < 4; i++)
         CHECK_EQ(rig_try(g, t[i], 0, TNM_READ, &p), TNM_PENDING);
     tnm_pump(g->ctx, 6 * KIB);
     RIG_UNTIL(r, g, rig_budget(g, 0, rig_room(1, ONE)));
     CHECK(r == TNM_OK);
     CHECK(g->sim.device[0].held <= rig_room(1, ONE));
-    expect_all(g, t, 4, 0);
+    rig_expect_all(g, t, 4, 0);
     rig_end(g);
 }
 
@@ -278,10 +266,8 @@ EACH(shrink_says_when_the_lower_tier_refuses) {
     tnm_tensor t[2];
     tnm_result r;
     rig_pair(g, kind, rig_room(2, ONE));
-    make(g, t, 2, ONE, 0);
-    g->sim.fault_class = SIM_COPY;
-    g->sim.fault_forever = 1;
-    g->sim.fault_at = g->sim.calls[SIM_COPY] + 1;
+    rig_make(g, t, 2, ONE, 0);
+    sim_break(&g->sim, SIM_COPY, 1, 1);
     RIG_UNTIL(r, g, rig_budget(g, 0, 0));
     CHECK_EQ(r, TNM_ERR_BACKEND); /* instead of PENDING for ever */
     CHECK(rig_stats(g, 1).failures + rig_stats(g, 0).failures > 0);
@@ -292,7 +278,7 @@ EACH(shrink_says_when_the_lower_tier_refuses) {
     }
     CHECK_EQ(r, TNM_OK);
     CHECK_EQ(g->sim.device[0].held, 0);
-    expect_all(g, t, 2, 1);
+    rig_expect_all(g, t, 2, 1);
     rig_end(g);
 }
 
@@ -334,9 +320,9 @@ EACH(refusing_backend_is_made_do_with) {
     rig_tier(g, "slow", SIM_PLAIN, 0);
     d->capacity = rig_room(3, ONE); /* three of the eight exist */
     rig_create(g);
-    make(g, t, 6, ONE, 0);
+    rig_make(g, t, 6, ONE, 0);
     for (int round = 0; round < 3; round++)
-        expect_all(g, t, 6, 0);
+        rig_expect_all(g, t, 6, 0);
     CHECK(d->peak >= ONE && d->peak <= d->capacity);
     rig_end(g);
 }
@@ -348,8 +334,8 @@ EACH(available_is_asked) {
     rig_tier(g, "slow", SIM_PLAIN, 0);
     d->capacity = rig_room(3, ONE);
     rig_create(g);
-    make(g, t, 4, ONE, 0);
-    expect_all(g, t, 4, 0);
+    rig_make(g, t, 4, ONE, 0);
+    rig_expect_all(g, t, 4, 0);
     rig_end(g);
 }
 
@@ -368,8 +354,7 @@ EACH(a_tier_that_never_gives) {
     CHECK(rig_pin(g, t, 0, TNM_READ, &p) < 0);
     rig_expect(g, t, 1, 1);
     d->capacity = 0; /* it has thought better of it */
-    for (int i = 0; i < 300; i++)
-        tnm_pump(g->ctx, TNM_ALL);
+    rig_pump(g, 300);
     rig_expect(g, t, 0, 1);
     rig_end(g);
 }
@@ -382,7 +367,7 @@ EACH(full_bottom_refuses_and_loses_nothing) {
     rig_tier(g, "fast", kind, rig_room(1, ONE));
     rig_tier(g, "slow", SIM_PLAIN, rig_room(2, ONE));
     rig_create(g);
-    make(g, t, 3, ONE, 0);
+    rig_make(g, t, 3, ONE, 0);
     extra = rig_tensor(g, ONE, 0);
     CHECK_EQ(rig_pin(g, extra, 0, TNM_DISCARD, &p), TNM_ERR_BUDGET);
     for (int i = 0; i < 3; i++) {
@@ -401,10 +386,10 @@ EACH(one_tier_alone) {
     tnm_pinned p;
     rig_tier(g, "only", kind, rig_room(2, ONE));
     rig_create(g);
-    make(g, t, 2, ONE, 0);
+    rig_make(g, t, 2, ONE, 0);
     t[2] = rig_tensor(g, ONE, 0);
     CHECK_EQ(rig_pin(g, t[2], 0, TNM_DISCARD, &p), TNM_ERR_BUDGET);
-    expect_all(g, t, 2, 0);
+    rig_expect_all(g, t, 2, 0);
     CHECK_EQ(tnm_tensor_destroy(g->ctx, t[0]), TNM_OK);
     rig_write(g, t[2], 0, 5);
     rig_expect(g, t[1], 0, 1);
@@ -429,7 +414,7 @@ EACH(droppable_gives_way_in_a_bottom) {
 EACH(everything_is_given_back) { /* I05 */
     tnm_tensor t[8];
     rig_pair(g, kind, rig_room(3, ONE));
-    make(g, t, 8, ONE, 0);
+    rig_make(g, t, 8, ONE, 0);
     for (int i = 0; i < 8; i++)
         CHECK_EQ(tnm_tensor_destroy(g->ctx, t[i]), TNM_OK);
     rig_rest(g);
@@ -452,9 +437,9 @@ EACH(default_backend_uses_our_allocator) {
     g->desc.tier_count = 2;
     g->tiers[0].budget_bytes = rig_room(2, ONE);
     CHECK_EQ(tnm_create(&g->desc, &g->ctx), TNM_OK);
-    make(g, t, 4, ONE, 0);
+    rig_make(g, t, 4, ONE, 0);
     CHECK(check_live_bytes() - before >= 4 * ONE);
-    expect_all(g, t, 4, 0);
+    rig_expect_all(g, t, 4, 0);
     CHECK_EQ(tnm_check(g->ctx), 0);
     CHECK_EQ(tnm_destroy(g->ctx), TNM_OK);
     CHECK_EQ(check_live_bytes(), before);

@@ -283,10 +283,7 @@ EACH(destroy_with_copies_in_flight) {
     tnm_tensor t[4];
     tnm_pinned p;
     rig_pair(g, kind, rig_room(2, ONE));
-    for (int i = 0; i < 4; i++) {
-        t[i] = rig_tensor(g, ONE, 0);
-        rig_write(g, t[i], 0, (uint64_t)i);
-    }
+    rig_make(g, t, 4, ONE, 0);
     CHECK_EQ(rig_try(g, t[0], 0, TNM_READ, &p), TNM_PENDING);
     tnm_pump(g->ctx, 2 * KIB);
     CHECK(tnm_evict(g->ctx, t[3], 0) >= 0);

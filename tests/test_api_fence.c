@@ -6,13 +6,6 @@
 
 enum { KIB = 1024, ONE = 8 * KIB };
 
-static tnm_tensor_info info_of(rig *g, tnm_tensor t, int tier) {
-    tnm_tensor_info i;
-    memset(&i, 0, sizeof i);
-    CHECK_EQ(tnm_info(g->ctx, t, tier, &i), TNM_OK);
-    return i;
-}
-
 /* a tensor of payload 1 whose pin on tier 0 hangs on a fence */
 static tnm_tensor fenced(rig *g, tnm_access access, uint64_t fence) {
     tnm_tensor t = rig_tensor(g, ONE, 0);
@@ -28,23 +21,21 @@ EACH(a_fence_keeps_the_pin) {
     tnm_result r;
     rig_pair(g, kind, rig_room(2, ONE));
     t = fenced(g, TNM_READ, TNM_FENCE(1, 4));
-    for (int i = 0; i < 20; i++)
-        tnm_pump(g->ctx, TNM_ALL);
-    CHECK_EQ(info_of(g, t, 0).pins, 1);
-    CHECK_EQ(info_of(g, t, 0).fenced, 1);
+    rig_pump(g, 20);
+    CHECK_EQ(rig_info(g, t, 0).pins, 1);
+    CHECK_EQ(rig_info(g, t, 0).fenced, 1);
     CHECK_EQ(tnm_evict(g->ctx, t, 0), TNM_PENDING); /* it ends without the caller */
     CHECK(g->sim.asked_queue[1] > 0);
     CHECK_EQ(g->sim.asked_queue[0], 0);
     g->sim.now[1] = 3;
-    for (int i = 0; i < 20; i++)
-        tnm_pump(g->ctx, TNM_ALL);
-    CHECK_EQ(info_of(g, t, 0).fenced, 1);
+    rig_pump(g, 20);
+    CHECK_EQ(rig_info(g, t, 0).fenced, 1);
     g->sim.now[1] = 4;
     tnm_pump(g->ctx, TNM_ALL);
-    CHECK_EQ(info_of(g, t, 0).pins, 0);
+    CHECK_EQ(rig_info(g, t, 0).pins, 0);
     RIG_UNTIL(r, g, tnm_evict(g->ctx, t, 0));
     CHECK_EQ(r, TNM_OK);
-    CHECK_EQ(info_of(g, t, 0).state, TNM_STATE_ABSENT);
+    CHECK_EQ(rig_state(g, t, 0), TNM_STATE_ABSENT);
     rig_expect(g, t, 1, 1);
     rig_end(g);
 }
@@ -152,18 +143,18 @@ EACH(several_queues_on_one_replica) {
         CHECK_EQ(rig_pin(g, t, 0, TNM_READ, &p[i]), TNM_OK);
     for (uint32_t i = 0; i < 3; i++)
         CHECK_EQ(rig_unpin(g, &p[i], TNM_FENCE(i, 10 - i)), TNM_OK);
-    CHECK_EQ(info_of(g, t, 0).fenced, 3);
+    CHECK_EQ(rig_info(g, t, 0).fenced, 3);
     g->sim.now[2] = 50;
     tnm_pump(g->ctx, 0);
-    CHECK_EQ(info_of(g, t, 0).fenced, 2);
+    CHECK_EQ(rig_info(g, t, 0).fenced, 2);
     g->sim.now[0] = 10;
     tnm_pump(g->ctx, 0);
-    CHECK_EQ(info_of(g, t, 0).fenced, 1);
+    CHECK_EQ(rig_info(g, t, 0).fenced, 1);
     CHECK_EQ(tnm_evict(g->ctx, t, 0), TNM_PENDING);
     g->sim.now[1] = 9;
     RIG_UNTIL(r, g, tnm_evict(g->ctx, t, 0));
     CHECK_EQ(r, TNM_OK);
-    CHECK_EQ(info_of(g, t, 0).pins, 0);
+    CHECK_EQ(rig_info(g, t, 0).pins, 0);
     rig_end(g);
 }
 
@@ -173,7 +164,7 @@ EACH(a_fence_that_has_passed_already) {
     g->sim.now[0] = 100;
     t = fenced(g, TNM_READ, TNM_FENCE(0, 100));
     tnm_pump(g->ctx, 0);
-    CHECK_EQ(info_of(g, t, 0).pins, 0);
+    CHECK_EQ(rig_info(g, t, 0).pins, 0);
     rig_end(g);
 }
 
@@ -182,8 +173,7 @@ EACH(destroyed_under_a_fence) {
     rig_pair(g, kind, rig_room(1, ONE));
     t = fenced(g, TNM_READ, TNM_FENCE(0, 3));
     CHECK_EQ(tnm_tensor_destroy(g->ctx, t), TNM_OK);
-    for (int i = 0; i < 10; i++)
-        tnm_pump(g->ctx, TNM_ALL);
+    rig_pump(g, 10);
     CHECK(rig_stats(g, 0).used_bytes > 0); /* the device still reads it */
     g->sim.now[0] = 3;
     rig_rest(g);
@@ -237,15 +227,15 @@ EACH(a_full_table_unpins_nothing) {
         CHECK_EQ(rig_unpin(g, &p[i], TNM_FENCE(0, (uint64_t)i + 1)), TNM_OK);
     CHECK_EQ(tnm_unpin(g->ctx, p + MOST, 2, TNM_FENCE(0, 50)), TNM_ERR_CAPACITY);
     CHECK(p[MOST].id != 0 && p[MOST + 1].id != 0);
-    CHECK_EQ(info_of(g, t, 0).pins, MOST + 2);
-    CHECK_EQ(info_of(g, t, 0).fenced, MOST);
+    CHECK_EQ(rig_info(g, t, 0).pins, MOST + 2);
+    CHECK_EQ(rig_info(g, t, 0).fenced, MOST);
     g->sim.now[0] = 2;
     tnm_pump(g->ctx, 0); /* "pump and call again" */
     CHECK_EQ(tnm_unpin(g->ctx, p + MOST, 2, TNM_FENCE(0, 50)), TNM_OK);
     g->sim.now[0] = 50;
     memset(g->sim.holds, 0, sizeof g->sim.holds);
     rig_rest(g);
-    CHECK_EQ(info_of(g, t, 0).pins, 0);
+    CHECK_EQ(rig_info(g, t, 0).pins, 0);
     rig_end(g);
 }
 
@@ -260,10 +250,7 @@ EACH(fences_are_counted_for_each_replica) {
     memset(until, 0, sizeof until);
     memset(p, 0, sizeof p);
     rig_pair(g, kind, rig_room(MANY * 2, SMALL));
-    for (int i = 0; i < MANY; i++) {
-        t[i] = rig_tensor(g, SMALL, 0);
-        rig_write(g, t[i], 0, (uint64_t)i);
-    }
+    rig_make(g, t, MANY, SMALL, 0);
     CHECK_EQ(rig_pin(g, t[MANY - 1], 0, TNM_READ, &p[0]), TNM_OK);
     CHECK_EQ(rig_unpin(g, &p[0], TNM_FENCE(0, 1)), TNM_OK);
     until[MANY - 1][0][0] = 1;
@@ -291,7 +278,7 @@ EACH(fences_are_counted_for_each_replica) {
         for (uint32_t of = 0; of < QUEUES; of++)
             for (int k = 0; k < 8; k++)
                 fenced += until[i][of][k] > g->sim.now[of];
-        CHECK_EQ(info_of(g, t[i], 0).fenced, fenced);
+        CHECK_EQ(rig_info(g, t[i], 0).fenced, fenced);
         CHECK_EQ(tnm_check(g->ctx), 0);
         for (slot = 0; slot < LIVE && (p[slot].id == 0 || at[slot] != i);)
             slot++;
@@ -307,7 +294,7 @@ EACH(fences_are_counted_for_each_replica) {
         g->sim.now[q] += 3;
     rig_rest(g);
     for (int i = 0; i < MANY; i++)
-        CHECK(info_of(g, t[i], 0).pins == 0 && info_of(g, t[i], 0).fenced == 0);
+        CHECK(rig_info(g, t[i], 0).pins == 0 && rig_info(g, t[i], 0).fenced == 0);
     rig_end(g);
 }
 
@@ -330,14 +317,14 @@ TEST(a_fence_without_memory_unpins_nothing) {
         r = rig_unpin(&g, &p, TNM_FENCE(0, 1));
         check_fail_alloc(0, 0);
         CHECK((p.id == 0) == (r == TNM_OK));
-        CHECK_EQ(info_of(&g, t, 0).fenced, r == TNM_OK);
+        CHECK_EQ(rig_info(&g, t, 0).fenced, r == TNM_OK);
         CHECK_EQ(tnm_check(g.ctx), 0);
     }
     CHECK_EQ(r, TNM_OK);
     CHECK(tries > 1);
     g.sim.now[0] = 1;
     rig_rest(&g);
-    CHECK_EQ(info_of(&g, t, 0).pins, 0);
+    CHECK_EQ(rig_info(&g, t, 0).pins, 0);
     rig_end(&g);
 }
 
@@ -360,10 +347,9 @@ EACH(a_dead_queue_counts_as_passed) {
     r = fenced(g, TNM_READ, TNM_FENCE(1, 5));
     w = fenced(g, TNM_WRITE, TNM_FENCE(1, 6));
     queue_is_dead = 1;
-    for (int i = 0; i < 5; i++)
-        tnm_pump(g->ctx, TNM_ALL);
-    CHECK_EQ(info_of(g, r, 0).pins, 0);
-    CHECK_EQ(info_of(g, w, 0).pins, 0);
+    rig_pump(g, 5);
+    CHECK_EQ(rig_info(g, r, 0).pins, 0);
+    CHECK_EQ(rig_info(g, w, 0).pins, 0);
     rig_expect(g, r, 1, 1);                                 /* what it read is as it was */
     CHECK_EQ(rig_pin(g, w, 0, TNM_READ, &p), TNM_ERR_LOST); /* what it was writing is lost */
     CHECK_EQ(tnm_read(g->ctx, w, 0, &byte, 1), TNM_ERR_LOST);
@@ -383,7 +369,7 @@ EACH(wait_sleeps_until_something_ends) {
         r = tnm_wait(g->ctx);
     CHECK_EQ(r, TNM_OK);
     CHECK(g->sim.told[0] >= 3);
-    CHECK_EQ(info_of(g, t, 0).pins, 0);
+    CHECK_EQ(rig_info(g, t, 0).pins, 0);
     rig_end(g);
 }
 

@@ -8,13 +8,6 @@ enum { KIB = 1024, ONE = 8 * KIB, MOST = 108 };
 
 static tnm_tensor t[MOST];
 
-static void make(rig *g, int n, int tier) {
-    for (int i = 0; i < n; i++) {
-        t[i] = rig_tensor(g, ONE, 0);
-        rig_write(g, t[i], tier, (uint64_t)i);
-    }
-}
-
 static tnm_use use_at(int i, uint64_t step) {
     tnm_use u = rig_use(t[i], 0, TNM_READ);
     u.step = step;
@@ -25,17 +18,10 @@ static int here(rig *g, int i) {
     return rig_state(g, t[i], 0) == TNM_STATE_READY;
 }
 
-static tnm_tensor_info info_of(rig *g, int i) {
-    tnm_tensor_info info;
-    memset(&info, 0, sizeof info);
-    CHECK_EQ(tnm_info(g->ctx, t[i], 0, &info), TNM_OK);
-    return info;
-}
-
 EACH(prefetch_brings_it) {
     tnm_use u[2];
     rig_pair(g, kind, rig_room(4, ONE));
-    make(g, 4, 1);
+    rig_make(g, t, 4, ONE, 1);
     u[0] = use_at(0, 0);
     u[1] = use_at(2, 0);
     u[1].flags = TNM_SURE;
@@ -55,7 +41,7 @@ EACH(prefetch_brings_it) {
 EACH(a_guess_evicts_nothing_needed_sooner) { /* P7 */
     tnm_use u;
     rig_pair(g, kind, rig_room(2, ONE));
-    make(g, 4, 1);
+    rig_make(g, t, 4, ONE, 1);
     u = use_at(0, 1);
     u.flags = TNM_SURE;
     CHECK(tnm_prefetch(g->ctx, 0, &u, 1) >= 0);
@@ -74,7 +60,7 @@ EACH(a_guess_evicts_nothing_needed_sooner) { /* P7 */
 EACH(a_guess_evicts_no_unused_guess) { /* P7: the tail of a long list does not push out its head */
     tnm_use u[6];
     rig_pair(g, kind, rig_room(2, ONE));
-    make(g, 6, 1);
+    rig_make(g, t, 6, ONE, 1);
     for (int i = 0; i < 6; i++)
         u[i] = use_at(i, (uint64_t)i);
     CHECK(tnm_prefetch(g->ctx, 0, u, 6) >= 0);
@@ -90,12 +76,11 @@ EACH(a_guess_evicts_no_claim) {
     tnm_pinned p;
     tnm_result r;
     rig_pair(g, kind, rig_room(1, ONE));
-    make(g, 2, 1);
+    rig_make(g, t, 2, ONE, 1);
     CHECK_EQ(rig_try(g, t[0], 0, TNM_READ, &p), TNM_PENDING);
     u = use_at(1, 0);
     CHECK(tnm_prefetch(g->ctx, 0, &u, 1) >= 0);
-    for (int i = 0; i < 10; i++)
-        tnm_pump(g->ctx, TNM_ALL);
+    rig_pump(g, 10);
     RIG_UNTIL(r, g, rig_try(g, t[0], 0, TNM_READ, &p));
     CHECK_EQ(r, TNM_OK);
     CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
@@ -112,14 +97,13 @@ EACH(guesses_leave_the_link_to_demand) { /* at most guess_bytes of them with the
     g->sim.stuck = 1; /* so that what was handed over stays there */
     rig_create(g);
     g->sim.stuck = 0;
-    make(g, 9, 1);
+    rig_make(g, t, 9, ONE, 1);
     g->sim.stuck = 1;
     g->sim.accepted_bytes = 0;
     for (int i = 0; i < 8; i++)
         u[i] = use_at(i, 5);
     CHECK(tnm_prefetch(g->ctx, 0, u, 8) >= 0);
-    for (int i = 0; i < 10; i++)
-        tnm_pump(g->ctx, TNM_ALL);
+    rig_pump(g, 10);
     CHECK(g->sim.accepted_bytes > 0 && g->sim.accepted_bytes <= 8 * KIB);
     g->sim.stuck = 0;
     rig_expect(g, t[8], 0, 8);
@@ -129,7 +113,7 @@ EACH(guesses_leave_the_link_to_demand) { /* at most guess_bytes of them with the
 EACH(a_demand_raises_a_guess) {
     tnm_use u[6];
     rig_pair(g, kind, rig_room(6, ONE));
-    make(g, 6, 1);
+    rig_make(g, t, 6, ONE, 1);
     for (int i = 0; i < 6; i++)
         u[i] = use_at(i, (uint64_t)i);
     CHECK(tnm_prefetch(g->ctx, 0, u, 6) >= 0);
@@ -146,7 +130,7 @@ EACH(wasted_prefetches_are_counted) {
     tnm_use u;
     tnm_result r;
     rig_pair(g, kind, rig_room(2, ONE));
-    make(g, 2, 1);
+    rig_make(g, t, 2, ONE, 1);
     u = use_at(0, 0);
     CHECK(tnm_prefetch(g->ctx, 0, &u, 1) >= 0);
     rig_rest(g);
@@ -161,7 +145,7 @@ EACH(prefetch_with_discard_fetches_nothing) {
     tnm_use u;
     tnm_pinned p;
     rig_pair(g, kind, rig_room(2, ONE));
-    make(g, 2, 1);
+    rig_make(g, t, 2, ONE, 1);
     u = use_at(0, 0);
     u.access = TNM_DISCARD; /* it will be built anew */
     CHECK(tnm_prefetch(g->ctx, 0, &u, 1) >= 0);
@@ -179,7 +163,7 @@ EACH(prefetch_with_discard_fetches_nothing) {
 EACH(cancel) {
     tnm_use u[4];
     rig_pair(g, kind, rig_room(4, ONE));
-    make(g, 4, 1);
+    rig_make(g, t, 4, ONE, 1);
     for (int i = 0; i < 4; i++)
         u[i] = use_at(i, (uint64_t)i);
     CHECK(tnm_prefetch(g->ctx, 0, u, 4) >= 0);
@@ -191,8 +175,7 @@ EACH(cancel) {
     CHECK(tnm_cancel(g->ctx, t, 4) >= 0); /* under way: polled to its end */
     rig_rest(g);
     CHECK(!here(g, 3));
-    for (int i = 0; i < 4; i++)
-        rig_expect(g, t[i], 0, (uint64_t)i);
+    rig_expect_all(g, t, 4, 0);
     rig_end(g);
 }
 
@@ -201,8 +184,7 @@ static void sweep(rig *g, int n, uint64_t from, uint64_t steps) {
     for (uint64_t s = from; s < from + steps; s++) {
         CHECK_EQ(tnm_step(g->ctx, 0, s), TNM_OK);
         rig_expect(g, t[s % (uint64_t)n], 0, s % (uint64_t)n);
-        for (int i = 0; i < 3; i++)
-            tnm_pump(g->ctx, TNM_ALL);
+        rig_pump(g, 3);
     }
 }
 
@@ -218,7 +200,7 @@ EACH(a_schedule_beats_lru) { /* bytes of a steady sweep <= (N - C) + W + P + one
     tnm_tier_stats s;
     uint64_t before;
     rig_pair(g, kind, rig_room(C, ONE));
-    make(g, N, 1);
+    rig_make(g, t, N, ONE, 1);
     schedule(g, N);
     sweep(g, N, 0, 3 * N);
     before = rig_stats(g, 0).bytes_in;
@@ -236,7 +218,7 @@ EACH(what_is_written_is_kept_first) { /* it would go down as often as it comes *
     tnm_use u[N + W];
     uint64_t in = 0, out = 0;
     rig_pair(g, kind, rig_room(N / 2, ONE));
-    make(g, N, 1);
+    rig_make(g, t, N, ONE, 1);
     for (int i = 0; i < N + W; i++) {
         if (i >= N) t[i] = rig_tensor(g, KIB, 0);
         if (i >= N) rig_write(g, t[i], 1, (uint64_t)i);
@@ -246,15 +228,11 @@ EACH(what_is_written_is_kept_first) { /* it would go down as often as it comes *
     CHECK_EQ(tnm_schedule(g->ctx, 0, u, N + W, N), TNM_OK);
     for (uint64_t s = 0; s < 6 * N; s++) {
         uint64_t i = s % N;
-        tnm_pinned p;
         CHECK_EQ(tnm_step(g->ctx, 0, s), TNM_OK);
         rig_expect(g, t[i], 0, i);
         if (i % (N / W) == 0) {
             i = N + i / (N / W);
-            CHECK_EQ(rig_pin(g, t[i], 0, TNM_WRITE, &p), TNM_OK);
-            CHECK(sim_same(sim_at(&g->sim, &p), s < N ? i : s / N, 0, KIB));
-            sim_fill(sim_at(&g->sim, &p), s / N + 1, 0, KIB);
-            CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+            rig_change(g, t[i], 0, s < N ? i : s / N, s / N + 1);
         }
         rig_rest(g);
         if (s == 3 * N) in = rig_stats(g, 0).bytes_in;
@@ -315,7 +293,7 @@ EACH(two_levels_hold_different_ones) { /* storage gives only what neither device
         rig_tier(g, "host", kind, rig_room(HOST, ONE));
         rig_tier(g, "storage", SIM_PLAIN, 0);
         rig_create(g);
-        make(g, N, 2);
+        rig_make(g, t, N, ONE, 2);
         schedule(g, N);
         for (uint64_t s = 0; s < 7 * N; s++) {
             if (s == 3 * N) {
@@ -323,8 +301,7 @@ EACH(two_levels_hold_different_ones) { /* storage gives only what neither device
                 out = rig_stats(g, 2).bytes_out;
             }
             CHECK_EQ(tnm_step(g->ctx, 0, s), TNM_OK);
-            for (int i = 0; i < 3 * pumps; i++)
-                tnm_pump(g->ctx, TNM_ALL);
+            rig_pump(g, 3 * pumps);
             rig_expect(g, t[s % N], 0, s % N);
         }
         CHECK_EQ(rig_stats(g, 0).kept_bytes, rig_room(DEVICE - 2, ONE)); /* beside W + P */
@@ -340,7 +317,7 @@ EACH(two_levels_hold_different_ones) { /* storage gives only what neither device
 EACH(a_schedule_that_fits_moves_nothing) {
     uint64_t before;
     rig_pair(g, kind, rig_room(6, ONE));
-    make(g, 6, 1);
+    rig_make(g, t, 6, ONE, 1);
     schedule(g, 6);
     sweep(g, 6, 0, 12);
     before = rig_stats(g, 0).bytes_in;
@@ -351,7 +328,7 @@ EACH(a_schedule_that_fits_moves_nothing) {
 
 EACH(the_pump_looks_ahead) {
     rig_pair(g, kind, rig_room(4, ONE));
-    make(g, 8, 1);
+    rig_make(g, t, 8, ONE, 1);
     schedule(g, 8);
     sweep(g, 8, 0, 16);
     CHECK_EQ(tnm_step(g->ctx, 0, 16), TNM_OK);
@@ -364,7 +341,7 @@ EACH(the_pump_looks_ahead) {
 EACH(pump_comes_to_rest) { /* at a fixed step and without calls */
     int n = 0;
     rig_pair(g, kind, rig_room(3, ONE));
-    make(g, 8, 1);
+    rig_make(g, t, 8, ONE, 1);
     schedule(g, 8);
     for (uint64_t s = 0; s < 8; s++) {
         uint64_t copies;
@@ -385,7 +362,7 @@ EACH(scheduled_writes_stay_right) { /* an optimizer: every step changes what it 
     uint64_t version[N];
     tnm_use u[N];
     rig_pair(g, kind, rig_room(3, ONE));
-    make(g, N, 0);
+    rig_make(g, t, N, ONE, 0);
     for (int i = 0; i < N; i++) {
         version[i] = (uint64_t)i;
         u[i] = use_at(i, (uint64_t)i);
@@ -410,13 +387,13 @@ EACH(scheduled_writes_stay_right) { /* an optimizer: every step changes what it 
 
 EACH(a_schedule_can_be_replaced_and_forgotten) {
     rig_pair(g, kind, rig_room(3, ONE));
-    make(g, 8, 1);
+    rig_make(g, t, 8, ONE, 1);
     schedule(g, 8);
     sweep(g, 8, 0, 10);
     schedule(g, 4);
     sweep(g, 4, 0, 10);
     CHECK_EQ(tnm_schedule(g->ctx, 0, NULL, 0, 0), TNM_OK);
-    CHECK_EQ(info_of(g, 0).next_use, UINT64_MAX);
+    CHECK_EQ(rig_info(g, t[0], 0).next_use, UINT64_MAX);
     sweep(g, 8, 3, 10);
     schedule(g, 8);
     CHECK_EQ(tnm_tensor_destroy(g->ctx, t[5]), TNM_OK); /* a destroyed one drops out of it */
@@ -431,7 +408,7 @@ EACH(a_schedule_can_be_replaced_and_forgotten) {
 EACH(two_lanes) {
     tnm_use a[4], b[4];
     rig_pair(g, kind, rig_room(4, ONE));
-    make(g, 8, 1);
+    rig_make(g, t, 8, ONE, 1);
     for (int i = 0; i < 4; i++) {
         a[i] = use_at(i, (uint64_t)i);
         b[i] = use_at(4 + i, (uint64_t)i);
@@ -451,7 +428,7 @@ EACH(two_lanes) {
 EACH(bad_foresight) {
     tnm_use u;
     rig_pair(g, kind, rig_room(2, ONE));
-    make(g, 1, 1);
+    rig_make(g, t, 1, ONE, 1);
     u = use_at(0, 0);
     CHECK_EQ(tnm_schedule(g->ctx, TNM_MAX_LANES, &u, 1, 4), TNM_ERR_ARGUMENT);
     CHECK_EQ(tnm_step(g->ctx, TNM_MAX_LANES, 0), TNM_ERR_ARGUMENT);
@@ -476,7 +453,7 @@ EACH(hints_never_change_results) { /* I17: the same pins with every hint left ou
         uint64_t draw = 77;
         rig_start(g, 5);
         rig_pair(g, kind, rig_room(3, ONE));
-        make(g, 8, 0);
+        rig_make(g, t, 8, ONE, 0);
         for (uint64_t s = 0; s < 60; s++) {
             int i = (int)check_draw(&draw, 8), k = (int)check_draw(&draw, 8);
             tnm_use u = use_at(k, s + check_draw(&draw, 4));
@@ -501,7 +478,7 @@ EACH(least_recently_pinned_leaves) { /* equal sizes, one thread: textbook LRU, e
     int last[N], clock = 0, misses = 0;
     uint64_t draw = 99;
     rig_pair(g, kind, rig_room(C, ONE));
-    make(g, N, 1);
+    rig_make(g, t, N, ONE, 1);
     for (int i = 0; i < N; i++)
         last[i] = 0;
     for (int n = 0; n < 400; n++) {
@@ -550,7 +527,7 @@ static void tell(rig *g, const told_trace *d, int ref) {
 static int play(rig *g, const told_trace *d, int n, int c, const char *expected) {
     int hits = 0, due[MOST];
     rig_pair(g, SIM_PLAIN, rig_room((uint64_t)c, ONE));
-    make(g, n, 1);
+    rig_make(g, t, n, ONE, 1);
     for (int i = 0; i < n; i++)
         due[i] = -1;
     for (int i = 0, seen = 0; i < d->refs; i++) {
@@ -624,7 +601,7 @@ TEST(knowing_more_hits_more) { /* also where the window holds more than the tier
 /* ---- single uses ---- */
 EACH(told_backwards) { /* the nearest comes first, whenever it was told */
     rig_pair(g, kind, rig_room(3, ONE));
-    make(g, 12, 1);
+    rig_make(g, t, 12, ONE, 1);
     for (int i = 11; i >= 0; i--) {
         tnm_use u = use_at(i, (uint64_t)i + 1);
         u.flags = i % 2 ? TNM_SURE : 0;
@@ -648,7 +625,7 @@ TEST(single_uses_keep_their_order) { /* told in any order, taken back in any ord
     const tnmi_hints *hints;
     rig_start(&g, 1);
     rig_pair(&g, SIM_PLAIN, rig_room(4, ONE));
-    make(&g, MOST, 1);
+    rig_make(&g, t, MOST, ONE, 1);
     hints = &g.ctx->e.hints;
     for (int n = 0; n < 6000; n++) {
         tnm_use u = use_at((int)check_draw(&draw, MOST), check_draw(&draw, 1000));
@@ -681,7 +658,7 @@ TEST(a_long_jump_ends_what_it_passed) { /* known to be over at once, put away bi
     uint32_t live;
     rig_start(&g, 1);
     rig_pair(&g, SIM_PLAIN, rig_room(4, ONE));
-    make(&g, MOST, 1);
+    rig_make(&g, t, MOST, ONE, 1);
     for (int n = 0; n < USES; n++) {
         tnm_use u = use_at(n % MOST, (uint64_t)n + 1);
         u.flags = TNM_SURE;
@@ -689,7 +666,7 @@ TEST(a_long_jump_ends_what_it_passed) { /* known to be over at once, put away bi
     }
     CHECK_EQ(tnm_step(g.ctx, 0, 1000000), TNM_OK);
     for (int i = 0; i < MOST; i++)
-        CHECK_EQ(info_of(&g, i).next_use, UINT64_MAX);
+        CHECK_EQ(rig_info(&g, t[i], 0).next_use, UINT64_MAX);
     live = g.ctx->e.hints.uses.live;
     CHECK(live > 0 && live + TNMI_EXPIRE >= USES); /* one call puts no more than that away */
     CHECK_EQ(tnm_check(g.ctx), 0);
@@ -699,8 +676,7 @@ TEST(a_long_jump_ends_what_it_passed) { /* known to be over at once, put away bi
         CHECK_EQ(tnm_prefetch(g.ctx, 0, &u, 1), TNM_OK);
     }
     CHECK_EQ(g.ctx->e.hints.uses.live, live - 500);
-    for (int i = 0; i < 8; i++)
-        rig_expect(&g, t[i], 0, (uint64_t)i);
+    rig_expect_all(&g, t, 8, 0);
     for (uint64_t s = 1; s < 12; s++)
         CHECK_EQ(tnm_step(g.ctx, 0, 1001000 + s), TNM_OK);
     CHECK_EQ(g.ctx->e.hints.uses.live, 0);
@@ -713,7 +689,7 @@ TEST(a_waiting_call_serves_itself) { /* synchronous copies of a prefetch are the
     static rig g;
     rig_start(&g, 1);
     rig_pair(&g, SIM_PLAIN, rig_room(4, ONE));
-    make(&g, 8, 1);
+    rig_make(&g, t, 8, ONE, 1);
     schedule(&g, 8);
     for (uint64_t s = 0; s < 8; s++) {
         uint64_t copied = g.sim.copied_bytes;
@@ -737,7 +713,7 @@ TEST(what_passes_a_tier_stays_if_it_is_worth_it) { /* three tiers, demands alone
         rig_tier(&g, "mid", SIM_PLAIN, rig_room(MID, ONE));
         rig_tier(&g, "slow", SIM_PLAIN, 0);
         rig_create(&g);
-        make(&g, N, 2);
+        rig_make(&g, t, N, ONE, 2);
         if (told) schedule(&g, N);
         for (uint64_t s = 0; s < (2 + SWEEPS) * N; s++) {
             if (s == 2 * N) before = rig_stats(&g, 2).bytes_out;
@@ -754,10 +730,9 @@ TEST(what_passes_a_tier_stays_if_it_is_worth_it) { /* three tiers, demands alone
 
 EACH(advice_orders_the_victims) {
     rig_pair(g, kind, rig_room(3, ONE));
-    make(g, 6, 1);
+    rig_make(g, t, 6, ONE, 1);
     CHECK_EQ(tnm_advise(g->ctx, t[0], TNM_KEEP), TNM_OK);
-    for (int i = 0; i < 3; i++)
-        rig_expect(g, t[i], 0, (uint64_t)i);
+    rig_expect_all(g, t, 3, 0);
     CHECK_EQ(tnm_advise(g->ctx, t[2], TNM_WONT_NEED), TNM_OK);
     rig_expect(g, t[3], 0, 3);
     CHECK(here(g, 0) && here(g, 1) && !here(g, 2));
@@ -772,10 +747,9 @@ EACH(advice_orders_the_victims) {
 
 EACH(used_once_goes_first) {
     rig_pair(g, kind, rig_room(3, ONE));
-    make(g, 5, 1);
+    rig_make(g, t, 5, ONE, 1);
     CHECK_EQ(tnm_advise(g->ctx, t[2], TNM_ONCE), TNM_OK);
-    for (int i = 0; i < 3; i++)
-        rig_expect(g, t[i], 0, (uint64_t)i);
+    rig_expect_all(g, t, 3, 0);
     rig_expect(g, t[3], 0, 3);
     CHECK(here(g, 0) && here(g, 1) && !here(g, 2));
     rig_end(g);
@@ -783,11 +757,11 @@ EACH(used_once_goes_first) {
 
 EACH(wont_need_ends_with_the_next_pin) {
     rig_pair(g, kind, rig_room(2, ONE));
-    make(g, 4, 1);
+    rig_make(g, t, 4, ONE, 1);
     rig_expect(g, t[0], 0, 0);
     CHECK_EQ(tnm_advise(g->ctx, t[1], TNM_WONT_NEED), TNM_OK);
     rig_expect(g, t[1], 0, 1); /* NORMAL again */
-    CHECK_EQ(info_of(g, 1).advice, TNM_NORMAL);
+    CHECK_EQ(rig_info(g, t[1], 0).advice, TNM_NORMAL);
     rig_expect(g, t[2], 0, 2);
     CHECK(!here(g, 0) && here(g, 1));
     rig_end(g);
@@ -796,22 +770,16 @@ EACH(wont_need_ends_with_the_next_pin) {
 /* A writer of adopted memory waits for the copies elsewhere to end; nothing fetches new ones. */
 EACH(a_writer_at_home_is_not_raced) {
     tnm_tensor it;
-    tnm_tensor_desc td;
     tnm_adopt_desc ad;
     tnm_use u;
     tnm_pinned p;
     rig_tier(g, "fast", kind, 65536);
     rig_tier(g, "home", SIM_PLAIN | SIM_ASYNC, 0);
     CHECK(rig_create(g));
-    memset(&td, 0, sizeof td);
-    memset(&ad, 0, sizeof ad);
-    td.bytes = 8192;
-    ad.tier = 1;
-    ad.mem = sim_lend(&g->sim.device[1], td.bytes);
-    ad.host = sim_find(&g->sim.device[1], ad.mem)->at;
+    ad = sim_lent(&g->sim.device[1], sim_lend(&g->sim.device[1], ONE), 0);
     ad.writable = 1;
-    sim_fill(ad.host, 7, 0, td.bytes);
-    CHECK_EQ(tnm_tensor_adopt(g->ctx, &td, &ad, &it), TNM_OK);
+    sim_fill(ad.host, 7, 0, ONE);
+    it = rig_adopt(g, &ad, ONE);
     u = rig_use(it, 0, TNM_READ);
     CHECK_EQ(tnm_schedule(g->ctx, 0, &u, 1, 1), TNM_OK);
     CHECK_EQ(tnm_step(g->ctx, 0, 1), TNM_OK);

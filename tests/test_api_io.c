@@ -69,12 +69,9 @@ EACH(part_of_nothing_is_zero_filled) {
 
 EACH(part_of_nothing_through_a_view) {
     tnm_tensor t, v;
-    tnm_tensor_desc d;
     rig_pair(g, kind, rig_room(1, ONE));
     t = rig_tensor(g, ONE, 0);
-    memset(&d, 0, sizeof d);
-    d.bytes = 512;
-    CHECK_EQ(tnm_tensor_view(g->ctx, t, 1024, &d, &v), TNM_OK);
+    v = rig_view(g, t, 1024, 512);
     CHECK_EQ(put(g, v, 0, 512, 1), TNM_OK);
     CHECK_EQ(tnm_read(g->ctx, t, 0, back, ONE), TNM_OK);
     CHECK(sim_all(back, 0, 1024));
@@ -246,10 +243,7 @@ EACH(a_full_queue_is_not_a_failure) {
     tnm_tensor t[4];
     rig_pair(g, kind, rig_room(2, ONE));
     g->sim.busy = 200;
-    for (int i = 0; i < 4; i++) {
-        t[i] = rig_tensor(g, ONE, 0);
-        rig_write(g, t[i], 0, (uint64_t)i);
-    }
+    rig_make(g, t, 4, ONE, 0);
     for (int i = 0; i < 8; i++)
         rig_expect(g, t[i % 4], 0, (uint64_t)(i % 4));
     CHECK_EQ(rig_stats(g, 0).failures + rig_stats(g, 1).failures, 0);
@@ -262,10 +256,7 @@ EACH(shared_and_recycled_tickets) {
     g->sim.recycle = 1;
     g->sim.delay = 9;
     rig_pair(g, kind, rig_room(3, ONE));
-    for (int i = 0; i < 6; i++) {
-        t[i] = rig_tensor(g, ONE, 0);
-        rig_write(g, t[i], 0, (uint64_t)i);
-    }
+    rig_make(g, t, 6, ONE, 0);
     for (int i = 0; i < 12; i++)
         rig_expect(g, t[i % 6], 0, (uint64_t)(i % 6));
     rig_end(g);
@@ -280,8 +271,7 @@ EACH(a_failing_write_leaves_the_bytes) { /* a failed call changes nothing */
             rig_pair(g, kind, rig_room(1, ONE));
             t = rig_tensor(g, ONE, 0);
             rig_write(g, t, tier, 1);
-            g->sim.fault_class = SIM_COPY;
-            g->sim.fault_at = g->sim.calls[SIM_COPY] + n;
+            sim_break(&g->sim, SIM_COPY, n, 0);
             r = put(g, t, 0, ONE, 2);
             CHECK(r == TNM_OK || r == TNM_ERR_BACKEND);
             CHECK(r == TNM_OK || g->sim.fired > 0);
@@ -296,23 +286,18 @@ EACH(a_failing_write_leaves_the_bytes) { /* a failed call changes nothing */
 /* the same where the tier below already has a record of the content: a write-back under way, or
  * adopted memory whose bytes are not current */
 static tnm_tensor half_there(rig *g, int adopted) {
-    tnm_tensor t;
-    tnm_tensor_desc d;
+    sim_device *d = &g->sim.device[1];
     tnm_adopt_desc a;
+    tnm_tensor t;
     if (!adopted) {
         t = rig_tensor(g, ONE, 0);
         rig_write(g, t, 0, 1);
         CHECK_EQ(tnm_flush(g->ctx, t, 1), TNM_PENDING);
         return t;
     }
-    memset(&d, 0, sizeof d);
-    memset(&a, 0, sizeof a);
-    d.bytes = ONE;
-    a.tier = 1;
-    a.mem = sim_lend(&g->sim.device[1], ONE);
-    a.host = (void *)(uintptr_t)a.mem;
+    a = sim_lent(d, sim_lend(d, ONE), 0);
     a.writable = 1;
-    CHECK_EQ(tnm_tensor_adopt(g->ctx, &d, &a, &t), TNM_OK);
+    t = rig_adopt(g, &a, ONE);
     rig_write(g, t, 0, 1);
     return t;
 }
@@ -327,8 +312,7 @@ EACH(a_failing_write_leaves_the_bytes_beside_a_half_copy) {
             other = rig_tensor(g, 64, 0);
             rig_write(g, other, 1, 5); /* the CPU is known to see the lower tier */
             t = half_there(g, adopted);
-            g->sim.fault_class = SIM_COPY;
-            g->sim.fault_at = g->sim.calls[SIM_COPY] + n;
+            sim_break(&g->sim, SIM_COPY, n, 0);
             r = put(g, t, 0, ONE, 2);
             CHECK(r == TNM_OK || r == TNM_ERR_BACKEND);
             g->sim.fault_at = 0;
@@ -344,9 +328,7 @@ EACH(a_failing_read_is_told_and_harmless) {
     rig_pair(g, kind, rig_room(1, ONE));
     t = rig_tensor(g, ONE, 0);
     rig_write(g, t, 0, 1);
-    g->sim.fault_class = SIM_COPY;
-    g->sim.fault_forever = 1;
-    g->sim.fault_at = g->sim.calls[SIM_COPY] + 1;
+    sim_break(&g->sim, SIM_COPY, 1, 1);
     CHECK_EQ(tnm_read(g->ctx, t, 0, back, ONE), TNM_ERR_BACKEND);
     g->sim.fault_at = 0;
     shows(g, t, 0, ONE, 1);

@@ -13,22 +13,6 @@ static uint64_t total_calls(const rig *g) {
     return n;
 }
 
-static tnm_tensor view_of(rig *g, tnm_tensor of, uint64_t offset, uint64_t bytes) {
-    tnm_tensor_desc d;
-    tnm_tensor v = { 0 };
-    memset(&d, 0, sizeof d);
-    d.bytes = bytes;
-    CHECK_EQ(tnm_tensor_view(g->ctx, of, offset, &d, &v), TNM_OK);
-    return v;
-}
-
-static tnm_tensor_info info_of(rig *g, tnm_tensor t, int tier) {
-    tnm_tensor_info i;
-    memset(&i, 0, sizeof i);
-    CHECK_EQ(tnm_info(g->ctx, t, tier, &i), TNM_OK);
-    return i;
-}
-
 /* ---- bytes ---- */
 EACH(bytes_survive_eviction) { /* P1 */
     tnm_tensor t[6];
@@ -38,8 +22,7 @@ EACH(bytes_survive_eviction) { /* P1 */
         rig_write(g, t[i], 0, (uint64_t)i);
     }
     for (int round = 0; round < 3; round++)
-        for (int i = 0; i < 6; i++)
-            rig_expect(g, t[i], round & 1, (uint64_t)i);
+        rig_expect_all(g, t, 6, round & 1);
     CHECK(rig_stats(g, 0).peak_bytes <= rig_room(2, ONE));
     CHECK(rig_stats(g, 0).evictions > 0);
     rig_end(g);
@@ -70,12 +53,12 @@ EACH(write_drops_other_replicas_at_the_grant) {
     t = rig_tensor(g, ONE, 0);
     rig_write(g, t, 1, 1);
     rig_expect(g, t, 0, 1);
-    CHECK_EQ(info_of(g, t, 0).state, TNM_STATE_READY);
-    CHECK_EQ(info_of(g, t, 1).state, TNM_STATE_READY);
-    CHECK_EQ(info_of(g, t, 0).dirty, 0);
+    CHECK_EQ(rig_state(g, t, 0), TNM_STATE_READY);
+    CHECK_EQ(rig_state(g, t, 1), TNM_STATE_READY);
+    CHECK_EQ(rig_info(g, t, 0).dirty, 0);
     CHECK_EQ(rig_pin(g, t, 0, TNM_WRITE, &p), TNM_OK);
-    CHECK_EQ(info_of(g, t, 1).state, TNM_STATE_ABSENT);
-    CHECK_EQ(info_of(g, t, 0).dirty, 1);
+    CHECK_EQ(rig_state(g, t, 1), TNM_STATE_ABSENT);
+    CHECK_EQ(rig_info(g, t, 0).dirty, 1);
     sim_fill(sim_at(&g->sim, &p), 2, 0, ONE);
     CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
     rig_expect(g, t, 1, 2);
@@ -89,14 +72,14 @@ EACH(empty_cannot_be_read) {
     uint8_t byte = 0;
     rig_pair(g, kind, rig_room(2, ONE));
     t = rig_tensor(g, ONE, 0);
-    CHECK_EQ(info_of(g, t, 0).empty, 1);
+    CHECK_EQ(rig_info(g, t, 0).empty, 1);
     CHECK_EQ(rig_pin(g, t, 0, TNM_READ, &p), TNM_ERR_EMPTY);
     CHECK_EQ(rig_pin(g, t, 0, TNM_WRITE, &p), TNM_ERR_EMPTY);
     CHECK_EQ(rig_try(g, t, 1, TNM_READ, &p), TNM_ERR_EMPTY);
     CHECK_EQ(tnm_read(g->ctx, t, 0, &byte, 1), TNM_ERR_EMPTY);
     CHECK_EQ(g->sim.calls[SIM_COPY], 0);
     rig_write(g, t, 0, 3);
-    CHECK_EQ(info_of(g, t, 0).empty, 0);
+    CHECK_EQ(rig_info(g, t, 0).empty, 0);
     rig_expect(g, t, 1, 3);
     rig_end(g);
 }
@@ -111,7 +94,7 @@ EACH(discard_fetches_nothing) {
     before = g->sim.calls[SIM_COPY];
     CHECK_EQ(rig_pin(g, t, 0, TNM_DISCARD, &p), TNM_OK);
     CHECK_EQ(g->sim.calls[SIM_COPY], before);
-    CHECK_EQ(info_of(g, t, 1).state, TNM_STATE_ABSENT);
+    CHECK_EQ(rig_state(g, t, 1), TNM_STATE_ABSENT);
     sim_fill(sim_at(&g->sim, &p), 9, 0, ONE);
     CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
     rig_expect(g, t, 1, 9);
@@ -207,7 +190,7 @@ EACH(busy_reaches_through_views) {
     rig_pair(g, kind, rig_room(2, ONE));
     t = rig_tensor(g, ONE, 0);
     rig_write(g, t, 1, 1);
-    v = view_of(g, t, 512, 512);
+    v = rig_view(g, t, 512, 512);
     CHECK_EQ(rig_pin(g, v, 1, TNM_READ, &r), TNM_OK);
     CHECK_EQ(rig_pin(g, t, 0, TNM_WRITE, &w), TNM_ERR_BUSY);
     CHECK_EQ(rig_unpin(g, &r, 0), TNM_OK);
@@ -224,14 +207,14 @@ EACH(view_is_a_window) {
     rig_pair(g, kind, rig_room(2, ONE));
     t = rig_tensor(g, ONE, 0);
     rig_write(g, t, 0, 6);
-    v = view_of(g, t, 1000, 500);
-    w = view_of(g, v, 100, 50); /* a view of a view */
+    v = rig_view(g, t, 1000, 500);
+    w = rig_view(g, v, 100, 50); /* a view of a view */
     CHECK_EQ(rig_pin(g, t, 0, TNM_READ, &p), TNM_OK);
     CHECK_EQ(rig_pin(g, w, 0, TNM_READ, &q), TNM_OK);
     CHECK(sim_at(&g->sim, &q) == sim_at(&g->sim, &p) + 1100);
     CHECK_EQ(q.bytes, 50);
-    CHECK_EQ(info_of(g, t, 0).pins, 2);
-    CHECK_EQ(info_of(g, v, 0).is_view, 1);
+    CHECK_EQ(rig_info(g, t, 0).pins, 2);
+    CHECK_EQ(rig_info(g, v, 0).is_view, 1);
     CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
     CHECK_EQ(rig_unpin(g, &q, 0), TNM_OK);
     CHECK_EQ(tnm_tensor_destroy(g->ctx, t), TNM_OK); /* the bytes live while a name does */
@@ -255,7 +238,7 @@ EACH(discard_through_a_part_is_a_write) {
     rig_pair(g, kind, rig_room(2, ONE));
     t = rig_tensor(g, ONE, 0);
     rig_write(g, t, 1, 1);
-    v = view_of(g, t, 0, ONE / 2);
+    v = rig_view(g, t, 0, ONE / 2);
     CHECK_EQ(rig_pin(g, v, 0, TNM_DISCARD, &p), TNM_OK);
     CHECK(sim_same(sim_at(&g->sim, &p), 1, 0, ONE / 2)); /* fetched, as WRITE does */
     sim_fill(sim_at(&g->sim, &p), 2, 0, ONE / 2);
@@ -265,8 +248,8 @@ EACH(discard_through_a_part_is_a_write) {
     CHECK(sim_same(sim_at(&g->sim, &p) + ONE / 2, 1, ONE / 2, ONE / 2));
     CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
     blank = rig_tensor(g, ONE, 0);
-    half = view_of(g, blank, 0, ONE / 2);
-    whole = view_of(g, blank, 0, ONE);
+    half = rig_view(g, blank, 0, ONE / 2);
+    whole = rig_view(g, blank, 0, ONE);
     CHECK_EQ(rig_pin(g, half, 0, TNM_DISCARD, &p), TNM_ERR_EMPTY);
     rig_write(g, whole, 0, 8);
     rig_expect(g, blank, 1, 8);
@@ -291,7 +274,7 @@ EACH(set_is_all_or_nothing) { /* P6, and P4: refused before anything moves */
     for (int i = 0; i < 4; i++)
         CHECK(p[i].id == 0 && p[i].bytes == 0);
     for (int i = 0; i < 4; i++)
-        CHECK_EQ(info_of(g, t[i], 0).pins, 0);
+        CHECK_EQ(rig_info(g, t[i], 0).pins, 0);
     CHECK_EQ(tnm_pin(g->ctx, u, 3, p), TNM_OK);
     for (int i = 0; i < 3; i++)
         CHECK(sim_same(sim_at(&g->sim, &p[i]), (uint64_t)i, 0, ONE));
@@ -320,7 +303,7 @@ EACH(set_with_one_bad_member_holds_nothing) {
     u[1] = rig_use(a, 7, TNM_READ);
     CHECK_EQ(tnm_pin(g->ctx, u, 2, p), TNM_ERR_ARGUMENT);
     CHECK(p[0].id == 0 && p[1].id == 0);
-    CHECK_EQ(info_of(g, a, 0).pins, 0);
+    CHECK_EQ(rig_info(g, a, 0).pins, 0);
     rig_end(g);
 }
 
@@ -331,7 +314,7 @@ EACH(set_with_duplicates_and_views) {
     rig_pair(g, kind, rig_room(1, ONE));
     t = rig_tensor(g, ONE, 0);
     rig_write(g, t, 1, 1);
-    v = view_of(g, t, 256, 256);
+    v = rig_view(g, t, 256, 256);
     u[0] = rig_use(t, 0, TNM_READ);
     u[1] = rig_use(t, 0, TNM_WRITE);
     u[2] = rig_use(v, 0, TNM_READ);
@@ -340,9 +323,9 @@ EACH(set_with_duplicates_and_views) {
     CHECK(sim_at(&g->sim, &p[2]) == sim_at(&g->sim, &p[0]) + 256);
     CHECK_EQ(p[2].bytes, 256);
     CHECK(sim_same(sim_at(&g->sim, &p[0]), 1, 0, ONE));
-    CHECK(info_of(g, t, 0).pins >= 1);
+    CHECK(rig_info(g, t, 0).pins >= 1);
     CHECK_EQ(tnm_unpin(g->ctx, p, 3, 0), TNM_OK);
-    CHECK_EQ(info_of(g, t, 0).pins, 0);
+    CHECK_EQ(rig_info(g, t, 0).pins, 0);
     rig_expect(g, t, 1, 1);
     rig_end(g);
 }
@@ -372,10 +355,7 @@ EACH(set_evicts_what_it_does_not_name) {
     tnm_use u[3];
     tnm_pinned p[3];
     rig_pair(g, kind, rig_room(3, ONE));
-    for (int i = 0; i < 6; i++) {
-        t[i] = rig_tensor(g, ONE, 0);
-        rig_write(g, t[i], 0, (uint64_t)i);
-    }
+    rig_make(g, t, 6, ONE, 0);
     for (int round = 0; round < 6; round++) {
         for (int i = 0; i < 3; i++)
             u[i] = rig_use(t[(round * 2 + i * 2) % 6], 0, TNM_READ);
@@ -394,10 +374,7 @@ EACH(pinned_never_moves) { /* P3 */
     tnm_pinned p, other;
     const uint8_t *at;
     rig_pair(g, kind, rig_room(3, ONE));
-    for (int i = 0; i < 8; i++) {
-        t[i] = rig_tensor(g, ONE, 0);
-        rig_write(g, t[i], 1, (uint64_t)i);
-    }
+    rig_make(g, t, 8, ONE, 1);
     CHECK_EQ(rig_pin(g, t[0], 0, TNM_READ, &p), TNM_OK);
     at = sim_at(&g->sim, &p);
     for (int i = 0; i < 40; i++) {
@@ -483,9 +460,9 @@ EACH(many_pins_on_one_replica) {
     u = rig_use(t, 0, TNM_READ);
     for (int i = 0; i < 300; i++)
         CHECK_EQ(tnm_pin(g->ctx, &u, 1, &p[i]), TNM_OK);
-    CHECK_EQ(info_of(g, t, 0).pins, 300);
+    CHECK_EQ(rig_info(g, t, 0).pins, 300);
     CHECK_EQ(tnm_unpin(g->ctx, p, 300, 0), TNM_OK);
-    CHECK_EQ(info_of(g, t, 0).pins, 0);
+    CHECK_EQ(rig_info(g, t, 0).pins, 0);
     rig_end(g);
 }
 
@@ -503,11 +480,11 @@ EACH(pin_count_does_not_wrap) {
         n++;
     CHECK(n >= 32767 && n < MOST);
     CHECK_EQ(tnm_try_pin(g->ctx, &u, 1, &p[n]), TNM_ERR_CAPACITY);
-    CHECK_EQ(info_of(g, t, 0).pins, n);
+    CHECK_EQ(rig_info(g, t, 0).pins, n);
     CHECK_EQ(tnm_check(g->ctx), 0);
     for (int i = 0; i < n; i++)
         tnm_unpin(g->ctx, &p[i], 1, 0);
-    CHECK_EQ(info_of(g, t, 0).pins, 0);
+    CHECK_EQ(rig_info(g, t, 0).pins, 0);
     rig_expect(g, t, 1, 3);
     free(p);
     rig_end(g);
@@ -527,7 +504,7 @@ EACH(writer_count_does_not_wrap) {
         n++;
     CHECK(n >= 127);
     if (n < MOST) CHECK_EQ(tnm_try_pin(g->ctx, &u, 1, &p[n]), TNM_ERR_CAPACITY);
-    CHECK_EQ(info_of(g, t, 0).pins, n);
+    CHECK_EQ(rig_info(g, t, 0).pins, n);
     for (int i = 0; i < n; i++)
         CHECK_EQ(tnm_unpin(g->ctx, &p[i], 1, 0), TNM_OK);
     CHECK_EQ(tnm_check(g->ctx), 0);
@@ -553,7 +530,7 @@ EACH(unpin_misuse) {
     CHECK(tnm_unpin(g->ctx, NULL, 1, 0) < 0);
     CHECK(tnm_unpin(g->ctx, &p, -1, 0) < 0);
     CHECK_EQ(tnm_check(g->ctx), 0);
-    CHECK_EQ(info_of(g, t, 0).pins, 0);
+    CHECK_EQ(rig_info(g, t, 0).pins, 0);
     rig_expect(g, t, 1, 3);
     RIG_UNTIL(r, g, tnm_evict(g->ctx, t, 0));
     CHECK_EQ(r, TNM_OK);
@@ -616,10 +593,7 @@ EACH(why_says_what_try_pin_answers) {
     tnm_pinned p[3];
     tnm_shortage why;
     rig_pair(g, kind, rig_room(2, ONE));
-    for (int i = 0; i < 3; i++) {
-        t[i] = rig_tensor(g, ONE, 0);
-        rig_write(g, t[i], 1, (uint64_t)i);
-    }
+    rig_make(g, t, 3, ONE, 1);
     for (int i = 0; i < 3; i++) {
         tnm_use u = rig_use(t[i], 0, TNM_READ);
         tnm_result r = TNM_PENDING;
@@ -739,8 +713,7 @@ EACH(who_joined_a_lost_window_is_not_forgotten) { /* P4, P6 */
     CHECK_EQ(r, TNM_OK);
     if (r == TNM_OK) CHECK_EQ(tnm_unpin(g->ctx, two, 2, 0), TNM_OK);
     CHECK_EQ(tnm_unpin(g->ctx, &p, 1, 0), TNM_OK);
-    for (int i = 0; i < 3; i++)
-        rig_expect(g, t[i], 0, (uint64_t)i);
+    rig_expect_all(g, t, 3, 0);
     rig_end(g);
 }
 
@@ -756,8 +729,7 @@ EACH(cancel_takes_back_an_unanswered_ask) {
     CHECK_EQ(rig_try(g, a, 0, TNM_READ, &p), TNM_PENDING);
     tnm_pump(g->ctx, 1024);
     CHECK_EQ(tnm_cancel(g->ctx, &a, 1), TNM_OK);
-    for (int i = 0; i < 20; i++)
-        tnm_pump(g->ctx, TNM_ALL);
+    rig_pump(g, 20);
     RIG_UNTIL(r, g, rig_try(g, b, 0, TNM_READ, &p));
     CHECK_EQ(r, TNM_OK);
     CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
@@ -776,8 +748,7 @@ EACH(a_pending_ask_keeps_its_bytes) {
     CHECK_EQ(rig_try(g, a, 0, TNM_READ, &p), TNM_PENDING);
     rig_rest(g);
     CHECK_EQ(rig_try(g, b, 0, TNM_READ, &p), TNM_PENDING); /* cannot push the claim out */
-    for (int i = 0; i < 20; i++)
-        tnm_pump(g->ctx, TNM_ALL);
+    rig_pump(g, 20);
     CHECK_EQ(rig_try(g, a, 0, TNM_READ, &p), TNM_OK);
     CHECK(sim_same(sim_at(&g->sim, &p), 1, 0, ONE));
     CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
@@ -797,8 +768,7 @@ EACH(try_write_waits_for_copies_under_way) {
     RIG_UNTIL(r, g, rig_try(g, t, 0, TNM_WRITE, &p));
     CHECK_EQ(r, TNM_OK);
     sim_fill(sim_at(&g->sim, &p), 2, 0, ONE);
-    for (int i = 0; i < 50; i++)
-        tnm_pump(g->ctx, TNM_ALL);
+    rig_pump(g, 50);
     CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
     rig_expect(g, t, 1, 2);
     rig_end(g);
@@ -822,7 +792,7 @@ EACH(hit_late_and_miss_are_counted_once) {
     CHECK(tnm_prefetch(g->ctx, 0, &u, 1) >= 0);
     if ((kind & SIM_ASYNC) != 0) {
         tnm_pump(g->ctx, 4096);
-        CHECK_EQ(info_of(g, t, 0).state, TNM_STATE_BUSY);
+        CHECK_EQ(rig_state(g, t, 0), TNM_STATE_BUSY);
         rig_expect(g, t, 0, 1);
         CHECK_EQ(rig_stats(g, 0).late, 1);
     }
@@ -842,7 +812,7 @@ EACH(blocking_pin_with_a_dead_backend_gives_up) { /* P4: idle ends it */
     g->sim.idle_limit = 20;
     CHECK_EQ(rig_pin(g, t, 0, TNM_READ, &p), TNM_PENDING);
     CHECK(g->sim.idles >= 20);
-    CHECK_EQ(info_of(g, t, 0).pins, 0); /* holds nothing */
+    CHECK_EQ(rig_info(g, t, 0).pins, 0); /* holds nothing */
     CHECK_EQ(tnm_check(g->ctx), 0);
     CHECK_EQ(tnm_destroy(g->ctx), TNM_PENDING);
     rig_expect(g, t, 1, 1); /* the context still exists */
@@ -909,9 +879,9 @@ EACH(uses_that_cannot_be_counted_are_refused) { /* P3: 65536 pins are not none *
     for (int i = 0; u != NULL && p != NULL && i < MANY; i++)
         u[i] = rig_use(t, 0, TNM_READ);
     CHECK_EQ(tnm_pin(g->ctx, u, MANY, p), TNM_ERR_CAPACITY);
-    CHECK_EQ(info_of(g, t, 0).pins, 0);
+    CHECK_EQ(rig_info(g, t, 0).pins, 0);
     CHECK_EQ(tnm_pin(g->ctx, u, 60000, p), TNM_OK);
-    CHECK_EQ(info_of(g, t, 0).pins, 60000);
+    CHECK_EQ(rig_info(g, t, 0).pins, 60000);
     CHECK_EQ(tnm_unpin(g->ctx, p, 60000, 0), TNM_OK);
     for (int i = 0; i < 256; i++)
         u[i].access = TNM_WRITE; /* 256 writers would be none, too */
@@ -937,8 +907,8 @@ EACH(one_content_twice_on_each_of_two_tiers) { /* one place on each, whatever th
     for (int i = 0; i < 4; i++)
         u[i] = rig_use(t, i > 1, TNM_READ);
     CHECK_EQ(tnm_pin(g->ctx, u, 4, p), TNM_OK);
-    CHECK_EQ(info_of(g, t, 0).pins, 2);
-    CHECK_EQ(info_of(g, t, 1).pins, 2);
+    CHECK_EQ(rig_info(g, t, 0).pins, 2);
+    CHECK_EQ(rig_info(g, t, 1).pins, 2);
     CHECK_EQ(tnm_unpin(g->ctx, p, 4, 0), TNM_OK);
     u[3].access = TNM_WRITE;
     CHECK_EQ(tnm_pin(g->ctx, u, 4, p), TNM_ERR_ARGUMENT);

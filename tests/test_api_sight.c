@@ -286,9 +286,7 @@ EACH(failures_are_told) {
     rig_pair(g, kind, rig_room(2, ONE));
     t[0] = rig_tensor(g, ONE, 0);
     rig_write(g, t[0], 1, 1);
-    g->sim.fault_class = SIM_COPY;
-    g->sim.fault_forever = 1;
-    g->sim.fault_at = g->sim.calls[SIM_COPY] + 1;
+    sim_break(&g->sim, SIM_COPY, 1, 1);
     u = rig_use(t[0], 0, TNM_READ);
     CHECK(tnm_prefetch(g->ctx, 0, &u, 1) >= 0); /* one that nobody joins */
     for (int i = 0; i < 20; i++)
@@ -310,8 +308,7 @@ EACH(a_try_pin_learns_of_a_failure_once) {
     rig_pair(g, kind, rig_room(2, ONE));
     t[0] = rig_tensor(g, ONE, 0);
     rig_write(g, t[0], 1, 1);
-    g->sim.fault_class = SIM_COPY;
-    g->sim.fault_at = g->sim.calls[SIM_COPY] + 1;
+    sim_break(&g->sim, SIM_COPY, 1, 0);
     RIG_UNTIL(r, g, rig_try(g, t[0], 0, TNM_READ, &p));
     CHECK_EQ(r, TNM_ERR_BACKEND);
     RIG_UNTIL(r, g, rig_try(g, t[0], 0, TNM_READ, &p));

@@ -8,13 +8,6 @@ enum { KIB = 1024, ONE = 8 * KIB, MOST = 24 };
 
 static tnm_tensor t[MOST];
 
-static void make(rig *g, int n, int tier) {
-    for (int i = 0; i < n; i++) {
-        t[i] = rig_tensor(g, ONE, 0);
-        rig_write(g, t[i], tier, (uint64_t)i);
-    }
-}
-
 static void three(rig *g, int kind, uint64_t fast, uint64_t middle) {
     rig_tier(g, "device", kind, rig_room(fast, ONE));
     rig_tier(g, "host", SIM_PLAIN, rig_room(middle, ONE) + 32 * KIB);
@@ -35,25 +28,20 @@ static void two_over_one(rig *g, int kind) {
 
 EACH(cascade) { /* a load pushes down, which pushes down */
     three(g, kind, 2, 3);
-    make(g, 12, 0);
+    rig_make(g, t, 12, ONE, 0);
     for (int i = 0; i < 36; i++)
         rig_expect(g, t[i * 5 % 12], 0, (uint64_t)(i * 5 % 12));
     CHECK(rig_stats(g, 2).bytes_in > 0);
-    for (int i = 0; i < 12; i++)
-        rig_expect(g, t[i], 2, (uint64_t)i);
+    rig_expect_all(g, t, 12, 2);
     rig_end(g);
 }
 
 EACH(dirty_cascade) {
     three(g, kind, 2, 3);
-    make(g, 8, 0);
+    rig_make(g, t, 8, ONE, 0);
     for (uint64_t n = 0; n < 40; n++) {
         uint64_t i = n * 3 % 8;
-        tnm_pinned p;
-        CHECK_EQ(rig_pin(g, t[i], 0, TNM_WRITE, &p), TNM_OK);
-        CHECK(sim_same(sim_at(&g->sim, &p), n < 8 ? i : n - 8 + 100, 0, ONE));
-        sim_fill(sim_at(&g->sim, &p), n + 100, 0, ONE);
-        CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+        rig_change(g, t[i], 0, n < 8 ? i : n - 8 + 100, n + 100);
         rig_healthy(g);
     }
     rig_end(g);
@@ -61,9 +49,8 @@ EACH(dirty_cascade) {
 
 EACH(two_devices) {
     two_over_one(g, kind);
-    make(g, 10, 0);
-    for (int i = 0; i < 10; i++)
-        rig_expect(g, t[i], 1, (uint64_t)i);
+    rig_make(g, t, 10, ONE, 0);
+    rig_expect_all(g, t, 10, 1);
     for (int n = 0; n < 60; n++)
         rig_expect(g, t[n * 7 % 10], n % 3, (uint64_t)(n * 7 % 10));
     rig_end(g);
@@ -110,7 +97,7 @@ EACH(siblings_are_not_a_way_down) { /* both drop one content at once, each count
     tnm_pinned a, b;
     tnm_result r, s;
     two_over_one(g, kind);
-    make(g, 1, 0);
+    rig_make(g, t, 1, ONE, 0);
     CHECK_EQ(rig_pin(g, t[0], 1, TNM_READ, &b), TNM_OK);
     CHECK_EQ(rig_pin(g, t[0], 0, TNM_READ, &a), TNM_OK);
     CHECK_EQ(rig_unpin(g, &a, 0), TNM_OK);
@@ -126,14 +113,10 @@ EACH(siblings_are_not_a_way_down) { /* both drop one content at once, each count
 }
 
 EACH(write_on_one_device_read_on_the_other) {
-    tnm_pinned p;
     two_over_one(g, kind);
-    make(g, 3, 0);
+    rig_make(g, t, 3, ONE, 0);
     for (uint64_t n = 1; n < 10; n++) {
-        CHECK_EQ(rig_pin(g, t[0], (int)(n & 1), TNM_WRITE, &p), TNM_OK);
-        CHECK(sim_same(sim_at(&g->sim, &p), n == 1 ? 0 : n - 1 + 50, 0, ONE));
-        sim_fill(sim_at(&g->sim, &p), n + 50, 0, ONE);
-        CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+        rig_change(g, t[0], (int)(n & 1), n == 1 ? 0 : n - 1 + 50, n + 50);
         rig_expect(g, t[0], (int)(~n & 1), n + 50);
     }
     rig_end(g);
@@ -161,7 +144,7 @@ EACH(exchange_of_full_tiers_is_refused) { /* neither can go first */
     rig_tier(g, "fast", kind, rig_room(1, ONE));
     rig_tier(g, "slow", SIM_PLAIN, rig_room(1, ONE));
     rig_create(g);
-    make(g, 2, 0);
+    rig_make(g, t, 2, ONE, 0);
     r = rig_pin(g, t[0], 0, TNM_READ, &p);
     CHECK(r == TNM_ERR_BUDGET || r == TNM_OK);
     if (r == TNM_OK) CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
@@ -177,10 +160,7 @@ EACH(a_bottom_is_compacted) { /* holes between what must stay make one large eno
     enum { N = 16 };
     rig_tier(g, "only", kind, rig_room(N, 1024));
     rig_create(g);
-    for (int i = 0; i < N; i++) {
-        t[i] = rig_tensor(g, 1024, 0);
-        rig_write(g, t[i], 0, (uint64_t)i);
-    }
+    rig_make(g, t, N, 1024, 0);
     for (int i = 0; i < N; i += 2)
         CHECK_EQ(tnm_tensor_destroy(g->ctx, t[i]), TNM_OK);
     big = rig_tensor(g, 7 * 1024, 0);
@@ -194,7 +174,7 @@ EACH(a_bottom_is_compacted) { /* holes between what must stay make one large eno
 
 EACH(destroy_in_every_place) {
     two_over_one(g, kind);
-    make(g, 12, 0);
+    rig_make(g, t, 12, ONE, 0);
     for (int i = 0; i < 12; i++) {
         tnm_pinned p;
         tnm_result r = rig_try(g, t[i], i & 1, TNM_READ, &p);
@@ -231,7 +211,7 @@ EACH(a_lost_device) {
     rig_tier(g, "device", kind, rig_room(8, ONE));
     rig_tier(g, "host", SIM_PLAIN, 0);
     rig_create(g);
-    make(g, 3, 0);
+    rig_make(g, t, 3, ONE, 0);
     RIG_UNTIL(r, g, tnm_flush(g->ctx, t[0], 1)); /* t[0] has a copy below, the others have not */
     CHECK_EQ(r, TNM_OK);
     CHECK_EQ(rig_stats(g, 0).dirty_bytes, rig_room(2, ONE));
@@ -243,8 +223,7 @@ EACH(a_lost_device) {
         CHECK_EQ(rig_try(g, t[i], 1, TNM_READ, &p), TNM_ERR_LOST);
     }
     g->sim.device[0].lost = 0; /* it comes back, empty */
-    for (int i = 0; i < 600; i++)
-        tnm_pump(g->ctx, TNM_ALL);
+    rig_pump(g, 600);
     rig_expect(g, t[0], 0, 0);
     rig_write(g, t[1], 0, 11); /* DISCARD is the way out */
     rig_write(g, t[2], 1, 12);
@@ -258,7 +237,7 @@ EACH(a_lost_device_under_pins) {
     rig_tier(g, "device", kind, rig_room(3, ONE));
     rig_tier(g, "host", SIM_PLAIN, 0);
     rig_create(g);
-    make(g, 2, 0);
+    rig_make(g, t, 2, ONE, 0);
     CHECK_EQ(rig_pin(g, t[0], 0, TNM_READ, &p), TNM_OK);
     memset(g->sim.holds, 0, sizeof g->sim.holds); /* nobody can hold what is gone */
     lose(g, 0);
@@ -266,8 +245,7 @@ EACH(a_lost_device_under_pins) {
     CHECK_EQ(tnm_destroy(g->ctx), TNM_ERR_BUSY);
     CHECK_EQ(tnm_unpin(g->ctx, &p, 1, 0), TNM_OK); /* pins there must still be undone */
     g->sim.device[0].lost = 0;
-    for (int i = 0; i < 600; i++)
-        tnm_pump(g->ctx, TNM_ALL);
+    rig_pump(g, 600);
     CHECK_EQ(rig_pin(g, t[0], 1, TNM_READ, &q), TNM_ERR_LOST);
     rig_write(g, t[0], 0, 5);
     rig_expect(g, t[0], 1, 5);
@@ -281,22 +259,19 @@ EACH(a_device_lost_with_copies_in_flight) {
     rig_tier(g, "device", kind, rig_room(3, ONE));
     rig_tier(g, "host", SIM_PLAIN, 0);
     rig_create(g);
-    make(g, 4, 1);
+    rig_make(g, t, 4, ONE, 1);
     g->sim.delay = 50;
     for (int i = 0; i < 2; i++)
         CHECK_EQ(rig_try(g, t[i], 0, TNM_READ, &p), TNM_PENDING);
     tnm_pump(g->ctx, TNM_ALL);
     sim_lose(&g->sim.device[0]);
-    for (int i = 0; i < 5; i++)
-        tnm_pump(g->ctx, TNM_ALL);
+    rig_pump(g, 5);
     CHECK_EQ(tnm_check(g->ctx), 0);
     RIG_UNTIL(r, g, rig_try(g, t[0], 0, TNM_READ, &p));
     CHECK(r < 0);
     g->sim.device[0].lost = 0;
-    for (int i = 0; i < 600; i++)
-        tnm_pump(g->ctx, TNM_ALL);
-    for (int i = 0; i < 4; i++)
-        rig_expect(g, t[i], 0, (uint64_t)i); /* P5: they were below */
+    rig_pump(g, 600);
+    rig_expect_all(g, t, 4, 0); /* P5: they were below */
     rig_end(g);
 }
 
@@ -304,7 +279,7 @@ EACH(destroy_with_a_lost_device) {
     rig_tier(g, "device", kind, rig_room(3, ONE));
     rig_tier(g, "host", SIM_PLAIN, 0);
     rig_create(g);
-    make(g, 3, 0);
+    rig_make(g, t, 3, ONE, 0);
     lose(g, 0);
     rig_end(g); /* release is still called for every block */
 }

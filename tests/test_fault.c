@@ -517,15 +517,11 @@ static const uint8_t *adopt(play *p, int i, int tier, uint64_t front, int writab
     tnm_adopt_desc a;
     uint8_t *at;
     memset(&t, 0, sizeof t);
-    memset(&a, 0, sizeof a);
     t.bytes = p->bytes[i] = ONE;
-    a.tier = tier;
-    a.mem = sim_lend(d, 16 * KIB);
-    a.offset = front;
+    a = sim_lent(d, sim_lend(d, 16 * KIB), front);
     a.writable = writable;
     a.released = released;
     at = sim_find(d, a.mem)->at + front;
-    a.host = (d->kind & SIM_HIDDEN) != 0 ? NULL : at;
     sim_fill(at, ++p->keys, 0, ONE);
     MUST(p, tnm_tensor_adopt(p->g.ctx, &t, &a, &p->t[i]));
     p->key[i] = p->keys;

@@ -576,10 +576,7 @@ TEST(some_slots_are_kept_for_demand_and_for_the_way_down) {
     g.desc.staging_tier = 1;
     g.desc.staging_bytes = 64 * 4096;
     if (!rig_create(&g)) return;
-    for (int i = 0; i < MANY; i++) {
-        t[i] = rig_tensor(&g, 512, 0);
-        rig_write(&g, t[i], 2, (uint64_t)i);
-    }
+    rig_make(&g, t, MANY, 512, 2);
     const tnmi_move *move = &g.ctx->e.move;
     g.ctx->e.tiers.tier[1].desc.backend.copy = accept_copy;
     g.ctx->e.tiers.tier[1].desc.backend.poll = accept_poll;

@@ -25,58 +25,50 @@ static uint32_t slot_of(tnm_tensor t) {
     return tnmi_tensor_find(&engine()->tensors, t.id, &why);
 }
 
-static tnm_tensor_info info_of(tnm_tensor t, int tier) {
-    tnm_tensor_info info;
-    memset(&info, 0x5a, sizeof info);
-    CHECK_EQ(tnm_info(g.ctx, t, tier, &info), TNM_OK);
-    return info;
-}
-
 /* ---- info ---- */
 TEST(info_through_a_life) {
     tnm_tensor_info i;
     tnm_pinned p, q;
     tnm_result r;
     open_pair(SIM_HIDDEN | SIM_ASYNC, 3);
-    i = info_of(tensor[0], 0);
+    i = rig_info(&g, tensor[0], 0);
     CHECK(i.empty && i.state == TNM_STATE_ABSENT && !i.dirty && !i.adopted && i.pins == 0);
     CHECK(i.next_use == UINT64_MAX && i.last_error == TNM_OK && !i.is_view && i.bytes == ONE);
     rig_write(&g, tensor[1], 1, 2); /* the slow tier has its segment */
     rig_write(&g, tensor[0], 0, 1);
-    i = info_of(tensor[0], 0);
+    i = rig_info(&g, tensor[0], 0);
     CHECK(!i.empty && i.state == TNM_STATE_READY && i.dirty);
-    CHECK_EQ(info_of(tensor[0], 1).state, TNM_STATE_ABSENT);
+    CHECK_EQ(rig_state(&g, tensor[0], 1), TNM_STATE_ABSENT);
     CHECK_EQ(tnm_flush(g.ctx, tensor[0], 1), TNM_PENDING);
-    CHECK_EQ(info_of(tensor[0], 1).state, TNM_STATE_BUSY);
-    CHECK(info_of(tensor[0], 0).dirty); /* not before it has arrived */
+    CHECK_EQ(rig_state(&g, tensor[0], 1), TNM_STATE_BUSY);
+    CHECK(rig_info(&g, tensor[0], 0).dirty); /* not before it has arrived */
     RIG_UNTIL(r, &g, tnm_flush(g.ctx, tensor[0], 1));
     CHECK_EQ(r, TNM_OK);
-    CHECK(!info_of(tensor[0], 0).dirty && !info_of(tensor[0], 1).dirty);
-    CHECK_EQ(info_of(tensor[0], 1).state, TNM_STATE_READY);
+    CHECK(!rig_info(&g, tensor[0], 0).dirty && !rig_info(&g, tensor[0], 1).dirty);
+    CHECK_EQ(rig_state(&g, tensor[0], 1), TNM_STATE_READY);
     CHECK_EQ(rig_pin(&g, tensor[0], 0, TNM_READ, &p), TNM_OK);
     CHECK_EQ(rig_pin(&g, tensor[0], 0, TNM_READ, &q), TNM_OK);
-    i = info_of(tensor[0], 0);
+    i = rig_info(&g, tensor[0], 0);
     CHECK(i.pins == 2 && i.fenced == 0);
     g.sim.fence_stuck = 1;
     CHECK_EQ(rig_unpin(&g, &q, TNM_FENCE(1, 5)), TNM_OK);
-    i = info_of(tensor[0], 0);
+    i = rig_info(&g, tensor[0], 0);
     CHECK(i.pins == 2 && i.fenced == 1);
     CHECK_EQ(rig_unpin(&g, &p, TNM_FENCE(2, 5)), TNM_OK);
-    CHECK_EQ(info_of(tensor[0], 0).fenced, 2);
-    CHECK_EQ(info_of(tensor[1], 0).fenced, 0);
+    CHECK_EQ(rig_info(&g, tensor[0], 0).fenced, 2);
+    CHECK_EQ(rig_info(&g, tensor[1], 0).fenced, 0);
     g.sim.fence_stuck = 0;
     g.sim.now[1] = 5;
     tnm_pump(g.ctx, 0);
-    i = info_of(tensor[0], 0);
+    i = rig_info(&g, tensor[0], 0);
     CHECK(i.pins == 1 && i.fenced == 1);
     g.sim.now[2] = 5;
     tnm_pump(g.ctx, 0);
-    CHECK_EQ(info_of(tensor[0], 0).pins, 0);
+    CHECK_EQ(rig_info(&g, tensor[0], 0).pins, 0);
     rig_end(&g);
 }
 
 TEST(info_of_a_view_and_of_what_is_adopted) {
-    static unsigned char lent[2 * KIB];
     tnm_tensor_desc desc;
     tnm_adopt_desc where;
     tnm_tensor_info i;
@@ -92,23 +84,16 @@ TEST(info_of_a_view_and_of_what_is_adopted) {
     CHECK_EQ(tnm_tensor_view(g.ctx, tensor[0], 512, &desc, &v), TNM_OK);
     CHECK_EQ(tnm_advise(g.ctx, tensor[0], TNM_KEEP | TNM_DROPPABLE), TNM_OK);
     rig_write(&g, tensor[0], 0, 1);
-    i = info_of(v, 0);
+    i = rig_info(&g, v, 0);
     CHECK(i.is_view && i.bytes == 256 && i.dtype == TNM_F32 && i.user == (void *)&user);
     CHECK(i.shape[0] == 4 && i.shape[1] == 16 && i.shape[2] == 0);
     CHECK(strcmp(i.label, "part") == 0 && i.advice == (TNM_KEEP | TNM_DROPPABLE));
     CHECK(!i.empty && i.state == TNM_STATE_READY && i.dirty); /* the whole content's */
-    memset(&desc, 0, sizeof desc);
-    memset(&where, 0, sizeof where);
-    desc.bytes = sizeof lent;
-    where.tier = 1;
-    where.host = lent;
-    g.tiers[1].backend.copy = sim_copy;
-    where.mem = sim_lend(&g.sim.device[1], sizeof lent);
-    where.host = sim_find(&g.sim.device[1], where.mem)->at;
-    CHECK_EQ(tnm_tensor_adopt(g.ctx, &desc, &where, &a), TNM_OK);
-    i = info_of(a, 1);
+    where = sim_lent(&g.sim.device[1], sim_lend(&g.sim.device[1], 2 * KIB), 0);
+    a = rig_adopt(&g, &where, 2 * KIB);
+    i = rig_info(&g, a, 1);
     CHECK(i.adopted && i.state == TNM_STATE_READY && !i.dirty && !i.empty);
-    CHECK_EQ(info_of(a, 0).adopted, 0);
+    CHECK_EQ(rig_info(&g, a, 0).adopted, 0);
     rig_end(&g);
 }
 
@@ -120,14 +105,14 @@ TEST(info_tells_the_next_use_and_the_last_error) {
     use.step = 7;
     CHECK_EQ(tnm_step(g.ctx, 0, 0), TNM_OK);
     CHECK_EQ(tnm_prefetch(g.ctx, 0, &use, 1), TNM_OK);
-    CHECK_EQ(info_of(tensor[0], 0).next_use, 7);
-    CHECK_EQ(info_of(tensor[0], 1).next_use, 7); /* it goes through here */
+    CHECK_EQ(rig_info(&g, tensor[0], 0).next_use, 7);
+    CHECK_EQ(rig_info(&g, tensor[0], 1).next_use, 7); /* it goes through here */
     CHECK_EQ(tnm_step(g.ctx, 0, 3), TNM_OK);
-    CHECK_EQ(info_of(tensor[0], 0).next_use, 4);
+    CHECK_EQ(rig_info(&g, tensor[0], 0).next_use, 4);
     g.sim.fail = 256;
     tnm_pump(g.ctx, TNM_ALL);
     tnm_pump(g.ctx, TNM_ALL);
-    CHECK_EQ(info_of(tensor[0], 0).last_error, TNM_ERR_BACKEND);
+    CHECK_EQ(rig_info(&g, tensor[0], 0).last_error, TNM_ERR_BACKEND);
     CHECK(rig_stats(&g, 0).failures >= 1);
     g.sim.fail = 0;
     rig_end(&g);
@@ -146,13 +131,13 @@ TEST(info_of_what_is_lost) {
     tnm_use use = rig_use(tensor[1], 0, TNM_READ);
     tnm_pinned p;
     CHECK(tnm_pin(g.ctx, &use, 1, &p) < 0); /* a copy or alloc there says LOST */
-    CHECK_EQ(info_of(tensor[0], 0).state, TNM_STATE_LOST);
-    CHECK_EQ(info_of(tensor[0], 0).pins, 1); /* which must still be undone */
+    CHECK_EQ(rig_state(&g, tensor[0], 0), TNM_STATE_LOST);
+    CHECK_EQ(rig_info(&g, tensor[0], 0).pins, 1); /* which must still be undone */
     CHECK_EQ(rig_unpin(&g, &held, 0), TNM_OK);
     rig_rest(&g);
-    CHECK_EQ(info_of(tensor[0], 0).state, TNM_STATE_LOST);
-    CHECK(info_of(tensor[0], 0).empty);
-    CHECK_EQ(info_of(tensor[1], 1).state, TNM_STATE_READY);
+    CHECK_EQ(rig_state(&g, tensor[0], 0), TNM_STATE_LOST);
+    CHECK(rig_info(&g, tensor[0], 0).empty);
+    CHECK_EQ(rig_state(&g, tensor[1], 1), TNM_STATE_READY);
     g.sim.device[0].lost = 0;
     CHECK_EQ(tnm_check(g.ctx), 0);
     rig_end(&g);
@@ -169,7 +154,7 @@ TEST(stats_are_the_sums_of_infos) {
         if (pinned[k]) {
             CHECK_EQ(rig_unpin(&g, &held[k], 0), TNM_OK);
             pinned[k] = 0;
-        } else if (info_of(tensor[k], 0).empty) {
+        } else if (rig_info(&g, tensor[k], 0).empty) {
             rig_write(&g, tensor[k], 0, (uint64_t)k);
             granted++;
         } else if (rig_pin(&g, tensor[k], 0, TNM_READ, &held[k]) == TNM_OK) {
@@ -181,7 +166,7 @@ TEST(stats_are_the_sums_of_infos) {
             uint64_t here = 0, dirty = 0, pins = 0;
             tnm_tier_stats s = rig_stats(&g, t);
             for (int i = 0; i < TENSORS; i++) {
-                tnm_tensor_info n = info_of(tensor[i], t);
+                tnm_tensor_info n = rig_info(&g, tensor[i], t);
                 here += n.state != TNM_STATE_ABSENT;
                 dirty += n.dirty ? placed : 0;
                 pins += n.pins ? placed : 0;
@@ -236,8 +221,7 @@ TEST(starved_counts_pumps_that_came_too_late) {
     use.flags = TNM_SURE;
     CHECK_EQ(tnm_prefetch(g.ctx, 0, &use, 1), TNM_OK);
     g.sim.stuck = 1;
-    for (int i = 0; i < 4; i++)
-        tnm_pump(g.ctx, TNM_ALL); /* still busy: nobody starves */
+    rig_pump(&g, 4); /* still busy: nobody starves */
     CHECK(rig_stats(&g, 0).in_flight_bytes == 2 * 4 * KIB || g.desc.chunk_bytes != 4 * KIB);
     CHECK_EQ(rig_stats(&g, 0).starved, 0);
     g.sim.stuck = 0;
@@ -317,8 +301,8 @@ TEST(why_names_numbers_and_blockers) {
     CHECK_EQ(rig_try(&g, big, 0, TNM_READ, &p[0]), TNM_PENDING);
     why = why_of(&want, 1);
     CHECK(why.result == TNM_PENDING && why.in_flight_bytes == rig_room(1, 2 * ONE));
-    for (int i = 0; i < 200 && info_of(big, 0).state != TNM_STATE_READY; i++)
-        tnm_pump(g.ctx, TNM_ALL);
+    for (int i = 0; i < 200 && rig_state(&g, big, 0) != TNM_STATE_READY; i++)
+        rig_pump(&g, 1);
     why = why_of(&want, 1);
     CHECK(why.result == TNM_OK && why.in_flight_bytes == 0);
     CHECK_EQ(why.claimed_bytes, rig_room(1, 2 * ONE)); /* the try_pin's, not asked for again yet */
@@ -344,7 +328,7 @@ TEST(why_answers_what_try_pin_would) {
             CHECK_EQ(rig_unpin(&g, &held[k], fence), TNM_OK);
             pinned[k] = 0;
         } else {
-            tnm_access access = info_of(tensor[k], 0).empty || sim_draw(&g.sim, 4) == 0
+            tnm_access access = rig_info(&g, tensor[k], 0).empty || sim_draw(&g.sim, 4) == 0
                                     ? TNM_DISCARD
                                     : (tnm_access)sim_draw(&g.sim, 2);
             pinned[k] =
@@ -700,7 +684,7 @@ TEST(check_finds_broken_transfers) {
     tnm_pump(g.ctx, TNM_ALL);
     CHECK(e->move.used > 0);
     tnmi_replica *r = replica_of(tensor[3], 0);
-    CHECK_EQ(info_of(tensor[3], 0).state, TNM_STATE_BUSY);
+    CHECK_EQ(rig_state(&g, tensor[3], 0), TNM_STATE_BUSY);
     tnmi_op *op = tnmi_move_op(&e->move, r->offset);
     PLANT(op->replica, op->replica + 1);
     PLANT(op->tier, 1);
