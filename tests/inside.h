@@ -32,6 +32,12 @@ static inline void give_back(const tnmi_table *table) {
     CHECK_EQ(before, table->capacity);
 }
 
+/* ---- names ---- */
+static inline uint32_t slot_at(const tnmi_tensors *tensors, tnm_tensor t) {
+    tnm_result why;
+    return tnmi_tensor_find(tensors, t.id, &why);
+}
+
 /* ---- places ---- */
 static inline tnmi_room room_of(uint32_t need, uint32_t align, uint32_t phase, int high) {
     tnmi_room room;

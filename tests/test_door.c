@@ -2,7 +2,7 @@
  * lock, and that a context which cannot be made leaves nothing behind. */
 #define TENSORMEM_IMPLEMENTATION
 #include "../tensormem.h"
-#include "check.h"
+#include "sim.h"
 
 enum { KIB = 1024, ONE = 8 * KIB, CHUNK = 4 * KIB };
 enum { /* the callbacks there are */
@@ -45,17 +45,15 @@ static void forbidden(void) {
     tnm_tensor_desc desc;
     tnm_adopt_desc where;
     tnm_tensor t = { 0 };
-    tnm_use use;
+    tnm_use use = rig_use(known, 0, TNM_READ);
     tnm_pinned p;
     char byte = 0;
     tnm_writer writer = { writes, NULL };
     memset(&desc, 0, sizeof desc);
     memset(&where, 0, sizeof where);
-    memset(&use, 0, sizeof use);
     memset(&p, 0, sizeof p);
     desc.bytes = 1;
     where.host = &byte;
-    use.tensor = known;
     expect(tnm_tensor_create(ctx, &desc, &t), TNM_ERR_ARGUMENT, "tensor_create");
     expect(tnm_tensor_adopt(ctx, &desc, &where, &t), TNM_ERR_ARGUMENT, "tensor_adopt");
     expect(tnm_tensor_view(ctx, known, 0, &desc, &t), TNM_ERR_ARGUMENT, "tensor_view");
@@ -84,9 +82,7 @@ static void allowed(void) {
     tnm_tensor_info info;
     tnm_tier_stats stats;
     tnm_shortage why;
-    tnm_use use;
-    memset(&use, 0, sizeof use);
-    use.tensor = known;
+    tnm_use use = rig_use(known, 0, TNM_READ);
     expect(tnm_info(ctx, known, 0, &info), TNM_OK, "info");
     CHECK_EQ(info.bytes, ONE);
     expect(tnm_stats(ctx, 0, &stats), TNM_OK, "stats");
@@ -290,15 +286,6 @@ static void end(void) {
     ctx = NULL;
 }
 
-static tnm_use use_of(tnm_tensor t, int tier, tnm_access access) {
-    tnm_use use;
-    memset(&use, 0, sizeof use);
-    use.tensor = t;
-    use.tier = tier;
-    use.access = access;
-    return use;
-}
-
 /* Every callback runs at least once. */
 static void live(void) {
     static unsigned char bytes[ONE], lent[ONE];
@@ -312,7 +299,7 @@ static void live(void) {
     desc.bytes = ONE;
     memset(bytes, 7, sizeof bytes);
     CHECK_EQ(tnm_write(ctx, known, 0, bytes, ONE), TNM_OK);
-    tnm_use use = use_of(known, 0, TNM_READ);
+    tnm_use use = rig_use(known, 0, TNM_READ);
     CHECK_EQ(tnm_pin(ctx, &use, 1, &p), TNM_OK);
     CHECK_EQ(memcmp(p.host, bytes, ONE), 0);
     CHECK_EQ(tnm_unpin(ctx, &p, 1, TNM_FENCE(0, 1)), TNM_OK);
@@ -369,7 +356,7 @@ TEST(a_hit_takes_no_lock) {
     desc_.unlock = let_go;
     threaded = 1;
     create();
-    tnm_use use = use_of(known, 0, TNM_DISCARD);
+    tnm_use use = rig_use(known, 0, TNM_DISCARD);
     CHECK_EQ(tnm_pin(ctx, &use, 1, &p), TNM_OK);
     CHECK_EQ(tnm_unpin(ctx, &p, 1, 0), TNM_OK);
     int before = locks;
@@ -508,7 +495,7 @@ TEST(arguments_of_uses) {
     char byte = 0;
     describe();
     create();
-    use = use_of(known, 0, TNM_READ);
+    use = rig_use(known, 0, TNM_READ);
     memset(&p, 0x5a, sizeof p);
     REFUSED(tnm_pin, (ctx, &use, -1, &p));
     REFUSED(tnm_pin, (ctx, NULL, 1, &p));
@@ -519,9 +506,9 @@ TEST(arguments_of_uses) {
     CHECK(p.id == 0 && p.host == NULL && p.bytes == 0);
     use.tier = -1;
     REFUSED(tnm_try_pin, (ctx, &use, 1, &p));
-    use = use_of(known, 0, (tnm_access)3);
+    use = rig_use(known, 0, (tnm_access)3);
     REFUSED(tnm_pin, (ctx, &use, 1, &p));
-    use = use_of(known, 0, TNM_READ);
+    use = rig_use(known, 0, TNM_READ);
     use.flags = 8;
     REFUSED(tnm_pin, (ctx, &use, 1, &p));
     use.flags = TNM_QUEUED; /* reserved */
@@ -531,7 +518,7 @@ TEST(arguments_of_uses) {
     REFUSED(tnm_unpin, (ctx, &p, 1, 0)); /* zeroed: names nothing */
     REFUSED(tnm_unpin, (ctx, &p, -1, 0));
     REFUSED(tnm_unpin, (ctx, NULL, 1, 0));
-    use = use_of(known, 0, TNM_DISCARD);
+    use = rig_use(known, 0, TNM_DISCARD);
     CHECK_EQ(tnm_pin(ctx, &use, 1, &p), TNM_OK);
     q = p;
     REFUSED(tnm_unpin, (ctx, &p, 1, TNM_FENCE(3, 0)));
@@ -565,7 +552,7 @@ TEST(arguments_of_the_rest) {
     tnm_writer none = { NULL, NULL }, writer = { writes, NULL };
     describe()->passed = NULL;
     create();
-    use = use_of(known, 0, TNM_READ);
+    use = rig_use(known, 0, TNM_READ);
     REFUSED(tnm_prefetch, (ctx, 0, NULL, 1));
     REFUSED(tnm_prefetch, (ctx, 0, &use, -1));
     REFUSED(tnm_prefetch, (ctx, TNM_MAX_LANES, &use, 1));
@@ -594,7 +581,7 @@ TEST(arguments_of_the_rest) {
     CHECK(info.bytes == 0 && stats.budget_bytes == 0 && why.need_bytes == 0);
     REFUSED(tnm_dump, (ctx, TNM_DUMP_TEXT, &none));
     REFUSED(tnm_dump, (ctx, (tnm_dump_format)2, &writer));
-    use = use_of(known, 0, TNM_DISCARD);
+    use = rig_use(known, 0, TNM_DISCARD);
     tnm_pinned p;
     CHECK_EQ(tnm_pin(ctx, &use, 1, &p), TNM_OK);
     REFUSED(tnm_unpin, (ctx, &p, 1, TNM_FENCE(0, 1))); /* a fence needs passed */
@@ -606,14 +593,19 @@ TEST(arguments_of_the_rest) {
 }
 
 /* ---- asks ---- */
-TEST(odd_answers_of_a_backend_are_failures) {
-    const int odd[] = { 2, 77, -11, -1000, TNM_ERR_STALE, TNM_ERR_EMPTY, TNM_ERR_MEMORY };
+/* a context whose tensor has its bytes below, and a use that brings them up */
+static tnm_use create_below(void) {
     char byte = 1;
-    tnm_pinned p;
     describe();
     create();
     CHECK_EQ(tnm_write(ctx, known, 0, &byte, 1), TNM_OK);
-    tnm_use use = use_of(known, 0, TNM_READ);
+    return rig_use(known, 0, TNM_READ);
+}
+
+TEST(odd_answers_of_a_backend_are_failures) {
+    const int odd[] = { 2, 77, -11, -1000, TNM_ERR_STALE, TNM_ERR_EMPTY, TNM_ERR_MEMORY };
+    tnm_use use = create_below();
+    tnm_pinned p;
     for (size_t i = 0; i < sizeof odd / sizeof odd[0]; i++) {
         copy_says = (tnm_result)odd[i];
         CHECK_EQ(tnm_pin(ctx, &use, 1, &p), TNM_ERR_BACKEND);
@@ -629,7 +621,7 @@ TEST(no_headroom_no_alloc) {
     tnm_use use;
     describe();
     create();
-    use = use_of(known, 0, TNM_DISCARD);
+    use = rig_use(known, 0, TNM_DISCARD);
     headroom = 100;
     CHECK(tnm_pin(ctx, &use, 1, &p) < 0);
     CHECK(!(seen & (1u << IN_ALLOC)));
@@ -642,12 +634,8 @@ TEST(no_headroom_no_alloc) {
 }
 
 TEST(idle_gives_up_and_the_copies_go_on) {
-    char byte = 1;
+    tnm_use use = create_below();
     tnm_pinned p;
-    describe();
-    create();
-    CHECK_EQ(tnm_write(ctx, known, 0, &byte, 1), TNM_OK);
-    tnm_use use = use_of(known, 0, TNM_READ);
     give_up = 1;
     CHECK_EQ(tnm_pin(ctx, &use, 1, &p), TNM_PENDING); /* and holds nothing */
     CHECK(p.id == 0 && ctx->e.requests.live == 0);

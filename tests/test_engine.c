@@ -4,6 +4,7 @@
  * There is no memory behind the tiers at all: what moves here is knowledge. */
 #define TENSORMEM_IMPLEMENTATION
 #include "../tensormem.h"
+#include "sim.h"
 #include "inside.h"
 
 enum { KIB = 1024, ONE = 8 * KIB, CHUNK = 4 * KIB, TENSORS = 8, TICKETS = 4096 };
@@ -16,6 +17,7 @@ static struct {
     int shut; /* the test is the door: no callback may run */
 } hand;
 
+static rig g;
 static tnm_ctx *ctx;
 static tnmi_engine *e;
 static tnm_tensor tensor[TENSORS];
@@ -66,49 +68,31 @@ static uint64_t hand_passed(void *user, uint32_t queue, uint64_t wait_for) {
     return wait_for;
 }
 
-static void hush(void *user, const tnm_log *item) {
-    (void)user;
-    (void)item;
-}
-
 static uint64_t room_for(uint64_t n) {
-    return n * ((ONE + TENSORMEM_REDZONE_BYTES + 255) / 256 * 256);
+    return rig_room(n, ONE);
 }
 
 static void new_tensor(int i, uint32_t advice) {
-    tnm_tensor_desc desc;
-    memset(&desc, 0, sizeof desc);
-    desc.bytes = ONE;
-    desc.advice = advice;
-    CHECK_EQ(tnm_tensor_create(ctx, &desc, &tensor[i]), TNM_OK);
+    tensor[i] = rig_tensor(&g, ONE, advice);
     made[i] = 0;
 }
 
 static void open_tiers(uint64_t fast, uint64_t slow, int count) {
-    tnm_tier_desc tiers[3];
-    tnm_desc desc;
     memset(&hand, 0, sizeof hand);
-    memset(tiers, 0, sizeof tiers);
-    memset(&desc, 0, sizeof desc);
-    for (int t = 0; t < 3; t++) {
-        tiers[t].backend.alloc = hand_alloc;
-        tiers[t].backend.release = hand_release;
-        tiers[t].backend.copy = hand_copy;
-        tiers[t].backend.poll = hand_poll;
-        tiers[t].segment_bytes = 1 << 18;
+    rig_start(&g, 1);
+    g.desc.passed = hand_passed;
+    g.desc.chunk_bytes = CHUNK;
+    g.desc.staging_bytes = 0;
+    for (int t = 0; t < count; t++) {
+        tnm_backend *b = &g.tiers[t].backend;
+        rig_tier(&g, "tier", SIM_HIDDEN | SIM_ASYNC, t == 0 ? fast : t == 1 ? slow : 0);
+        b->alloc = hand_alloc;
+        b->release = hand_release;
+        b->copy = hand_copy;
+        b->poll = hand_poll;
     }
-    tiers[0].budget_bytes = fast;
-    tiers[1].budget_bytes = slow;
-    tiers[0].segment_bytes = tiers[1].segment_bytes = 0;
-    if (slow == 0) tiers[1].segment_bytes = 1 << 18;
-    desc.tiers = tiers;
-    desc.tier_count = count;
-    desc.chunk_bytes = CHUNK;
-    desc.alloc = check_alloc;
-    desc.release = check_release;
-    desc.passed = hand_passed;
-    desc.log = hush;
-    CHECK_EQ(tnm_create(&desc, &ctx), TNM_OK);
+    CHECK_EQ(tnm_create(&g.desc, &g.ctx), TNM_OK);
+    ctx = g.ctx;
     e = &ctx->e;
     hand.shut = 1;
     for (int i = 0; i < TENSORS; i++)
@@ -123,9 +107,8 @@ static void close_tiers(void) {
 
 /* ---- looking ---- */
 static uint32_t slot_of(int i) {
-    tnm_result why;
     uint64_t offset;
-    uint32_t name = tnmi_tensor_find(&e->tensors, tensor[i].id, &why);
+    uint32_t name = slot_at(&e->tensors, tensor[i]);
     return name == TNMI_NONE ? TNMI_NONE : tnmi_tensor_content(&e->tensors, name, &offset);
 }
 
@@ -153,9 +136,7 @@ static const tnmi_op *op_of(int i, uint32_t tier) {
 }
 
 static uint64_t used(int tier) {
-    tnm_tier_stats s;
-    CHECK_EQ(tnm_stats(ctx, tier, &s), TNM_OK);
-    return s.used_bytes;
+    return rig_stats(&g, tier).used_bytes;
 }
 
 /* What holds between any two steps: the tables agree, and nothing that was written has no copy. */
@@ -254,12 +235,7 @@ static void end_all(tnm_result result) {
 }
 
 static tnm_use use_of(int i, int tier, tnm_access access) {
-    tnm_use use;
-    memset(&use, 0, sizeof use);
-    use.tensor = tensor[i];
-    use.tier = tier;
-    use.access = access;
-    return use;
+    return rig_use(tensor[i], tier, access);
 }
 
 static tnm_result try_pin(int i, int tier, tnm_access access, tnm_pinned *p) {
@@ -311,7 +287,7 @@ static void open_ready(uint64_t fast) {
     new_tensor(0, 0);
     new_tensor(1, 0);
     CHECK(used(0) == 0 && used(1) == 0);
-    memset(&hand.copies, 0, sizeof hand.copies);
+    hand.copies = 0;
 }
 
 /* ---- what an ask depends on is marked before the lock opens ---- */
@@ -785,13 +761,10 @@ TEST(a_dirty_victim_stays_until_its_bytes_are_below) {
 /* Two victims side by side make one window; a pin that comes to the second at the last moment (as
  * another thread's may) leaves the first where it was. */
 TEST(victims_are_claimed_in_one_step_or_not_at_all) {
-    tnm_tensor_desc desc;
     tnm_pinned p;
     open_ready(2);
-    memset(&desc, 0, sizeof desc);
-    desc.bytes = ONE + KIB;
     CHECK_EQ(tnm_tensor_destroy(ctx, tensor[0]), TNM_OK);
-    CHECK_EQ(tnm_tensor_create(ctx, &desc, &tensor[0]), TNM_OK); /* needs both places */
+    tensor[0] = rig_tensor(&g, ONE + KIB, 0); /* needs both places */
     make(0, 1);
     make(1, 0);
     make(2, 0);

@@ -2,6 +2,7 @@
  * against a list of uses and nothing else. The calls feed the room, as they do in a program. */
 #define TENSORMEM_IMPLEMENTATION
 #include "../tensormem.h"
+#include "sim.h"
 #include "inside.h"
 
 enum { TENSORS = 12, TIERS = 3, LANES = 3, MOST = 400 };
@@ -13,6 +14,7 @@ typedef struct note {
     tnm_access access;
 } note;
 
+static rig g;
 static tnm_ctx *ctx;
 static tnmi_hints *hints;
 static tnm_tensor tensor[TENSORS];
@@ -21,30 +23,20 @@ static int noted;
 static uint32_t period[TNM_MAX_LANES];
 static uint64_t step_of[TNM_MAX_LANES], began[TNM_MAX_LANES];
 
-static void hush(void *user, const tnm_log *item) {
-    (void)user;
-    (void)item;
-}
-
 /* tiers 0 and 1 both stand on tier 2 */
 static int serves(int use, int tier) {
     return use == tier || tier == 2;
 }
 
 static void open_context(uint32_t max_tensors, uint32_t max_uses) {
-    tnm_tier_desc tiers[TIERS];
-    tnm_desc desc;
-    memset(tiers, 0, sizeof tiers);
-    memset(&desc, 0, sizeof desc);
-    tiers[0].spill_to = 2;
-    desc.tiers = tiers;
-    desc.tier_count = TIERS;
-    desc.max_tensors = max_tensors;
-    desc.max_uses = max_uses;
-    desc.log = hush;
-    desc.alloc = check_alloc;
-    desc.release = check_release;
-    CHECK_EQ(tnm_create(&desc, &ctx), TNM_OK);
+    rig_start(&g, 1);
+    for (int t = 0; t < TIERS; t++)
+        rig_tier(&g, "tier", SIM_PLAIN, 0);
+    g.tiers[0].spill_to = 2;
+    g.desc.max_tensors = max_tensors;
+    g.desc.max_uses = max_uses;
+    rig_create(&g);
+    ctx = g.ctx;
     hints = &ctx->e.hints;
     noted = 0;
     memset(period, 0, sizeof period);
@@ -52,26 +44,19 @@ static void open_context(uint32_t max_tensors, uint32_t max_uses) {
 }
 
 static void close_context(void) {
-    CHECK_EQ(tnm_destroy(ctx), TNM_OK);
+    rig_end(&g);
 }
 
 static void new_tensor(int i) {
-    tnm_tensor_desc desc;
-    memset(&desc, 0, sizeof desc);
-    desc.bytes = 64;
-    CHECK_EQ(tnm_tensor_create(ctx, &desc, &tensor[i]), TNM_OK);
+    tensor[i] = rig_tensor(&g, 64, 0);
 }
 
 static uint32_t slot_of(int i) {
-    tnm_result why;
-    return tnmi_tensor_find(&ctx->e.tensors, tensor[i].id, &why);
+    return slot_at(&ctx->e.tensors, tensor[i]);
 }
 
 static tnm_use use_of(int i, int tier, uint64_t step, uint32_t flags) {
-    tnm_use use;
-    memset(&use, 0, sizeof use);
-    use.tensor = tensor[i];
-    use.tier = tier;
+    tnm_use use = rig_use(tensor[i], tier, TNM_READ);
     use.step = step;
     use.flags = flags;
     return use;

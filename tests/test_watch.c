@@ -3,6 +3,7 @@
 #define TENSORMEM_IMPLEMENTATION
 #include "tensormem.h"
 #include "sim.h"
+#include "inside.h"
 
 enum { KIB = 1024, ONE = 8 * KIB, TENSORS = 10 };
 
@@ -21,8 +22,7 @@ static tnmi_engine *engine(void) {
 }
 
 static uint32_t slot_of(tnm_tensor t) {
-    tnm_result why;
-    return tnmi_tensor_find(&engine()->tensors, t.id, &why);
+    return slot_at(&engine()->tensors, t);
 }
 
 /* ---- info ---- */
