@@ -42,6 +42,7 @@ typedef struct sim_device {
     uint32_t depth, granularity; /* copies at once; grain of adopted memory */
     int no_self;                 /* declines copies inside itself: such a tier is not compacted */
     int alone;                   /* declines every route but plain memory that is not adopted */
+    int full;                    /* every copy is BUSY */
     sim_block blocks[SIM_BLOCKS];
 } sim_device;
 
@@ -405,7 +406,7 @@ static inline tnm_result sim_copy(void *user, const tnm_span *dst, const tnm_spa
     if (r == TNM_OK && (c.to == NULL || c.from == NULL || !sim_route(c.by, dst, src)))
         r = TNM_ERR_UNSUPPORTED;
     if (r == TNM_OK) sim_check_clear(w, c.to, c.from, size, dst->tier < 0 || src->tier < 0);
-    if (r == TNM_OK && sim_chance(w, w->busy)) r = TNM_ERR_BUSY;
+    if (r == TNM_OK && (c.by->full || sim_chance(w, w->busy))) r = TNM_ERR_BUSY;
     if (r == TNM_OK && sim_chance(w, w->fail)) r = TNM_ERR_BACKEND;
     if (r == TNM_ERR_BACKEND && c.to != NULL) memset(c.to, SIM_GARBAGE, (size_t)(size + 1) / 2);
     if (r == TNM_OK) r = sim_start(c, ticket);

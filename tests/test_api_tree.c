@@ -208,9 +208,7 @@ static void lose(rig *g, int tier) {
 EACH(a_lost_device) {
     tnm_pinned p;
     tnm_result r;
-    rig_tier(g, "device", kind, rig_room(8, ONE));
-    rig_tier(g, "host", SIM_PLAIN, 0);
-    rig_create(g);
+    rig_pair(g, kind, rig_room(8, ONE));
     rig_make(g, t, 3, ONE, 0);
     RIG_UNTIL(r, g, tnm_flush(g->ctx, t[0], 1)); /* t[0] has a copy below, the others have not */
     CHECK_EQ(r, TNM_OK);
@@ -234,9 +232,7 @@ EACH(a_lost_device) {
 
 EACH(a_lost_device_under_pins) {
     tnm_pinned p, q;
-    rig_tier(g, "device", kind, rig_room(3, ONE));
-    rig_tier(g, "host", SIM_PLAIN, 0);
-    rig_create(g);
+    rig_pair(g, kind, rig_room(3, ONE));
     rig_make(g, t, 2, ONE, 0);
     CHECK_EQ(rig_pin(g, t[0], 0, TNM_READ, &p), TNM_OK);
     memset(g->sim.holds, 0, sizeof g->sim.holds); /* nobody can hold what is gone */
@@ -256,9 +252,7 @@ EACH(a_device_lost_with_copies_in_flight) {
     tnm_pinned p;
     tnm_result r;
     if ((kind & SIM_ASYNC) == 0) return;
-    rig_tier(g, "device", kind, rig_room(3, ONE));
-    rig_tier(g, "host", SIM_PLAIN, 0);
-    rig_create(g);
+    rig_pair(g, kind, rig_room(3, ONE));
     rig_make(g, t, 4, ONE, 1);
     g->sim.delay = 50;
     for (int i = 0; i < 2; i++)
@@ -276,18 +270,10 @@ EACH(a_device_lost_with_copies_in_flight) {
 }
 
 EACH(destroy_with_a_lost_device) {
-    rig_tier(g, "device", kind, rig_room(3, ONE));
-    rig_tier(g, "host", SIM_PLAIN, 0);
-    rig_create(g);
+    rig_pair(g, kind, rig_room(3, ONE));
     rig_make(g, t, 3, ONE, 0);
     lose(g, 0);
     rig_end(g); /* release is still called for every block */
-}
-
-static tnm_result refuse_copy(void *user, const tnm_span *dst, const tnm_span *src, uint64_t size,
-                              uint64_t *ticket) {
-    (void)user, (void)dst, (void)src, (void)size, (void)ticket;
-    return TNM_ERR_BUSY;
 }
 
 TEST(demands_on_a_full_device_do_not_hide_one_on_another) {
@@ -302,11 +288,8 @@ TEST(demands_on_a_full_device_do_not_hide_one_on_another) {
     rig_tier(&two, "slow", SIM_PLAIN, 0);
     two.tiers[0].spill_to = two.tiers[1].spill_to = 2;
     CHECK(rig_create(&two));
-    for (int i = 0; i <= MANY; i++) {
-        many[i] = rig_tensor(&two, SMALL, 0);
-        rig_write(&two, many[i], 2, (uint64_t)i);
-    }
-    two.ctx->e.tiers.tier[0].desc.backend.copy = refuse_copy;
+    rig_make(&two, many, MANY + 1, SMALL, 2);
+    two.sim.device[0].full = 1;
     for (int i = 0; i < MANY; i++)
         CHECK_EQ(rig_try(&two, many[i], 0, TNM_READ, &p), TNM_PENDING);
     for (int i = 0; i < 40 && r == TNM_PENDING; i++) {
@@ -315,7 +298,7 @@ TEST(demands_on_a_full_device_do_not_hide_one_on_another) {
     }
     CHECK_EQ(r, TNM_OK);
     if (r == TNM_OK) CHECK_EQ(rig_unpin(&two, &p, 0), TNM_OK);
-    two.ctx->e.tiers.tier[0].desc.backend.copy = sim_copy;
+    two.sim.device[0].full = 0;
     rig_end(&two);
 }
 

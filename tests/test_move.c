@@ -497,16 +497,6 @@ TEST(the_room_at_work) {
 }
 
 /* ---- what one device cannot take does not stand in another's way ---- */
-static tnm_result refuse_copy(void *user, const tnm_span *dst, const tnm_span *src, uint64_t size,
-                              uint64_t *ticket) {
-    (void)user;
-    (void)dst;
-    (void)src;
-    (void)size;
-    (void)ticket;
-    return TNM_ERR_BUSY;
-}
-
 TEST(a_device_that_is_full_leaves_slots_to_the_others) {
     enum { MANY = 60 };
     static rig g;
@@ -518,11 +508,8 @@ TEST(a_device_that_is_full_leaves_slots_to_the_others) {
     rig_tier(&g, "mid", SIM_PLAIN | SIM_ASYNC, rig_room(MANY, 512));
     rig_tier(&g, "slow", SIM_PLAIN, 0);
     if (!rig_create(&g)) return;
-    for (int i = 0; i <= MANY; i++) {
-        t[i] = rig_tensor(&g, 512, 0);
-        rig_write(&g, t[i], 2, (uint64_t)i);
-    }
-    g.ctx->e.tiers.tier[0].desc.backend.copy = refuse_copy;
+    rig_make(&g, t, MANY + 1, 512, 2);
+    g.sim.device[0].full = 1;
     for (int i = 0; i < MANY; i++) {
         tnm_use use = rig_use(t[i], 0, TNM_READ);
         CHECK(tnm_prefetch(g.ctx, 0, &use, 1) >= 0);
@@ -538,7 +525,7 @@ TEST(a_device_that_is_full_leaves_slots_to_the_others) {
     }
     CHECK_EQ(r, TNM_OK);
     if (r == TNM_OK) CHECK_EQ(rig_unpin(&g, &p, 0), TNM_OK);
-    g.ctx->e.tiers.tier[0].desc.backend.copy = sim_copy;
+    g.sim.device[0].full = 0;
     rig_rest(&g);
     rig_end(&g);
 }
