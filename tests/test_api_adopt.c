@@ -277,35 +277,6 @@ TEST(a_host_pointer_on_a_default_tier) {
     CHECK_EQ(tnm_destroy(g.ctx), TNM_OK);
 }
 
-TEST(bad_adoptions) {
-    static rig g;
-    static uint8_t byte[16];
-    tnm_tensor_desc td;
-    tnm_adopt_desc ad;
-    tnm_tensor t;
-    rig_start(&g, 1);
-    rig_pair(&g, SIM_PLAIN, 0);
-    memset(&td, 0, sizeof td);
-    memset(&ad, 0, sizeof ad);
-    td.bytes = 16;
-    ad.tier = 2;
-    ad.host = byte;
-    CHECK_EQ(tnm_tensor_adopt(g.ctx, &td, &ad, &t), TNM_ERR_ARGUMENT);
-    CHECK_EQ(t.id, 0);
-    ad.tier = -1;
-    CHECK_EQ(tnm_tensor_adopt(g.ctx, &td, &ad, &t), TNM_ERR_ARGUMENT);
-    ad.tier = 1;
-    ad.offset = UINT64_MAX - 3;
-    CHECK_EQ(tnm_tensor_adopt(g.ctx, &td, &ad, &t), TNM_ERR_ARGUMENT); /* its end overflows */
-    ad.offset = 0;
-    CHECK_EQ(tnm_tensor_adopt(g.ctx, NULL, &ad, &t), TNM_ERR_ARGUMENT);
-    CHECK_EQ(tnm_tensor_adopt(g.ctx, &td, NULL, &t), TNM_ERR_ARGUMENT);
-    CHECK_EQ(tnm_tensor_adopt(g.ctx, &td, &ad, NULL), TNM_ERR_ARGUMENT);
-    td.bytes = 0;
-    CHECK_EQ(tnm_tensor_adopt(g.ctx, &td, &ad, &t), TNM_ERR_ARGUMENT);
-    rig_end(&g);
-}
-
 TEST(a_file) {
     static rig g;
     static uint8_t what[5 * ONE];
@@ -361,7 +332,6 @@ int main(void) {
     RUN(odd_offsets_under_a_granularity);
     RUN(many_ranges_of_one_file);
     RUN(a_host_pointer_on_a_default_tier);
-    RUN(bad_adoptions);
     RUN(a_file);
     return check_done();
 }

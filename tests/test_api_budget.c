@@ -305,14 +305,6 @@ EACH(shrink_waits_for_fences) {
     rig_end(g);
 }
 
-EACH(bad_budget_arguments) {
-    rig_pair(g, kind, rig_room(1, ONE));
-    CHECK_EQ(tnm_set_budget(g->ctx, -1, 4096), TNM_ERR_ARGUMENT);
-    CHECK_EQ(tnm_set_budget(g->ctx, 2, 4096), TNM_ERR_ARGUMENT);
-    CHECK_EQ(tnm_set_budget(NULL, 0, 4096), TNM_ERR_ARGUMENT);
-    rig_end(g);
-}
-
 /* ---- a backend that gives less than the budget ---- */
 EACH(refusing_backend_is_made_do_with) {
     tnm_tensor t[6];
@@ -485,7 +477,6 @@ int main(void) {
     RUN(shrink_with_copies_in_flight);
     RUN(shrink_says_when_the_lower_tier_refuses);
     RUN(shrink_waits_for_fences);
-    RUN(bad_budget_arguments);
     RUN(refusing_backend_is_made_do_with);
     RUN(available_is_asked);
     RUN(a_tier_that_never_gives);

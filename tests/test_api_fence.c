@@ -181,35 +181,6 @@ EACH(destroyed_under_a_fence) {
     rig_end(g);
 }
 
-EACH(bad_fences) {
-    tnm_tensor t;
-    tnm_pinned p;
-    rig_pair(g, kind, rig_room(1, ONE));
-    t = rig_tensor(g, ONE, 0);
-    rig_write(g, t, 0, 1);
-    CHECK_EQ(rig_pin(g, t, 0, TNM_READ, &p), TNM_OK);
-    CHECK_EQ(tnm_unpin(g->ctx, &p, 1, TNM_FENCE(5, 0)), TNM_ERR_ARGUMENT); /* values begin at 1 */
-    CHECK(p.id != 0);
-    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
-    rig_end(g);
-}
-
-TEST(no_passed_no_fences) {
-    static rig g;
-    tnm_tensor t;
-    tnm_pinned p;
-    rig_start(&g, 1);
-    g.desc.passed = NULL;
-    rig_pair(&g, SIM_PLAIN, 0);
-    t = rig_tensor(&g, ONE, 0);
-    rig_write(&g, t, 0, 1);
-    CHECK_EQ(rig_pin(&g, t, 0, TNM_READ, &p), TNM_OK);
-    CHECK_EQ(tnm_unpin(g.ctx, &p, 1, TNM_FENCE(0, 1)), TNM_ERR_ARGUMENT);
-    CHECK(p.id != 0);
-    CHECK_EQ(rig_unpin(&g, &p, 0), TNM_OK);
-    rig_end(&g);
-}
-
 EACH(a_full_table_unpins_nothing) {
     enum { MOST = 8 };
     tnm_tensor t;
@@ -401,8 +372,6 @@ int main(void) {
     RUN(several_queues_on_one_replica);
     RUN(a_fence_that_has_passed_already);
     RUN(destroyed_under_a_fence);
-    RUN(bad_fences);
-    RUN(no_passed_no_fences);
     RUN(a_full_table_unpins_nothing);
     RUN(fences_are_counted_for_each_replica);
     RUN(a_fence_without_memory_unpins_nothing);

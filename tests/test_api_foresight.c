@@ -425,28 +425,6 @@ EACH(two_lanes) {
     rig_end(g);
 }
 
-EACH(bad_foresight) {
-    tnm_use u;
-    rig_pair(g, kind, rig_room(2, ONE));
-    rig_make(g, t, 1, ONE, 1);
-    u = use_at(0, 0);
-    CHECK_EQ(tnm_schedule(g->ctx, TNM_MAX_LANES, &u, 1, 4), TNM_ERR_ARGUMENT);
-    CHECK_EQ(tnm_step(g->ctx, TNM_MAX_LANES, 0), TNM_ERR_ARGUMENT);
-    CHECK_EQ(tnm_prefetch(g->ctx, TNM_MAX_LANES, &u, 1), TNM_ERR_ARGUMENT);
-    u.step = 4; /* outside the period */
-    CHECK_EQ(tnm_schedule(g->ctx, 0, &u, 1, 4), TNM_ERR_ARGUMENT);
-    u.step = 0;
-    CHECK_EQ(tnm_schedule(g->ctx, 0, &u, 1, 0), TNM_ERR_ARGUMENT);
-    CHECK_EQ(tnm_schedule(g->ctx, 0, NULL, 1, 4), TNM_ERR_ARGUMENT);
-    CHECK_EQ(tnm_schedule(g->ctx, 0, &u, -1, 4), TNM_ERR_ARGUMENT);
-    u.tier = 5;
-    CHECK_EQ(tnm_schedule(g->ctx, 0, &u, 1, 4), TNM_ERR_ARGUMENT);
-    CHECK_EQ(tnm_prefetch(g->ctx, 0, &u, 1), TNM_ERR_ARGUMENT);
-    CHECK_EQ(tnm_cancel(g->ctx, NULL, 1), TNM_ERR_ARGUMENT);
-    CHECK_EQ(tnm_check(g->ctx), 0);
-    rig_end(g);
-}
-
 EACH(hints_never_change_results) { /* I17: the same pins with every hint left out */
     uint64_t hash[2] = { 0, 0 };
     for (int hints = 0; hints < 2; hints++) {
@@ -815,7 +793,6 @@ int main(void) {
     RUN(a_writer_at_home_is_not_raced);
     RUN(a_schedule_can_be_replaced_and_forgotten);
     RUN(two_lanes);
-    RUN(bad_foresight);
     RUN(hints_never_change_results);
     RUN(least_recently_pinned_leaves);
     RUN(lru_among_what_is_not_told);

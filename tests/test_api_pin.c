@@ -538,34 +538,6 @@ EACH(unpin_misuse) {
     rig_end(g);
 }
 
-EACH(bad_arguments) {
-    tnm_tensor t;
-    tnm_pinned p;
-    tnm_use u;
-    uint64_t logs;
-    rig_pair(g, kind, rig_room(1, ONE));
-    t = rig_tensor(g, ONE, 0);
-    rig_write(g, t, 0, 3);
-    u = rig_use(t, 2, TNM_READ);
-    logs = g->sim.logs[TNM_LOG_ERROR];
-    CHECK_EQ(tnm_pin(g->ctx, &u, 1, &p), TNM_ERR_ARGUMENT);
-    CHECK(g->sim.logs[TNM_LOG_ERROR] > logs); /* the log item names the rule */
-    CHECK(g->sim.last_log.call != NULL && strcmp(g->sim.last_log.call, "tnm_pin") == 0);
-    u = rig_use(t, -1, TNM_READ);
-    CHECK_EQ(tnm_try_pin(g->ctx, &u, 1, &p), TNM_ERR_ARGUMENT);
-    u = rig_use(t, 0, (tnm_access)3);
-    CHECK_EQ(tnm_pin(g->ctx, &u, 1, &p), TNM_ERR_ARGUMENT);
-    u = rig_use(t, 0, TNM_READ);
-    CHECK_EQ(tnm_pin(g->ctx, NULL, 1, &p), TNM_ERR_ARGUMENT);
-    CHECK_EQ(tnm_pin(g->ctx, &u, 1, NULL), TNM_ERR_ARGUMENT);
-    CHECK_EQ(tnm_pin(g->ctx, &u, -1, &p), TNM_ERR_ARGUMENT);
-    u.flags = 0x80;
-    CHECK_EQ(tnm_pin(g->ctx, &u, 1, &p), TNM_ERR_ARGUMENT);
-    u.flags = 0;
-    CHECK_EQ(tnm_pin(NULL, &u, 1, &p), TNM_ERR_ARGUMENT);
-    rig_end(g);
-}
-
 /* ---- try_pin ---- */
 EACH(try_pin_runs_no_callback) {
     tnm_tensor t;
@@ -941,7 +913,6 @@ int main(void) {
     RUN(pin_count_does_not_wrap);
     RUN(writer_count_does_not_wrap);
     RUN(unpin_misuse);
-    RUN(bad_arguments);
     RUN(try_pin_runs_no_callback);
     RUN(why_says_what_try_pin_answers);
     RUN(if_ready_starts_nothing);

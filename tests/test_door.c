@@ -401,7 +401,9 @@ TEST(nothing_works_without_a_context) {
     memset(&where, 0, sizeof where);
     memset(&use, 0, sizeof use);
     memset(&p, 0, sizeof p);
+    ctx = (tnm_ctx *)&desc;
     CHECK_EQ(tnm_create(NULL, &ctx), TNM_ERR_ARGUMENT);
+    CHECK(ctx == NULL);
     CHECK_EQ(tnm_create(describe(), NULL), TNM_ERR_ARGUMENT);
     CHECK_EQ(tnm_destroy(NULL), TNM_ERR_ARGUMENT);
     CHECK_EQ(tnm_tensor_create(NULL, &desc, &t), TNM_ERR_ARGUMENT);
@@ -464,18 +466,31 @@ TEST(arguments_of_tensors) {
     REFUSED(tnm_tensor_adopt, (ctx, &desc, NULL, &t));
     REFUSED(tnm_tensor_adopt, (ctx, &desc, &where, NULL));
     where.tier = 2;
+    t = known;
+    REFUSED(tnm_tensor_adopt, (ctx, &desc, &where, &t));
+    CHECK_EQ(t.id, 0);
+    where.tier = -1;
     REFUSED(tnm_tensor_adopt, (ctx, &desc, &where, &t));
     where.tier = 1;
     where.offset = UINT64_MAX - 3;
     REFUSED(tnm_tensor_adopt, (ctx, &desc, &where, &t));
     where.offset = 0;
     bad = desc;
+    bad.bytes = 0;
+    REFUSED(tnm_tensor_adopt, (ctx, &bad, &where, &t));
+    bad = desc;
     bad.advice = TNM_SCRUB;
     REFUSED(tnm_tensor_adopt, (ctx, &bad, &where, &t));
     REFUSED(tnm_tensor_view, (ctx, known, 0, NULL, &t));
     REFUSED(tnm_tensor_view, (ctx, known, 0, &desc, NULL));
+    t = known;
     REFUSED(tnm_tensor_view, (ctx, known, ONE - 15, &desc, &t));
+    CHECK_EQ(t.id, 0);
     REFUSED(tnm_tensor_view, (ctx, known, UINT64_MAX, &desc, &t));
+    REFUSED(tnm_tensor_view, (ctx, known, UINT64_MAX - 3, &desc, &t));
+    bad = desc;
+    bad.bytes = ONE + 1;
+    REFUSED(tnm_tensor_view, (ctx, known, 0, &bad, &t));
     t.id = known.id + 1; /* never given */
     REFUSED(tnm_tensor_destroy, (ctx, t));
     t.id = 0;
@@ -510,6 +525,8 @@ TEST(arguments_of_uses) {
     REFUSED(tnm_pin, (ctx, &use, 1, &p));
     use = rig_use(known, 0, TNM_READ);
     use.flags = 8;
+    REFUSED(tnm_pin, (ctx, &use, 1, &p));
+    use.flags = 0x80;
     REFUSED(tnm_pin, (ctx, &use, 1, &p));
     use.flags = TNM_QUEUED; /* reserved */
     REFUSED(tnm_pin, (ctx, &use, 1, &p));
@@ -558,6 +575,13 @@ TEST(arguments_of_the_rest) {
     REFUSED(tnm_prefetch, (ctx, TNM_MAX_LANES, &use, 1));
     REFUSED(tnm_schedule, (ctx, 0, &use, 1, 0));
     REFUSED(tnm_schedule, (ctx, 0, NULL, 1, 1));
+    REFUSED(tnm_schedule, (ctx, 0, &use, -1, 1));
+    use.step = 4; /* outside its period */
+    REFUSED(tnm_schedule, (ctx, 0, &use, 1, 4));
+    use = rig_use(known, 5, TNM_READ);
+    REFUSED(tnm_schedule, (ctx, 0, &use, 1, 4));
+    REFUSED(tnm_prefetch, (ctx, 0, &use, 1));
+    use = rig_use(known, 0, TNM_READ);
     REFUSED(tnm_schedule, (ctx, TNM_MAX_LANES, &use, 1, 1));
     REFUSED(tnm_step, (ctx, TNM_MAX_LANES, 1));
     REFUSED(tnm_cancel, (ctx, NULL, 1));
@@ -572,7 +596,9 @@ TEST(arguments_of_the_rest) {
     memset(&stats, 0x5a, sizeof stats);
     memset(&why, 0x5a, sizeof why);
     REFUSED(tnm_info, (ctx, known, 2, &info));
+    REFUSED(tnm_info, (ctx, known, -1, &info));
     REFUSED(tnm_info, (ctx, known, 0, NULL));
+    REFUSED(tnm_stats, (ctx, -1, &stats));
     REFUSED(tnm_stats, (ctx, 2, &stats));
     REFUSED(tnm_stats, (ctx, 0, NULL));
     REFUSED(tnm_why, (ctx, &use, -1, &why));

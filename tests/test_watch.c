@@ -374,20 +374,24 @@ TEST(why_answers_what_try_pin_would) {
 }
 
 TEST(at_most_eight_blockers_the_largest) {
+    tnm_tensor of[13]; /* by size */
     tnm_pinned p[12];
     tnm_use want;
     rig_start(&g, 1);
     rig_pair(&g, SIM_PLAIN, rig_room(13, ONE));
     for (int i = 0; i < 12; i++) {
-        tnm_tensor t = rig_tensor(&g, (uint64_t)(1 + (i * 5) % 12) * 512, 0);
-        CHECK_EQ(rig_pin(&g, t, 0, TNM_DISCARD, &p[i]), TNM_OK);
+        int size = 1 + i * 5 % 12;
+        of[size] = rig_tensor(&g, (uint64_t)size * 512, 0);
+        CHECK_EQ(rig_pin(&g, of[size], 0, TNM_DISCARD, &p[i]), TNM_OK);
     }
     want = rig_use(rig_tensor(&g, 12 * ONE, 0), 0, TNM_DISCARD);
     tnm_shortage why = why_of(&want, 1);
     CHECK_EQ(why.result, TNM_ERR_BUDGET);
     CHECK_EQ(why.blocker_count, TNM_MAX_BLOCKERS);
-    for (int i = 0; i < TNM_MAX_BLOCKERS; i++)
+    for (int i = 0; i < TNM_MAX_BLOCKERS; i++) {
         CHECK_EQ(why.blockers[i].bytes, rig_room(1, (uint64_t)(12 - i) * 512));
+        CHECK_EQ(why.blockers[i].tensor, of[12 - i].id);
+    }
     for (int i = 0; i < 12; i++)
         CHECK_EQ(rig_unpin(&g, &p[i], 0), TNM_OK);
     rig_end(&g);
