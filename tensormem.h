@@ -22,7 +22,7 @@
  *                              [calls]   every function with its contract
  *   Back, under                [base]    checked arithmetic, atomics, memory annotations
  *   TENSORMEM_IMPLEMENTATION   [tell]    log items and trace events
- *                              [store]   tables that never move, generations, rings, heap
+ *                              [store]   tables that never move, a heap, sorting
  *                              [space]   placement inside a tier, as index arithmetic
  *                              [shelf]   the built-in backends: host memory, file
  *                              [tier]    budgets, segments, the byte ledger
@@ -1027,8 +1027,6 @@ extern "C" {
 #    endif
 
 #    define TNMI_NONE UINT32_MAX /* no index */
-
-enum { TNMI_FALSE = 0, TNMI_TRUE = 1 };
 
 /* A test may act between a hit's look at the records and its compare-and-swap. */
 #    ifndef TNMI_TEST_HIT
@@ -3096,7 +3094,6 @@ typedef struct tnmi_copy {
     uint32_t op, stage; /* staging chunk, TNMI_NONE = none */
     uint32_t asked;     /* which backend is asked: 0 destination's, 1 source's */
     uint32_t tier;      /* whose backend answers the ticket */
-    uint32_t link;      /* whose queue it counts against */
     uint32_t next;      /* in the list of live ones */
     tnmi_copy_state state;
     int hop, begun; /* begun: its event was told */
@@ -3377,7 +3374,7 @@ typedef struct tnmi_tensor {
     uint32_t mark;                    /* member + 1 of the set in the making */
     uint32_t failed;                  /* -result | tier << 8 | 1 << 16 = not reported yet */
     uint32_t flags;                   /* from here on it is what a pin that hits reads */
-    uint32_t generation;              /* of the name; odd values are as good as even ones */
+    uint32_t generation;              /* of the name */
     uint64_t bytes;
     uint32_t rep[TNMI_INLINE_TIERS]; /* replica per tier; a view: parent, offset low, high */
 } tnmi_tensor;
@@ -3412,7 +3409,6 @@ typedef struct tnmi_residents { /* the replicas of one tier and the order in whi
     tnmi_table replicas;
     tnmi_table fenced; /* for each: its pins that fences hold, writers also * 2^16; grown by them */
     tnmi_heap order;   /* of the nodes of those that are placed and READY; adopted ones stay */
-    uint32_t ready;
 } tnmi_residents;
 
 typedef struct tnmi_tensors {
@@ -4920,7 +4916,6 @@ static void tnmi_engine_leave(tnmi_engine *e, uint32_t tier, uint32_t index, int
         t->prefetches_wasted++;
     else if (node != TNMI_NONE)
         tnmi_hint_done(&e->hints, tensor, tier, tnmi_base_peek64(&replica->stamp));
-    e->tensors.on[tier].ready--;
     if (node == TNMI_NONE && tnmi_tensor_region(&e->tensors, segment)->writable &&
         tensor->refs > 0) {
         tnmi_tensor_mark(replica, TNMI_ABSENT, 0xff); /* of what was lost, too */
@@ -5127,7 +5122,6 @@ static void tnmi_engine_appear(tnmi_engine *e, uint32_t tier, uint32_t index, ui
         tnmi_store_heap_push(&on->order, replica->node,
                              tnmi_policy_key_as(&view, replica, flags, 1));
     }
-    on->ready++;
     tnmi_tensor_mark(replica, TNMI_READY | show, TNMI_BUSY);
     tnmi_engine_event(e, TNM_EVENT_READY, tier, content);
     e->changed++;
@@ -10433,7 +10427,6 @@ static void tnmi_door_adopt(tnmi_engine *e, uint32_t name, const tnm_adopt_desc 
     tnmi_tensor_set_flags(tnmi_tensor_at(&e->tensors, name), TNMI_WRITTEN, 0);
     tnmi_tensor_mark(replica, TNMI_READY, TNMI_BUSY);
     tnmi_tensor_set_alone(&e->tensors, name);
-    e->tensors.on[tier].ready++;
 }
 
 TENSORMEM_API tnm_result tnm_tensor_adopt(tnm_ctx *ctx, const tnm_tensor_desc *desc,
