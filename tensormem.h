@@ -3440,7 +3440,7 @@ static TNMI_INLINE tnmi_replica *tnmi_tensor_replica_of(const tnmi_residents *on
 
 static tnmi_replica *tnmi_tensor_replica(const tnmi_tensors *tensors, uint32_t tier,
                                          uint32_t index) {
-    return (tnmi_replica *)tnmi_store_of(&tensors->on[tier].replicas, index, sizeof(tnmi_replica));
+    return tnmi_tensor_replica_of(&tensors->on[tier], index);
 }
 
 /* The content's replica on a tier, or NULL. Under the lock. */
@@ -3629,7 +3629,7 @@ static uint32_t tnmi_tensor_new(tnmi_tensors *tensors) {
     tensor->failed = 0;
     uint32_t count = (uint32_t)tnmi_base_max(tensors->tiers, TNMI_INLINE_TIERS);
     for (uint32_t i = 0; i < count; i++)
-        tnmi_base_store32(tnmi_tensor_rep(tensors, index, i), TNMI_NONE);
+        tnmi_base_store32(tnmi_tensor_rep_of(tensor, i), TNMI_NONE);
     return index;
 }
 
@@ -3774,12 +3774,12 @@ static uint64_t tnmi_tensor_detach(tnmi_tensors *tensors, uint32_t tier, uint32_
     return word;
 }
 
-/* Replicas of the content that hold or will hold bytes; `except` is left out. */
-static int tnmi_tensor_others(const tnmi_tensors *tensors, uint32_t content, uint32_t except) {
-    int count = 0;
+/* Replicas of the content that hold or will hold bytes. */
+static uint32_t tnmi_tensor_copies(const tnmi_tensors *tensors, uint32_t content) {
+    uint32_t count = 0;
     for (uint32_t t = 0; t < tensors->tiers; t++) {
         const tnmi_replica *replica = tnmi_tensor_on(tensors, content, t);
-        count += t != except && replica && !tnmi_tensor_is_home(replica);
+        count += replica && !tnmi_tensor_is_home(replica);
     }
     return count;
 }
@@ -3798,13 +3798,12 @@ static int tnmi_tensor_is_lent(const tnmi_tensors *tensors, const tnmi_replica *
 
 /* ALONE says whether a WRITE hit needs to drop anything: kept true whenever replicas come or go. */
 static void tnmi_tensor_set_alone(tnmi_tensors *tensors, uint32_t content) {
+    int only = tnmi_tensor_copies(tensors, content) == 1;
     for (uint32_t t = 0; t < tensors->tiers; t++) {
         tnmi_replica *replica = tnmi_tensor_on(tensors, content, t);
         if (!replica || tnmi_tensor_is_home(replica)) continue;
-        if (tnmi_tensor_others(tensors, content, t) || tnmi_tensor_is_lent(tensors, replica))
-            tnmi_tensor_mark(replica, 0, TNMI_ALONE);
-        else
-            tnmi_tensor_mark(replica, TNMI_ALONE, 0);
+        int alone = only && !tnmi_tensor_is_lent(tensors, replica);
+        tnmi_tensor_mark(replica, alone ? TNMI_ALONE : 0, alone ? 0 : TNMI_ALONE);
     }
 }
 
@@ -9251,7 +9250,7 @@ static int tnmi_watch_check_replica(const tnmi_engine *e, uint32_t tier, uint32_
     broken += tnmi_tensor_writers(word) > tnmi_tensor_pins(word);
     if (tnmi_tensor_is(word, TNMI_READY) && !(word & TNMI_LOST))
         broken +=
-            ((word & TNMI_ALONE) != 0) != (!tnmi_tensor_others(&e->tensors, r->content, tier) &&
+            ((word & TNMI_ALONE) != 0) != (tnmi_tensor_copies(&e->tensors, r->content) == 1 &&
                                            !tnmi_tensor_is_lent(&e->tensors, r));
     if (tnmi_tensor_is(word, TNMI_BUSY)) {
         const tnmi_op *op = tnmi_move_op(&e->move, r->offset);

@@ -640,15 +640,13 @@ static void check_alone(const room *r, const int *kind, uint32_t content) {
         ready += kind[t] == CURRENT || kind[t] == LENT || kind[t] == OWN;
     }
     CHECK_EQ(tnmi_tensor_is_empty(&r->t, content), ready == 0);
-    CHECK_EQ(tnmi_tensor_others(&r->t, content, TNMI_NONE), holds);
+    CHECK_EQ(tnmi_tensor_copies(&r->t, content), holds);
     for (uint32_t t = 0; t < TIERS; t++) {
         const tnmi_replica *replica = tnmi_tensor_on(&r->t, content, t);
-        int others = holds - (kind[t] != NOT_THERE && kind[t] != HOME);
-        CHECK_EQ(tnmi_tensor_others(&r->t, content, t), others);
         CHECK_EQ(replica == NULL, kind[t] == NOT_THERE);
         CHECK_EQ(tnmi_tensor_is_lent(&r->t, replica), kind[t] == LENT);
         if (kind[t] == NOT_THERE || kind[t] == HOME) continue;
-        CHECK_EQ((replica->word & TNMI_ALONE) != 0, others == 0 && kind[t] != LENT);
+        CHECK_EQ((replica->word & TNMI_ALONE) != 0, holds == 1 && kind[t] != LENT);
     }
 }
 
