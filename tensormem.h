@@ -1708,41 +1708,29 @@ static uint32_t tnmi_space_open(tnmi_space *space, uint32_t segment, uint32_t gr
     return edge;
 }
 
-/* Where in a gap of `size` at `offset` can `need` granules stand? They start at a multiple of
- * `align`, a power of two, plus `phase`. Returns the start, or TNMI_NONE. */
-static uint32_t tnmi_space_fit(uint32_t offset, uint32_t size, uint32_t need, uint32_t align,
-                               uint32_t phase, int high) {
-    uint64_t end = (uint64_t)offset + size, start;
-    uint32_t odd = align - 1;
-    if (need > size) return TNMI_NONE;
-    if (high) {
-        uint64_t last = end - need;
-        uint32_t back = ((uint32_t)last - phase) & odd;
-        if (last < back) return TNMI_NONE;
-        start = last - back;
-    } else
-        start = (uint64_t)offset + ((phase - offset) & odd);
-    if (start < offset || start + need > end) return TNMI_NONE;
-    return (uint32_t)start;
-}
-
-/* A request for room: granules, where it may start, and between which granules it must lie. */
+/* A request for room: granules, where it may start (a multiple of `align`, a power of two, plus
+ * `phase`), and between which granules it must lie. */
 typedef struct tnmi_room {
     uint32_t need, align, phase, from, to;
     int high; /* take the upper end of a gap */
 } tnmi_room;
 
-static uint32_t tnmi_space_fit_run(uint32_t start, uint32_t end, const tnmi_room *room, int high) {
+/* Where between two granules the room starts, or TNMI_NONE: it does not fit. */
+static uint32_t tnmi_space_fit(uint32_t start, uint32_t end, const tnmi_room *room) {
+    uint32_t odd = room->align - 1;
     start = start > room->from ? start : room->from;
     end = end < room->to ? end : room->to;
-    if (start >= end) return TNMI_NONE;
-    return tnmi_space_fit(start, end - start, room->need, room->align, room->phase, high);
+    if (start >= end || room->need > end - start) return TNMI_NONE;
+    uint32_t last = end - room->need; /* no start is beyond it */
+    uint32_t up = (room->phase - start) & odd, down = (last - room->phase) & odd;
+    if (up > last - start) return TNMI_NONE;
+    return room->high ? last - down : start + up;
 }
 
 static inline uint32_t tnmi_space_fit_node(const tnmi_space *space, uint32_t index,
                                            const tnmi_room *room) {
     const tnmi_node *node = tnmi_space_node(space, index);
-    return tnmi_space_fit_run(node->offset, node->offset + tnmi_space_size(node), room, room->high);
+    return tnmi_space_fit(node->offset, node->offset + tnmi_space_size(node), room);
 }
 
 /* The first of at most `most` nodes of a bin that fits. */
@@ -4439,7 +4427,7 @@ static int tnmi_policy_better(const tnmi_window *a, const tnmi_window *b) {
 }
 
 static int tnmi_policy_fits(const tnmi_wish *wish, uint32_t start, uint32_t end) {
-    return tnmi_space_fit_run(start, end, &wish->room, 0) != TNMI_NONE;
+    return tnmi_space_fit(start, end, &wish->room) != TNMI_NONE;
 }
 
 /* The cheapest run of a segment that makes the room, by two pointers: `run` is what lies between
@@ -6861,11 +6849,11 @@ static void tnmi_engine_take_window(tnmi_engine *e, uint32_t op_index) {
     tnmi_engine_shape_room(e, op->content, op->tier, op, &room);
     const tnmi_node *all = tnmi_space_node(&t->space, op->window);
     uint32_t end = all->offset + tnmi_space_size(all);
-    uint32_t start = tnmi_space_fit_run(all->offset, end, &room, 0);
+    uint32_t start = tnmi_space_fit(all->offset, end, &room);
     if (start == TNMI_NONE) { /* the wall has moved since */
         room.from = 0;
         room.to = UINT32_MAX;
-        start = tnmi_space_fit_run(all->offset, end, &room, 0);
+        start = tnmi_space_fit(all->offset, end, &room);
     }
     tnmi_space_carve(&t->space, op->window, start, room.need, op->replica);
     node = op->window;

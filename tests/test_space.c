@@ -77,32 +77,36 @@ TEST(the_fit_is_the_first_or_last_aligned_start) {
         uint32_t need = 1 + draw(24), phase = draw(2 * align);
         tnmi_room room = room_of(need, align, phase, (int)draw(2));
         if (draw(4) == 0) offset = TNMI_SPACE_MAX - size; /* a gap at the far end */
-        CHECK_EQ(tnmi_space_fit(offset, size, need, align, phase, room.high),
-                 search_fit(offset, size, &room));
+        CHECK_EQ(tnmi_space_fit(offset, offset + size, &room), search_fit(offset, size, &room));
         room.from = draw(2) ? offset + draw(50) - draw(10) % (offset + 1) : 0;
         room.to = draw(2) ? offset + draw(50) : UINT32_MAX;
-        CHECK_EQ(tnmi_space_fit_run(offset, offset + size, &room, room.high),
-                 search_fit(offset, size, &room));
+        CHECK_EQ(tnmi_space_fit(offset, offset + size, &room), search_fit(offset, size, &room));
     }
+}
+
+static uint32_t fit(uint32_t offset, uint32_t size, uint32_t need, uint32_t align, uint32_t phase,
+                    int high) {
+    tnmi_room room = room_of(need, align, phase, high);
+    return tnmi_space_fit(offset, offset + size, &room);
 }
 
 TEST(the_fit_at_its_limits) {
     uint32_t max = TNMI_SPACE_MAX;
     for (int high = 0; high < 2; high++) {
-        CHECK_EQ(tnmi_space_fit(0, max, max, 1, 0, high), 0);
-        CHECK(tnmi_space_fit(0, max, max, 2, 1, high) == TNMI_NONE);
-        CHECK(tnmi_space_fit(1, max - 1, max, 1, 0, high) == TNMI_NONE);
-        CHECK_EQ(tnmi_space_fit(0, max, 1, (max + 1) / 2, max / 2, high), max / 2);
-        CHECK_EQ(tnmi_space_fit(0, max, 1, max + 1, max - 1, high), max - 1);
-        CHECK(tnmi_space_fit(0, max, 1, max + 1, max, high) == TNMI_NONE);
-        CHECK(tnmi_space_fit(5, 10, 2, (uint32_t)1 << 31, 0, high) == TNMI_NONE);
-        CHECK(tnmi_space_fit(5, 10, UINT32_MAX, 1, 0, high) == TNMI_NONE);
-        CHECK(tnmi_space_fit(5, 1, 1, 4, 0, high) == TNMI_NONE);
+        CHECK_EQ(fit(0, max, max, 1, 0, high), 0);
+        CHECK(fit(0, max, max, 2, 1, high) == TNMI_NONE);
+        CHECK(fit(1, max - 1, max, 1, 0, high) == TNMI_NONE);
+        CHECK_EQ(fit(0, max, 1, (max + 1) / 2, max / 2, high), max / 2);
+        CHECK_EQ(fit(0, max, 1, max + 1, max - 1, high), max - 1);
+        CHECK(fit(0, max, 1, max + 1, max, high) == TNMI_NONE);
+        CHECK(fit(5, 10, 2, (uint32_t)1 << 31, 0, high) == TNMI_NONE);
+        CHECK(fit(5, 10, UINT32_MAX, 1, 0, high) == TNMI_NONE);
+        CHECK(fit(5, 1, 1, 4, 0, high) == TNMI_NONE);
     }
-    CHECK_EQ(tnmi_space_fit(0, 10, 4, 4, 0, 1), 4);
-    CHECK_EQ(tnmi_space_fit(0, 10, 4, 4, 0, 0), 0);
-    CHECK_EQ(tnmi_space_fit(3, 1, 1, 4, 3, 1), 3);
-    CHECK(tnmi_space_fit(0, 2, 1, 4, 3, 1) == TNMI_NONE);
+    CHECK_EQ(fit(0, 10, 4, 4, 0, 1), 4);
+    CHECK_EQ(fit(0, 10, 4, 4, 0, 0), 0);
+    CHECK_EQ(fit(3, 1, 1, 4, 3, 1), 3);
+    CHECK(fit(0, 2, 1, 4, 3, 1) == TNMI_NONE);
 }
 
 /* ---- the map: one cell for each granule ---- */
