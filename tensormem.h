@@ -1762,22 +1762,23 @@ static uint32_t tnmi_space_find(const tnmi_space *space, const tnmi_room *room) 
     return TNMI_NONE;
 }
 
+/* A neighbour that is free goes up in the node beside it. Returns its granules, else 0. */
+static uint32_t tnmi_space_absorb(tnmi_space *space, uint32_t index) {
+    const tnmi_node *node = tnmi_space_node(space, index);
+    uint32_t size = tnmi_space_size(node);
+    if (tnmi_space_kind(node) != TNMI_SPACE_FREE) return 0;
+    tnmi_space_bin_drop(space, index);
+    tnmi_space_unlink(space, index);
+    return size;
+}
+
 /* A node that is FREE and in no bin merges with its free neighbours and goes to the bins. */
 static void tnmi_space_settle(tnmi_space *space, uint32_t index) {
     tnmi_node *node = tnmi_space_node(space, index);
-    uint32_t size = tnmi_space_size(node), left = node->prev, right = node->next;
-    if (tnmi_space_kind(tnmi_space_node(space, left)) == TNMI_SPACE_FREE) {
-        tnmi_space_bin_drop(space, left);
-        node->offset = tnmi_space_node(space, left)->offset;
-        size += tnmi_space_size(tnmi_space_node(space, left));
-        tnmi_space_unlink(space, left);
-    }
-    if (tnmi_space_kind(tnmi_space_node(space, right)) == TNMI_SPACE_FREE) {
-        tnmi_space_bin_drop(space, right);
-        size += tnmi_space_size(tnmi_space_node(space, right));
-        tnmi_space_unlink(space, right);
-    }
-    node->span = size << 2 | TNMI_SPACE_FREE;
+    uint32_t left = tnmi_space_absorb(space, node->prev);
+    uint32_t right = tnmi_space_absorb(space, node->next);
+    node->offset -= left;
+    node->span = (left + tnmi_space_size(node) + right) << 2 | TNMI_SPACE_FREE;
     tnmi_space_bin_add(space, index);
 }
 
