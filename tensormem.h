@@ -1879,14 +1879,15 @@ static void tnmi_space_close(tnmi_space *space, uint32_t edge) {
 
 /* Granules of the largest free gap. O(gaps in the top bin). */
 static uint32_t tnmi_space_largest(const tnmi_space *space) {
-    uint32_t top = 0, bin, largest = 0;
-    for (bin = tnmi_space_bin_next(space, 0); bin < TNMI_SPACE_BINS;
-         bin = tnmi_space_bin_next(space, bin + 1))
-        top = bin;
-    for (uint32_t i = space->bin[top]; i != TNMI_NONE; i = tnmi_space_node(space, i)->a)
-        largest = tnmi_space_size(tnmi_space_node(space, i)) > largest
-                      ? tnmi_space_size(tnmi_space_node(space, i))
-                      : largest;
+    uint32_t word = TNMI_SPACE_BINS / 32, largest = 0;
+    while (word > 0 && space->map[word - 1] == 0)
+        word--;
+    if (word == 0) return 0;
+    uint32_t top = (word - 1) * 32 + tnmi_base_log2(space->map[word - 1]);
+    for (uint32_t i = space->bin[top]; i != TNMI_NONE; i = tnmi_space_node(space, i)->a) {
+        uint32_t size = tnmi_space_size(tnmi_space_node(space, i));
+        largest = size > largest ? size : largest;
+    }
     return largest;
 }
 
@@ -2821,7 +2822,7 @@ typedef struct tnmi_tier {
     uint32_t in_flight;   /* copies this backend has to answer */
     uint64_t guess_bytes; /* of guesses among them */
     tnmi_space space;
-    uint64_t used_bytes, in_flight_bytes;
+    uint64_t in_flight_bytes;
     uint64_t hits, misses, late, bytes_in, bytes_out, evictions, evictions_clean;
     uint64_t prefetches, prefetches_wasted, prefetches_refused;
     uint64_t compactions, failures, starved, lru_inexact;
@@ -2841,6 +2842,11 @@ typedef struct tnmi_tiers {
 
 static uint64_t tnmi_tier_room(const tnmi_tier *tier) {
     return tnmi_base_less(tier->budget, tier->reserved);
+}
+
+/* Bytes of its places, rounding and tails included. */
+static uint64_t tnmi_tier_used(const tnmi_tier *tier) {
+    return tier->space.used_granules * tier->granule;
 }
 
 static void tnmi_tier_charge(tnmi_tier *tier, uint64_t bytes) {
@@ -4778,11 +4784,6 @@ static void *tnmi_engine_host(const tnmi_engine *e, uint32_t tier, uint32_t segm
     return (char *)s->host + (size_t)(offset * tnmi_engine_tier(e, tier)->unit);
 }
 
-static uint64_t tnmi_engine_granule_bytes(const tnmi_engine *e, uint32_t tier, uint32_t node) {
-    const tnmi_tier *t = tnmi_engine_tier(e, tier);
-    return (uint64_t)tnmi_space_size(tnmi_space_node(&t->space, node)) * t->granule;
-}
-
 /* An empty drained segment is retired, unless some window still stands in it. */
 static void tnmi_engine_try_retire(tnmi_engine *e, uint32_t segment) {
     const tnmi_segment *s = tnmi_tier_segment(&e->tiers, segment);
@@ -4803,10 +4804,9 @@ static void tnmi_engine_free_node(tnmi_engine *e, uint32_t tier, uint32_t node, 
     tnmi_node *n = tnmi_space_node(&t->space, node);
     uint32_t mark = n->b & TNMI_CLAIMED ? 0 : n->b, holder = tnmi_tier_holder(s);
     if (mark) holder = mark - 1;
-    t->used_bytes -= tnmi_engine_granule_bytes(e, tier, node);
     if (s->host)
         tnmi_base_noaccess((char *)s->host + (size_t)(n->offset * t->granule),
-                           tnmi_engine_granule_bytes(e, tier, node));
+                           tnmi_space_size(n) * t->granule);
     s->used--;
     e->changed++;
     if (s->dedicated) {
@@ -5229,10 +5229,9 @@ static uint32_t tnmi_engine_take_gap(tnmi_engine *e, uint32_t tier, uint32_t con
     return node;
 }
 
-/* The ledger and the segment count a used node. Returns the segment. */
+/* The segment counts a used node. Returns the segment. */
 static inline uint32_t tnmi_engine_count_node(tnmi_engine *e, uint32_t tier, uint32_t node) {
     uint32_t segment = tnmi_engine_segment_of(e, tier, node);
-    tnmi_engine_tier(e, tier)->used_bytes += tnmi_engine_granule_bytes(e, tier, node);
     tnmi_tier_segment(&e->tiers, segment)->used++;
     return segment;
 }
@@ -5279,7 +5278,6 @@ static tnm_result tnmi_engine_place_dedicated(tnmi_engine *e, uint32_t op_index,
     op->place_segment = segment;
     op->place_offset = op->shift / (uint32_t)t->unit;
     op->state = TNMI_OP_PLACED;
-    t->used_bytes += tnmi_engine_granule_bytes(e, op->tier, index);
     tnmi_tier_segment(&e->tiers, segment)->used++;
     tnmi_tensor_replica(&e->tensors, op->tier, op->replica)->node = index;
     tnmi_engine_open_place(e, op->tier, segment, op->place_offset, op->bytes);
@@ -7278,7 +7276,7 @@ static void tnmi_engine_clean_ahead(tnmi_engine *e) {
         uint32_t steps = 0, dirty = TNMI_NONE;
         uint64_t content = 0;
         if (tier->spill < 0 || view.spill_sick || tier->budget == UINT64_MAX) continue;
-        if (tier->used_bytes + tier->budget / 8 < tier->budget) continue;
+        if (tnmi_tier_used(tier) + tier->budget / 8 < tier->budget) continue;
         oldest.count = 0;
         oldest.more = 0;
         while (oldest.count < 8 && dirty == TNMI_NONE &&
@@ -8245,7 +8243,7 @@ static int tnmi_engine_next_staging(tnmi_engine *e, tnmi_ask *ask) {
     }
     t->set_aside = t->spared = 0;
     if (move->stage_bytes > tnmi_tier_room(t)) {
-        if (t->used_bytes == 0 &&
+        if (t->space.used_granules == 0 &&
             tnmi_engine_make_ledger(e, move->stage_tier, move->stage_bytes, 0))
             return 0;
         move->stage_state = 4;
@@ -8966,7 +8964,7 @@ static void tnmi_watch_stats(const tnmi_engine *e, uint32_t tier, tnm_tier_stats
     const tnmi_tier *t = &e->tiers.tier[tier];
     out->budget_bytes = t->budget;
     out->reserved_bytes = t->reserved;
-    out->used_bytes = t->used_bytes;
+    out->used_bytes = tnmi_tier_used(t);
     out->peak_bytes = t->peak;
     out->in_flight_bytes = t->in_flight_bytes;
     out->largest_free_bytes = tnmi_space_largest(&t->space) * t->granule;
@@ -9261,7 +9259,7 @@ static int tnmi_watch_check_tier(const tnmi_engine *e, uint32_t tier) {
         broken += s->tier != tier || s->state == TNMI_SEGMENT_NONE;
         if (s->edge != TNMI_NONE)
             broken += tnmi_space_check_segment(&t->space, s->edge, &free_sum, &used, &held);
-        if (s->dedicated && s->used) used += t->space.used_granules ? s->size / t->granule : 0;
+        if (s->dedicated && s->used) used += s->size / t->granule;
     }
     if (e->move.stage_tier == tier &&
         (e->move.stage_state == 2 || e->move.stage_state == 3 || e->move.stage_state >= 5))
@@ -9270,10 +9268,7 @@ static int tnmi_watch_check_tier(const tnmi_engine *e, uint32_t tier) {
     broken += tnmi_space_check_bins(&t->space, &bin_sum);
     broken += free_sum != t->space.free_granules || bin_sum != free_sum;
     broken += held != t->space.held_granules;
-    if (t->desc.segment_bytes != TNM_DEDICATED) {
-        broken += used != t->space.used_granules;
-        broken += t->used_bytes != used * t->granule;
-    }
+    broken += used != t->space.used_granules;
     for (uint32_t i = 0; i < table->fresh; i++) {
         const tnmi_replica *r = tnmi_tensor_replica(&e->tensors, tier, i);
         if (!tnmi_tensor_is(tnmi_base_load64(&r->word), TNMI_ABSENT))

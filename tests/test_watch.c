@@ -708,12 +708,28 @@ TEST(check_finds_broken_ledgers) {
     tnmi_segment *s = tnmi_tier_segment(&engine()->tiers, t->segments);
     PLANT(t->reserved, t->reserved - 1);
     PLANT(t->peak, t->reserved - 1);
-    PLANT(t->used_bytes, t->used_bytes + t->granule);
     PLANT(s->size, s->size + t->granule);
     PLANT(s->tier, 1);
     PLANT(s->state, TNMI_SEGMENT_NONE);
     PLANT(t->segments, TNMI_NONE);
     PLANT(engine()->move.stage_state, 3); /* staging that nobody charged */
+    rig_end(&g);
+}
+
+TEST(check_counts_dedicated_places) {
+    rig_start(&g, 1);
+    rig_tier(&g, "fast", SIM_PLAIN, rig_room(4, ONE));
+    g.tiers[0].segment_bytes = TNM_DEDICATED;
+    rig_tier(&g, "slow", SIM_PLAIN, 0);
+    rig_create(&g);
+    for (int i = 0; i < 3; i++) {
+        tensor[i] = rig_tensor(&g, ONE, 0);
+        rig_write(&g, tensor[i], 0, (uint64_t)i);
+    }
+    tnmi_space *space = &engine()->tiers.tier[0].space;
+    CHECK(space->used_granules > 0);
+    PLANT(space->used_granules, space->used_granules + 1);
+    PLANT(space->used_granules, 0);
     rig_end(&g);
 }
 
@@ -799,6 +815,7 @@ int main(void) {
     RUN(check_finds_broken_fences);
     RUN(check_finds_broken_transfers);
     RUN(check_finds_broken_ledgers);
+    RUN(check_counts_dedicated_places);
     RUN(check_finds_broken_spaces);
     RUN(check_finds_gaps_that_are_not_merged);
     return check_done();
