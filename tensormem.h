@@ -4579,6 +4579,7 @@ typedef struct tnmi_request {
     uint64_t hash;        /* of the set a try_ call asked for */
     uint64_t lapse;       /* tick at which its claims end; TNMI_NEVER = not before it is complete */
     uint64_t round, seen; /* of the last attempt */
+    uint64_t pass;        /* in which its windows were found to wait: all are looked at together */
     uint32_t members;     /* largest first */
     uint32_t next, prev;  /* all requests, oldest first */
     uint32_t chain;       /* in its hash bucket */
@@ -6946,10 +6947,13 @@ static void tnmi_engine_advance_rooms(tnmi_engine *e) {
     for (uint32_t i = e->move.queue[TNMI_MOVE_ROOM].head; i != TNMI_NONE; i = next) {
         tnmi_op *op = tnmi_engine_op(e, i);
         next = op->next_op;
-        if (op->pass == e->pass) continue;
+        tnmi_request *owner =
+            op->request == TNMI_NONE ? NULL : tnmi_engine_request(e, op->request);
+        if (op->pass == e->pass || (owner && owner->pass == e->pass)) continue;
         op->pass = e->pass;
         live = e->move.ops.live;
         tnmi_ripe ripe = tnmi_engine_hand_over(e, i);
+        if (ripe == TNMI_RIPE_WAIT && owner) owner->pass = e->pass;
         if (ripe == TNMI_RIPE_BROKEN && op->claims)
             tnmi_engine_break(e, i);
         else if (ripe == TNMI_RIPE_BROKEN)
