@@ -4953,6 +4953,7 @@ static inline uint32_t tnmi_engine_segment_of(const tnmi_engine *e, uint32_t tie
 }
 
 /* ---- windows: a run of free nodes (held) and victims (marked) ---- */
+/* Its victims are out of the order of leaving: the search for the next one would pop them all. */
 static void tnmi_engine_open_window(tnmi_engine *e, uint32_t op_index, const tnmi_window *window) {
     tnmi_op *op = tnmi_engine_op(e, op_index);
     tnmi_space *space = &tnmi_engine_tier(e, op->tier)->space;
@@ -4962,12 +4963,23 @@ static void tnmi_engine_open_window(tnmi_engine *e, uint32_t op_index, const tnm
     while (at < window->end) {
         tnmi_node *n = tnmi_space_node(space, node);
         at = n->offset + tnmi_space_size(n);
-        if (tnmi_space_kind(n) == TNMI_SPACE_USED)
+        if (tnmi_space_kind(n) == TNMI_SPACE_USED) {
             n->b = op_index + 1;
-        else
+            tnmi_store_heap_drop(&e->tensors.on[op->tier].order, node);
+        } else
             tnmi_space_hold(space, node, op_index);
         node = n->next;
     }
+}
+
+/* A victim that stays after all. */
+static void tnmi_engine_spare(tnmi_engine *e, uint32_t tier, uint32_t node) {
+    tnmi_node *n = tnmi_space_node(&tnmi_engine_tier(e, tier)->space, node);
+    n->b = 0;
+    if (n->a == TNMI_NONE) return; /* being wiped */
+    const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, n->a);
+    tnmi_view view = tnmi_engine_view(e, tier);
+    tnmi_store_heap_push(&e->tensors.on[tier].order, node, tnmi_policy_key(&view, replica));
 }
 
 static void tnmi_engine_close_window(tnmi_engine *e, uint32_t op_index) {
@@ -4979,7 +4991,8 @@ static void tnmi_engine_close_window(tnmi_engine *e, uint32_t op_index) {
         tnmi_node *n = tnmi_space_node(&t->space, node);
         uint32_t next = n->next;
         at = n->offset + tnmi_space_size(n);
-        if (tnmi_space_kind(n) == TNMI_SPACE_USED && n->b == op_index + 1) n->b = 0;
+        if (tnmi_space_kind(n) == TNMI_SPACE_USED && n->b == op_index + 1)
+            tnmi_engine_spare(e, op->tier, node);
         if (tnmi_space_kind(n) == TNMI_SPACE_HELD && n->a == op_index) {
             n->a = tnmi_tier_holder(tnmi_tier_segment(&e->tiers, segment));
             if (n->a == TNMI_NONE) tnmi_space_unhold(&t->space, node);
@@ -9231,13 +9244,15 @@ static int tnmi_watch_check_replica(const tnmi_engine *e, uint32_t tier, uint32_
     const tnmi_space *space = &e->tiers.tier[tier].space;
     const tnmi_heap *order = &e->tensors.on[tier].order;
     int broken = 0, in_order = r->node != TNMI_NONE && tnmi_store_heap_has(order, r->node);
+    int in_window = 0;
     broken += *tnmi_tensor_rep(&e->tensors, r->content, tier) != index;
     if (r->node != TNMI_NONE) {
         const tnmi_node *node = tnmi_space_node(space, r->node);
         broken += tnmi_space_kind(node) != TNMI_SPACE_USED || node->a != index;
         broken += ((word & TNMI_CLAIM) != 0) != ((node->b & TNMI_CLAIMED) != 0);
+        in_window = node->b && !(node->b & TNMI_CLAIMED);
     }
-    broken += in_order != (tnmi_tensor_is(word, TNMI_READY) && r->node != TNMI_NONE);
+    broken += in_order != (tnmi_tensor_is(word, TNMI_READY) && r->node != TNMI_NONE && !in_window);
     broken += tnmi_tensor_writers(word) > tnmi_tensor_pins(word);
     if (tnmi_tensor_is(word, TNMI_READY) && !(word & TNMI_LOST))
         broken +=
