@@ -3396,8 +3396,8 @@ enum { TNMI_QUEUES = 256 }; /* of fences */
 
 typedef struct tnmi_fence { /* pins that fall when a queue has passed a value */
     uint64_t value;
-    uint32_t replica, tier, count, next;
-    uint32_t queue, write;
+    uint32_t replica, tier, count, write;
+    uint32_t next, prev; /* of its queue: later values, earlier ones */
 } tnmi_fence;
 
 typedef struct tnmi_residents { /* the replicas of one tier and the order in which they leave */
@@ -7044,53 +7044,61 @@ static void tnmi_engine_fall(tnmi_engine *e, const tnmi_fence *fence, int dead) 
     }
 }
 
+static tnmi_fence *tnmi_engine_fence_at(const tnmi_engine *e, uint32_t index) {
+    return (tnmi_fence *)tnmi_store_at(&e->fences, index);
+}
+
 /* A queue has passed a value; UINT64_MAX = it is dead. */
 static void tnmi_engine_passed(tnmi_engine *e, uint32_t queue, uint64_t value) {
-    uint32_t *at = &e->fence_head[queue], before = TNMI_NONE;
-    while (*at != TNMI_NONE) {
-        uint32_t index = *at;
-        tnmi_fence fence = *(tnmi_fence *)tnmi_store_at(&e->fences, index);
-        if (fence.value > value) {
-            before = index;
-            at = &((tnmi_fence *)tnmi_store_at(&e->fences, index))->next;
-            continue;
-        }
-        *at = fence.next;
-        if (e->fence_tail[queue] == index) e->fence_tail[queue] = before;
+    uint32_t *head = &e->fence_head[queue];
+    while (*head != TNMI_NONE) {
+        uint32_t index = *head;
+        tnmi_fence fence = *tnmi_engine_fence_at(e, index);
+        if (fence.value > value) return;
+        *head = fence.next;
+        if (fence.next == TNMI_NONE)
+            e->fence_tail[queue] = TNMI_NONE;
+        else
+            tnmi_engine_fence_at(e, fence.next)->prev = TNMI_NONE;
         tnmi_store_give(&e->fences, index);
         e->fence_count--;
         tnmi_engine_fall(e, &fence, value == UINT64_MAX);
     }
 }
 
-/* The pin moves into a fence record; the record and its replica's count were reserved. */
+/* The pin moves into a fence record; the record and its replica's count were reserved. Records of a
+ * queue lie in the order of their values, in which they come, or nearly so where threads submit. */
 static void tnmi_engine_fence(tnmi_engine *e, uint32_t tier, uint32_t replica, int write,
                               uint64_t fence) {
-    uint32_t queue = (uint32_t)(fence >> 56), tail = e->fence_tail[queue];
+    uint32_t queue = (uint32_t)(fence >> 56), at = e->fence_tail[queue];
     uint64_t value = fence & (((uint64_t)1 << 56) - 1);
     *tnmi_tensor_fenced_at(&e->tensors, tier, replica) += tnmi_tensor_fence_unit(write);
-    if (tail != TNMI_NONE) {
-        tnmi_fence *last = (tnmi_fence *)tnmi_store_at(&e->fences, tail);
-        if (last->replica == replica && last->tier == tier && last->value == value &&
-            last->write == (uint32_t)write) {
-            last->count++;
+    while (at != TNMI_NONE && tnmi_engine_fence_at(e, at)->value > value)
+        at = tnmi_engine_fence_at(e, at)->prev;
+    uint32_t *from = &e->fence_head[queue];
+    if (at != TNMI_NONE) {
+        tnmi_fence *before = tnmi_engine_fence_at(e, at);
+        if (before->replica == replica && before->tier == tier && before->value == value &&
+            before->write == (uint32_t)write) {
+            before->count++;
             return;
         }
+        from = &before->next;
     }
     uint32_t index = tnmi_store_take(&e->fences);
-    tnmi_fence *record = (tnmi_fence *)tnmi_store_at(&e->fences, index);
+    tnmi_fence *record = tnmi_engine_fence_at(e, index);
     record->value = value;
     record->replica = replica;
     record->tier = tier;
     record->count = 1;
-    record->queue = queue;
     record->write = (uint32_t)write;
-    record->next = TNMI_NONE;
-    if (tail == TNMI_NONE)
-        e->fence_head[queue] = index;
+    record->prev = at;
+    record->next = *from;
+    *from = index;
+    if (record->next == TNMI_NONE)
+        e->fence_tail[queue] = index;
     else
-        ((tnmi_fence *)tnmi_store_at(&e->fences, tail))->next = index;
-    e->fence_tail[queue] = index;
+        tnmi_engine_fence_at(e, record->next)->prev = index;
     e->fence_count++;
 }
 
@@ -8437,7 +8445,7 @@ static void tnmi_engine_sleep(tnmi_engine *e, tnmi_ask *ask, uint64_t rounds) {
         if (e->fence_head[q] == TNMI_NONE || rounds > 1) continue;
         ask->kind = TNMI_ASK_PASSED;
         ask->index = q;
-        ask->size = ((tnmi_fence *)tnmi_store_at(&e->fences, e->fence_head[q]))->value;
+        ask->size = tnmi_engine_fence_at(e, e->fence_head[q])->value;
         return;
     }
 }
@@ -9319,18 +9327,25 @@ static int tnmi_watch_check_lane(const tnmi_hints *hints, uint32_t lane) {
 }
 
 /* What fences hold, by their records and by the counts. Each replica has a weight of its own, so
- * that the two sums agree only where every count does. */
+ * that the two sums agree only where every count does. A queue's records lie in order. */
 static int tnmi_watch_check_fences(const tnmi_engine *e) {
     uint64_t by_record = 0, by_count = 0;
     uint32_t records = 0;
     int broken = 0;
-    for (uint32_t q = 0; q < TNMI_QUEUES; q++)
+    for (uint32_t q = 0; q < TNMI_QUEUES; q++) {
+        uint32_t before = TNMI_NONE;
+        uint64_t value = 0;
         for (uint32_t i = e->fence_head[q]; i != TNMI_NONE; records++) {
             const tnmi_fence *fence = (const tnmi_fence *)tnmi_store_at(&e->fences, i);
             uint64_t weight = tnmi_base_mix(tnmi_base_mix(0, fence->tier + 1u), fence->replica);
             by_record += weight * fence->count * tnmi_tensor_fence_unit((int)fence->write);
+            broken += fence->prev != before || fence->value < value;
+            value = fence->value;
+            before = i;
             i = fence->next;
         }
+        broken += e->fence_tail[q] != before;
+    }
     for (uint32_t t = 0; t < e->tiers.count; t++)
         for (uint32_t i = 0; i < e->tensors.on[t].fenced.capacity; i++) {
             uint32_t held = *tnmi_tensor_fenced_at(&e->tensors, t, i);

@@ -158,6 +158,30 @@ EACH(several_queues_on_one_replica) {
     rig_end(g);
 }
 
+EACH(fences_fall_in_the_order_of_their_values) { /* threads may tell them in another */
+    static const uint64_t value[] = { 5, 3, 9, 4, 3, 9, 1 };
+    enum { COUNT = sizeof value / sizeof value[0] };
+    tnm_tensor t[COUNT], late;
+    rig_pair(g, kind, rig_room(COUNT + 1, ONE));
+    for (int i = 0; i < COUNT; i++)
+        t[i] = fenced(g, TNM_READ, TNM_FENCE(1, value[i]));
+    for (uint64_t now = 0; now < 5; now++) {
+        CHECK_EQ(tnm_check(g->ctx), 0);
+        g->sim.now[1] = now;
+        tnm_pump(g->ctx, 0);
+        for (int i = 0; i < COUNT; i++)
+            CHECK_EQ(info_of(g, t[i], 0).fenced, value[i] > now);
+    }
+    late = fenced(g, TNM_READ, TNM_FENCE(1, 7)); /* between those that are left */
+    CHECK_EQ(tnm_check(g->ctx), 0);
+    g->sim.now[1] = 7;
+    tnm_pump(g->ctx, 0);
+    CHECK_EQ(info_of(g, late, 0).fenced, 0);
+    CHECK_EQ(info_of(g, t[0], 0).fenced, 0);
+    CHECK_EQ(info_of(g, t[2], 0).fenced, 1);
+    rig_end(g);
+}
+
 EACH(a_fence_that_has_passed_already) {
     tnm_tensor t;
     rig_pair(g, kind, rig_room(1, ONE));
@@ -370,6 +394,7 @@ int main(void) {
     RUN(nothing_is_read_while_the_device_writes);
     RUN(room_under_a_fence_is_waited_for);
     RUN(several_queues_on_one_replica);
+    RUN(fences_fall_in_the_order_of_their_values);
     RUN(a_fence_that_has_passed_already);
     RUN(destroyed_under_a_fence);
     RUN(a_full_table_unpins_nothing);

@@ -667,6 +667,7 @@ TEST(check_finds_broken_fences) {
     PLANT(fence->replica, index[0]);
     PLANT(fence->tier, 1);
     PLANT(fence->write, 0);
+    PLANT(fence->prev, e->fence_tail[1]);
     PLANT(e->fence_count, 3);
     g.sim.fence_stuck = 0;
     for (int i = 2; i < 4; i++)
