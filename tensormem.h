@@ -9639,22 +9639,32 @@ static tnm_result tnmi_door_refuse(tnm_ctx *ctx, tnm_result result, const char *
     return result;
 }
 
-/* The same, before the lock was taken. */
-static tnm_result tnmi_door_reject(tnm_ctx *ctx, tnm_result result, const char *call,
-                                   const char *rule) {
-    if (!ctx) return result;
+/* The same, before the lock was taken, of an argument. */
+static tnm_result tnmi_door_reject(tnm_ctx *ctx, const char *call, const char *rule) {
+    if (!ctx) return TNM_ERR_ARGUMENT;
     tnmi_door_lock(ctx);
-    tnmi_door_refuse(ctx, result, call, rule);
-    return tnmi_door_leave(ctx, result);
+    tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call, rule);
+    return tnmi_door_leave(ctx, TNM_ERR_ARGUMENT);
 }
 
 /* In a one-thread build a flag knows when a callback calls back. */
-static int tnmi_door_is_inside(const tnm_ctx *ctx) {
-    return ctx->inside > 0;
+static const char *tnmi_door_inside(const tnm_ctx *ctx) {
+    return ctx->inside > 0
+               ? "called from a callback, where only info, stats, why and result_string may be"
+               : NULL;
 }
 
-#    define TNMI_INSIDE                                                                            \
-        "called from a callback, where only info, stats, why and result_string may be"
+/* Most calls begin so: entered, or refused by the rule they break (NULL: none). 0 = ARGUMENT. */
+static int tnmi_door_begin(tnm_ctx *ctx, const char *call, const char *rule) {
+    const char *inside = ctx ? tnmi_door_inside(ctx) : NULL;
+    if (inside) rule = inside;
+    if (!ctx || rule) {
+        tnmi_door_reject(ctx, call, rule);
+        return 0;
+    }
+    tnmi_door_enter(ctx);
+    return 1;
+}
 
 /* ---- host memory ---- */
 static void *tnmi_door_malloc(void *user, size_t size) {
@@ -10318,10 +10328,7 @@ TENSORMEM_API tnm_result tnm_create(const tnm_desc *desc, tnm_ctx **out) {
 
 TENSORMEM_API tnm_result tnm_destroy(tnm_ctx *ctx) {
     uint64_t rounds = 0;
-    if (!ctx) return TNM_ERR_ARGUMENT;
-    if (tnmi_door_is_inside(ctx))
-        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_destroy", TNMI_INSIDE);
-    tnmi_door_enter(ctx);
+    if (!tnmi_door_begin(ctx, "tnm_destroy", NULL)) return TNM_ERR_ARGUMENT;
     if (tnmi_engine_is_pinned(&ctx->e)) {
         tnmi_door_refuse(ctx, TNM_ERR_BUSY, "tnm_destroy", "a pin is held");
         return tnmi_door_leave(ctx, TNM_ERR_BUSY);
@@ -10355,8 +10362,9 @@ static uint32_t tnmi_door_find(tnm_ctx *ctx, tnm_tensor tensor, const char *call
     return name;
 }
 
-static int tnmi_door_is_tier(const tnm_ctx *ctx, int tier) {
-    return tier >= 0 && tier < (int)ctx->e.tiers.count;
+static const char *tnmi_door_check_tier(const tnm_ctx *ctx, int tier) {
+    return tier >= 0 && ctx && tier < (int)ctx->e.tiers.count ? NULL
+                                                              : "tier is not one of the context's";
 }
 
 /* A set of uses: handles, tiers, accesses. Under the lock. */
@@ -10364,9 +10372,8 @@ static tnm_result tnmi_door_check_set(tnm_ctx *ctx, const tnm_use *set, int coun
                                       const char *call) {
     tnm_result r;
     for (int i = 0; i < count; i++) {
-        if (!tnmi_door_is_tier(ctx, set[i].tier))
-            return tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call,
-                                    "tier is not one of the context's");
+        const char *rule = tnmi_door_check_tier(ctx, set[i].tier);
+        if (rule) return tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call, rule);
         if ((int)set[i].access < TNM_READ || (int)set[i].access > TNM_DISCARD)
             return tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call, "access is none of tnm_access");
         if (set[i].flags & ~(TNMI_WHOLE | TNM_IF_READY | TNM_SURE))
@@ -10377,8 +10384,7 @@ static tnm_result tnmi_door_check_set(tnm_ctx *ctx, const tnm_use *set, int coun
 }
 
 /* Common to all calls with an array. NULL = fine, else the rule. */
-static const char *tnmi_door_check_call(const tnm_ctx *ctx, const void *array, int count) {
-    if (tnmi_door_is_inside(ctx)) return TNMI_INSIDE;
+static const char *tnmi_door_check_array(const void *array, int count) {
     if (count < 0 || (count > 0 && !array)) return "count is negative, or the array is missing";
     return NULL;
 }
@@ -10403,12 +10409,18 @@ static tnm_result tnmi_door_new_name(tnm_ctx *ctx, const tnm_tensor_desc *desc, 
     return TNM_OK;
 }
 
+static const char *tnmi_door_check_advice(uint32_t advice) {
+    return advice & ~(uint32_t)(3 | TNM_DROPPABLE | TNM_SCRUB) ? "advice has an unknown bit" : NULL;
+}
+
 /* What a descriptor says about size, or the rule it breaks. */
 static const char *tnmi_door_measure(const tnm_tensor_desc *desc, uint64_t *bytes, int *rank) {
+    *bytes = 0;
+    *rank = 0;
+    if (!desc) return "an argument is NULL";
     const char *rule = tnmi_tensor_shape(desc, rank, bytes);
+    if (!rule) rule = tnmi_door_check_advice(desc->advice);
     if (rule) return rule;
-    if (desc->advice & ~(uint32_t)(3 | TNM_DROPPABLE | TNM_SCRUB))
-        return "advice has an unknown bit";
     if (*rank > 0 && desc->bytes && desc->bytes != *bytes)
         return "bytes do not agree with the shape";
     if (*rank == 0) *bytes = desc->bytes;
@@ -10418,17 +10430,14 @@ static const char *tnmi_door_measure(const tnm_tensor_desc *desc, uint64_t *byte
 
 TENSORMEM_API tnm_result tnm_tensor_create(tnm_ctx *ctx, const tnm_tensor_desc *desc,
                                            tnm_tensor *out) {
+    static const char call[] = "tnm_tensor_create";
     uint64_t bytes;
     int rank;
     uint32_t name;
     if (out) out->id = 0;
-    if (!ctx || !desc || !out)
-        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_tensor_create", "an argument is NULL");
-    const char *rule =
-        tnmi_door_is_inside(ctx) ? TNMI_INSIDE : tnmi_door_measure(desc, &bytes, &rank);
-    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_tensor_create", rule);
-    tnmi_door_enter(ctx);
-    tnm_result r = tnmi_door_new_name(ctx, desc, bytes, rank, "tnm_tensor_create", &name);
+    const char *rule = tnmi_door_measure(out ? desc : NULL, &bytes, &rank);
+    if (!tnmi_door_begin(ctx, call, rule)) return TNM_ERR_ARGUMENT;
+    tnm_result r = tnmi_door_new_name(ctx, desc, bytes, rank, call, &name);
     if (r == TNM_OK) out->id = tnmi_tensor_id(&ctx->e.tensors, name);
     return tnmi_door_leave(ctx, r);
 }
@@ -10453,17 +10462,14 @@ TENSORMEM_API tnm_result tnm_tensor_adopt(tnm_ctx *ctx, const tnm_tensor_desc *d
     int rank;
     uint32_t name;
     if (out) out->id = 0;
-    if (!ctx || !desc || !adopt || !out)
-        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, "an argument is NULL");
-    const char *rule =
-        tnmi_door_is_inside(ctx) ? TNMI_INSIDE : tnmi_door_measure(desc, &bytes, &rank);
-    if (!rule && !tnmi_door_is_tier(ctx, adopt->tier)) rule = "tier is not one of the context's";
+    if (!ctx) return TNM_ERR_ARGUMENT;
+    const char *rule = tnmi_door_measure(adopt && out ? desc : NULL, &bytes, &rank);
+    if (!rule) rule = tnmi_door_check_tier(ctx, adopt->tier);
     if (!rule && !tnmi_base_add(adopt->offset, bytes, &end)) rule = "the range overflows";
     if (!rule && !adopt->host && !ctx->e.tiers.tier[adopt->tier].own_backend)
         rule = "memory of a tier on the context's allocator needs its host address";
     if (!rule && (desc->advice & TNM_SCRUB)) rule = "adopted memory is not ours to scrub";
-    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
-    tnmi_door_enter(ctx);
+    if (!tnmi_door_begin(ctx, call, rule)) return TNM_ERR_ARGUMENT;
     tnmi_engine *e = &ctx->e;
     tnmi_residents *on = &e->tensors.on[adopt->tier];
     tnm_result r = tnmi_door_table(ctx, &on->replicas, 1, call);
@@ -10484,12 +10490,8 @@ TENSORMEM_API tnm_result tnm_tensor_view(tnm_ctx *ctx, tnm_tensor of, uint64_t o
     uint32_t name;
     tnm_result r;
     if (out) out->id = 0;
-    if (!ctx || !desc || !out)
-        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, "an argument is NULL");
-    const char *rule =
-        tnmi_door_is_inside(ctx) ? TNMI_INSIDE : tnmi_door_measure(desc, &bytes, &rank);
-    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
-    tnmi_door_enter(ctx);
+    const char *rule = tnmi_door_measure(out ? desc : NULL, &bytes, &rank);
+    if (!tnmi_door_begin(ctx, call, rule)) return TNM_ERR_ARGUMENT;
     tnmi_engine *e = &ctx->e;
     uint32_t whole = tnmi_door_find(ctx, of, call, &r);
     if (r == TNM_OK &&
@@ -10515,10 +10517,7 @@ TENSORMEM_API tnm_result tnm_tensor_view(tnm_ctx *ctx, tnm_tensor of, uint64_t o
 
 TENSORMEM_API tnm_result tnm_tensor_destroy(tnm_ctx *ctx, tnm_tensor tensor) {
     tnm_result r;
-    if (!ctx) return TNM_ERR_ARGUMENT;
-    if (tnmi_door_is_inside(ctx))
-        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_tensor_destroy", TNMI_INSIDE);
-    tnmi_door_enter(ctx);
+    if (!tnmi_door_begin(ctx, "tnm_tensor_destroy", NULL)) return TNM_ERR_ARGUMENT;
     uint32_t name = tnmi_door_find(ctx, tensor, "tnm_tensor_destroy", &r);
     if (name != TNMI_NONE) tnmi_engine_destroy(&ctx->e, name);
     return tnmi_door_leave(ctx, r);
@@ -10755,14 +10754,15 @@ static TNMI_APART tnm_result tnmi_door_pin_call(tnm_ctx *ctx, const tnm_use *set
     const char *call = waits ? "tnm_pin" : "tnm_try_pin";
     if (!ctx) return TNM_ERR_ARGUMENT;
     if (hit < 0) tnmi_door_unhit(ctx, out, 0);
-    const char *rule = tnmi_door_check_call(ctx, set, count);
+    const char *rule = tnmi_door_inside(ctx);
+    if (!rule) rule = tnmi_door_check_array(set, count);
     if (!rule && count > 0 && !out) rule = "out is missing";
-    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
+    if (rule) return tnmi_door_reject(ctx, call, rule);
     if (!ctx->by_lock && count != 1 && tnmi_door_hit_all(ctx, set, count, out, 0)) return TNM_OK;
     if (count > 0) memset(out, 0, (size_t)count * sizeof *out);
     for (int i = 0; i < count; i++)
         if (set[i].flags & TNMI_WHOLE)
-            return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, "flags has an unknown bit");
+            return tnmi_door_reject(ctx, call, "flags has an unknown bit");
     tnmi_door_enter(ctx);
     if (!TNMI_ATOMICS && ctx->by_lock && !ctx->e.tell.events) {
         if (tnmi_door_hit_all(ctx, set, count, out, 1)) return tnmi_door_leave(ctx, TNM_OK);
@@ -10852,10 +10852,11 @@ static TNMI_APART tnm_result tnmi_door_unpin_call(tnm_ctx *ctx, tnm_pinned *set,
                                                   uint64_t fence) {
     static const char call[] = "tnm_unpin";
     if (!ctx) return TNM_ERR_ARGUMENT;
-    const char *rule = tnmi_door_check_call(ctx, set, count);
+    const char *rule = tnmi_door_inside(ctx);
+    if (!rule) rule = tnmi_door_check_array(set, count);
     if (!rule && fence && !ctx->e.has_passed) rule = "a fence needs tnm_desc.passed";
     if (!rule && fence && !(fence & (((uint64_t)1 << 56) - 1))) rule = "a fence value is not 0";
-    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
+    if (rule) return tnmi_door_reject(ctx, call, rule);
     if (fence || ctx->by_lock) tnmi_door_enter(ctx);
     for (int i = 0; !rule && i < count; i++)
         if (!tnmi_door_pinned(ctx, &set[i])) rule = "not pinned, or unpinned before";
@@ -10864,7 +10865,7 @@ static TNMI_APART tnm_result tnmi_door_unpin_call(tnm_ctx *ctx, tnm_pinned *set,
                             : tnmi_door_unpin(ctx, set, count, fence, call);
         return tnmi_door_leave(ctx, r);
     }
-    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
+    if (rule) return tnmi_door_reject(ctx, call, rule);
     tnm_result r = TNM_OK;
     for (int i = 0; i < count; i++)
         if (!tnmi_door_unpin_one(ctx, &set[i])) r = TNM_ERR_ARGUMENT;
@@ -11074,12 +11075,9 @@ TENSORMEM_API tnm_result tnm_read(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offs
     static const char call[] = "tnm_read";
     uint32_t content;
     uint64_t base;
-    if (!ctx) return TNM_ERR_ARGUMENT;
-    const char *rule = tnmi_door_is_inside(ctx) ? TNMI_INSIDE : NULL;
-    if (!rule && !dst && bytes) rule = "dst is NULL";
+    const char *rule = !dst && bytes ? "dst is NULL" : NULL;
     if (!rule && bytes > SIZE_MAX / 2) rule = "the range is larger than memory";
-    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
-    tnmi_door_enter(ctx);
+    if (!tnmi_door_begin(ctx, call, rule)) return TNM_ERR_ARGUMENT;
     tnm_result r = tnmi_door_range(ctx, tensor, offset, bytes, call, &content, &base);
     if (r == TNM_OK) {
         tnmi_plain plain;
@@ -11149,12 +11147,9 @@ TENSORMEM_API tnm_result tnm_write(tnm_ctx *ctx, tnm_tensor tensor, uint64_t off
     static const char call[] = "tnm_write";
     uint32_t content;
     uint64_t base;
-    if (!ctx) return TNM_ERR_ARGUMENT;
-    const char *rule = tnmi_door_is_inside(ctx) ? TNMI_INSIDE : NULL;
-    if (!rule && !src && bytes) rule = "src is NULL";
+    const char *rule = !src && bytes ? "src is NULL" : NULL;
     if (!rule && bytes > SIZE_MAX / 2) rule = "the range is larger than memory";
-    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
-    tnmi_door_enter(ctx);
+    if (!tnmi_door_begin(ctx, call, rule)) return TNM_ERR_ARGUMENT;
     tnmi_engine *e = &ctx->e;
     tnm_result r = tnmi_door_range(ctx, tensor, offset, bytes, call, &content, &base);
     void *from = (void *)(uintptr_t)src; /* only read */
@@ -11198,13 +11193,11 @@ static tnmi_use tnmi_door_use(const tnm_ctx *ctx, uint32_t lane, const tnm_use *
 TENSORMEM_API tnm_result tnm_schedule(tnm_ctx *ctx, uint32_t lane, const tnm_use *uses, int count,
                                       uint32_t period) {
     static const char call[] = "tnm_schedule";
-    if (!ctx) return TNM_ERR_ARGUMENT;
-    const char *rule = tnmi_door_check_call(ctx, uses, count);
+    const char *rule = tnmi_door_check_array(uses, count);
     if (!rule && count > 0 && period == 0) rule = "period is 0";
     for (int i = 0; !rule && i < count; i++)
         if (uses[i].step >= period) rule = "a step lies outside the period";
-    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
-    tnmi_door_enter(ctx);
+    if (!tnmi_door_begin(ctx, call, rule)) return TNM_ERR_ARGUMENT;
     tnmi_engine *e = &ctx->e;
     tnm_result r = tnmi_door_check_uses(ctx, lane, uses, count, call);
     if (r == TNM_OK) {
@@ -11226,11 +11219,8 @@ TENSORMEM_API tnm_result tnm_schedule(tnm_ctx *ctx, uint32_t lane, const tnm_use
 }
 
 TENSORMEM_API tnm_result tnm_step(tnm_ctx *ctx, uint32_t lane, uint64_t step) {
-    if (!ctx) return TNM_ERR_ARGUMENT;
-    const char *rule = tnmi_door_is_inside(ctx) ? TNMI_INSIDE : NULL;
-    if (!rule && lane >= TNM_MAX_LANES) rule = "lane is not 0 .. TNM_MAX_LANES-1";
-    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_step", rule);
-    tnmi_door_enter(ctx);
+    const char *rule = lane >= TNM_MAX_LANES ? "lane is not 0 .. TNM_MAX_LANES-1" : NULL;
+    if (!tnmi_door_begin(ctx, "tnm_step", rule)) return TNM_ERR_ARGUMENT;
     tnmi_engine_step(&ctx->e, lane, step);
     return tnmi_door_leave(ctx, TNM_OK);
 }
@@ -11261,10 +11251,7 @@ static void tnmi_door_prefetch(tnmi_engine *e, tnmi_use *use) {
 
 TENSORMEM_API tnm_result tnm_prefetch(tnm_ctx *ctx, uint32_t lane, const tnm_use *uses, int count) {
     static const char call[] = "tnm_prefetch";
-    if (!ctx) return TNM_ERR_ARGUMENT;
-    const char *rule = tnmi_door_check_call(ctx, uses, count);
-    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
-    tnmi_door_enter(ctx);
+    if (!tnmi_door_begin(ctx, call, tnmi_door_check_array(uses, count))) return TNM_ERR_ARGUMENT;
     tnm_result r = tnmi_door_check_uses(ctx, lane, uses, count, call);
     for (int i = 0; r == TNM_OK && i < count; i++) {
         tnmi_use use = tnmi_door_use(ctx, lane, &uses[i]);
@@ -11303,10 +11290,7 @@ TENSORMEM_API tnm_result tnm_cancel(tnm_ctx *ctx, const tnm_tensor *set, int cou
     static const char call[] = "tnm_cancel";
     tnm_result r = TNM_OK;
     uint64_t offset;
-    if (!ctx) return TNM_ERR_ARGUMENT;
-    const char *rule = tnmi_door_check_call(ctx, set, count);
-    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
-    tnmi_door_enter(ctx);
+    if (!tnmi_door_begin(ctx, call, tnmi_door_check_array(set, count))) return TNM_ERR_ARGUMENT;
     for (int i = 0; r == TNM_OK && i < count; i++)
         tnmi_door_find(ctx, set[i], call, &r);
     for (int i = 0; r == TNM_OK && i < count; i++) {
@@ -11321,12 +11305,7 @@ TENSORMEM_API tnm_result tnm_advise(tnm_ctx *ctx, tnm_tensor tensor, uint32_t ad
     static const char call[] = "tnm_advise";
     tnm_result r;
     uint64_t offset;
-    if (!ctx) return TNM_ERR_ARGUMENT;
-    const char *rule = tnmi_door_is_inside(ctx) ? TNMI_INSIDE : NULL;
-    if (!rule && (advice & ~(uint32_t)(3 | TNM_DROPPABLE | TNM_SCRUB)))
-        rule = "advice has an unknown bit";
-    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
-    tnmi_door_enter(ctx);
+    if (!tnmi_door_begin(ctx, call, tnmi_door_check_advice(advice))) return TNM_ERR_ARGUMENT;
     uint32_t name = tnmi_door_find(ctx, tensor, call, &r);
     if (r == TNM_OK) {
         uint32_t content = tnmi_tensor_content(&ctx->e.tensors, name, &offset);
@@ -11351,11 +11330,7 @@ TENSORMEM_API tnm_result tnm_evict(tnm_ctx *ctx, tnm_tensor tensor, int tier) {
     static const char call[] = "tnm_evict";
     tnm_result r;
     uint64_t offset;
-    if (!ctx) return TNM_ERR_ARGUMENT;
-    const char *rule = tnmi_door_is_inside(ctx) ? TNMI_INSIDE : NULL;
-    if (!rule && !tnmi_door_is_tier(ctx, tier)) rule = "tier is not one of the context's";
-    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
-    tnmi_door_enter(ctx);
+    if (!tnmi_door_begin(ctx, call, tnmi_door_check_tier(ctx, tier))) return TNM_ERR_ARGUMENT;
     uint32_t name = tnmi_door_find(ctx, tensor, call, &r);
     if (r == TNM_OK)
         r = tnmi_door_leave_tier(ctx, tnmi_tensor_content(&ctx->e.tensors, name, &offset),
@@ -11386,11 +11361,7 @@ TENSORMEM_API tnm_result tnm_flush(tnm_ctx *ctx, tnm_tensor tensor, int tier) {
     static const char call[] = "tnm_flush";
     tnm_result r = TNM_OK;
     uint64_t offset;
-    if (!ctx) return TNM_ERR_ARGUMENT;
-    const char *rule = tnmi_door_is_inside(ctx) ? TNMI_INSIDE : NULL;
-    if (!rule && !tnmi_door_is_tier(ctx, tier)) rule = "tier is not one of the context's";
-    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
-    tnmi_door_enter(ctx);
+    if (!tnmi_door_begin(ctx, call, tnmi_door_check_tier(ctx, tier))) return TNM_ERR_ARGUMENT;
     if (tensor.id == 0) return tnmi_door_leave(ctx, tnmi_door_flush_all(ctx, (uint32_t)tier));
     uint32_t name = tnmi_door_find(ctx, tensor, call, &r);
     if (r == TNM_OK)
@@ -11401,11 +11372,7 @@ TENSORMEM_API tnm_result tnm_flush(tnm_ctx *ctx, tnm_tensor tensor, int tier) {
 
 TENSORMEM_API tnm_result tnm_set_budget(tnm_ctx *ctx, int tier, uint64_t bytes) {
     static const char call[] = "tnm_set_budget";
-    if (!ctx) return TNM_ERR_ARGUMENT;
-    const char *rule = tnmi_door_is_inside(ctx) ? TNMI_INSIDE : NULL;
-    if (!rule && !tnmi_door_is_tier(ctx, tier)) rule = "tier is not one of the context's";
-    if (rule) return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, rule);
-    tnmi_door_enter(ctx);
+    if (!tnmi_door_begin(ctx, call, tnmi_door_check_tier(ctx, tier))) return TNM_ERR_ARGUMENT;
     tnmi_engine *e = &ctx->e;
     tnmi_tier *t = &e->tiers.tier[tier];
     if (t->budget != bytes) {
@@ -11434,10 +11401,7 @@ static int tnmi_door_is_idle(const tnmi_engine *e) {
 }
 
 TENSORMEM_API tnm_result tnm_pump(tnm_ctx *ctx, uint64_t max_bytes) {
-    if (!ctx) return TNM_ERR_ARGUMENT;
-    if (tnmi_door_is_inside(ctx))
-        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_pump", TNMI_INSIDE);
-    tnmi_door_enter(ctx);
+    if (!tnmi_door_begin(ctx, "tnm_pump", NULL)) return TNM_ERR_ARGUMENT;
     if (!ctx->driving) {
         ctx->driving = ctx->e.pumping = 1;
         tnmi_door_drive(ctx, max_bytes, 0);
@@ -11449,10 +11413,7 @@ TENSORMEM_API tnm_result tnm_pump(tnm_ctx *ctx, uint64_t max_bytes) {
 TENSORMEM_API tnm_result tnm_wait(tnm_ctx *ctx) {
     uint64_t rounds = 0;
     int go_on = 1;
-    if (!ctx) return TNM_ERR_ARGUMENT;
-    if (tnmi_door_is_inside(ctx))
-        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_wait", TNMI_INSIDE);
-    tnmi_door_enter(ctx);
+    if (!tnmi_door_begin(ctx, "tnm_wait", NULL)) return TNM_ERR_ARGUMENT;
     tnmi_engine *e = &ctx->e;
     uint64_t before = e->changed;
     uint32_t used = e->move.used, fences = e->fence_count;
@@ -11489,8 +11450,8 @@ TENSORMEM_API void tnm_file_close(tnm_backend *backend) {
 TENSORMEM_API tnm_result tnm_info(tnm_ctx *ctx, tnm_tensor tensor, int tier, tnm_tensor_info *out) {
     tnm_result r;
     if (out) memset(out, 0, sizeof *out);
-    if (!ctx || !out || !tnmi_door_is_tier(ctx, tier))
-        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_info",
+    if (!out || tnmi_door_check_tier(ctx, tier))
+        return tnmi_door_reject(ctx, "tnm_info",
                                 "out is NULL, or tier is not one of the context's");
     tnmi_door_lock(ctx);
     uint32_t name = tnmi_door_find(ctx, tensor, "tnm_info", &r);
@@ -11500,8 +11461,8 @@ TENSORMEM_API tnm_result tnm_info(tnm_ctx *ctx, tnm_tensor tensor, int tier, tnm
 
 TENSORMEM_API tnm_result tnm_stats(tnm_ctx *ctx, int tier, tnm_tier_stats *out) {
     if (out) memset(out, 0, sizeof *out);
-    if (!ctx || !out || !tnmi_door_is_tier(ctx, tier))
-        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_stats",
+    if (!out || tnmi_door_check_tier(ctx, tier))
+        return tnmi_door_reject(ctx, "tnm_stats",
                                 "out is NULL, or tier is not one of the context's");
     tnmi_door_lock(ctx);
     tnmi_watch_stats(&ctx->e, (uint32_t)tier, out);
@@ -11514,9 +11475,9 @@ TENSORMEM_API tnm_result tnm_why(tnm_ctx *ctx, const tnm_use *set, int count, tn
     if (out) memset(out, 0, sizeof *out);
     if (!ctx) return TNM_ERR_ARGUMENT;
     if (!out || count < 0 || (count > 0 && !set))
-        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, call, "an argument is missing");
+        return tnmi_door_reject(ctx, call, "an argument is missing");
     out->tier = -1;
-    if (tnmi_door_is_inside(ctx))
+    if (tnmi_door_inside(ctx))
         tnmi_door_lock(ctx);
     else
         tnmi_door_enter(ctx);
@@ -11591,22 +11552,20 @@ TENSORMEM_API tnm_result tnm_dump(tnm_ctx *ctx, tnm_dump_format format, const tn
     char buffer[16384];
     tnmi_text text;
     tnm_writer to;
+    const char *rule = NULL;
     memset(&to, 0, sizeof to);
     if (writer) to = *writer;
 #    ifndef TENSORMEM_NO_STDIO
     else
         to.write = tnmi_door_stdout;
 #    endif
-    if (!ctx || !to.write || ((int)format != TNM_DUMP_TEXT && (int)format != TNM_DUMP_JSON))
-        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_dump",
-                                "no writer, or format is none of tnm_dump_format");
-    if (tnmi_door_is_inside(ctx))
-        return tnmi_door_reject(ctx, TNM_ERR_ARGUMENT, "tnm_dump", TNMI_INSIDE);
+    if (!to.write || ((int)format != TNM_DUMP_TEXT && (int)format != TNM_DUMP_JSON))
+        rule = "no writer, or format is none of tnm_dump_format";
+    if (!tnmi_door_begin(ctx, "tnm_dump", rule)) return TNM_ERR_ARGUMENT;
     text.at = buffer;
     text.size = sizeof buffer;
     text.used = 0;
     text.full = 0;
-    tnmi_door_enter(ctx);
     int stop = tnmi_door_dump(ctx, format == TNM_DUMP_JSON, &to, &text);
     return tnmi_door_leave(ctx, stop ? TNM_ERR_BACKEND : TNM_OK);
 }
