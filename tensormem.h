@@ -10376,7 +10376,7 @@ static tnm_result tnmi_door_check_set(tnm_ctx *ctx, const tnm_use *set, int coun
         if (rule) return tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call, rule);
         if ((int)set[i].access < TNM_READ || (int)set[i].access > TNM_DISCARD)
             return tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call, "access is none of tnm_access");
-        if (set[i].flags & ~(TNMI_WHOLE | TNM_IF_READY | TNM_SURE))
+        if (set[i].flags & ~(uint32_t)(TNM_IF_READY | TNM_SURE))
             return tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call, "flags has an unknown bit");
         if (tnmi_door_find(ctx, set[i].tensor, call, &r) == TNMI_NONE) return r;
     }
@@ -10705,15 +10705,14 @@ static void tnmi_door_log_refusal(tnm_ctx *ctx, tnm_result r, const char *call) 
     if (e->last.tier < e->tiers.count) log->have = e->tiers.tier[e->last.tier].budget;
 }
 
-/* The slow path of both pins. waits: a blocking call. */
+/* The slow path of both pins, for a set that was checked. waits: a blocking call. */
 static tnm_result tnmi_door_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm_pinned *out,
                                 int waits, const char *call) {
     tnmi_engine *e = &ctx->e;
     uint32_t request = TNMI_NONE;
     uint64_t rounds = 0;
     int only_here = tnmi_door_if_ready(set, count);
-    tnm_result r = tnmi_door_check_set(ctx, set, count, call);
-    if (r != TNM_OK) return r;
+    tnm_result r;
     if (!waits) request = tnmi_engine_find_request(e, set, count);
     if (only_here && !tnmi_door_all_here(ctx, set, count)) return TNM_ABSENT;
     if (request == TNMI_NONE && count == 1 && tnmi_engine_build(e, set, out) == TNM_OK) {
@@ -10760,15 +10759,14 @@ static TNMI_APART tnm_result tnmi_door_pin_call(tnm_ctx *ctx, const tnm_use *set
     if (rule) return tnmi_door_reject(ctx, call, rule);
     if (!ctx->by_lock && count != 1 && tnmi_door_hit_all(ctx, set, count, out, 0)) return TNM_OK;
     if (count > 0) memset(out, 0, (size_t)count * sizeof *out);
-    for (int i = 0; i < count; i++)
-        if (set[i].flags & TNMI_WHOLE)
-            return tnmi_door_reject(ctx, call, "flags has an unknown bit");
     tnmi_door_enter(ctx);
     if (!TNMI_ATOMICS && ctx->by_lock && !ctx->e.tell.events) {
         if (tnmi_door_hit_all(ctx, set, count, out, 1)) return tnmi_door_leave(ctx, TNM_OK);
         if (count > 0) memset(out, 0, (size_t)count * sizeof *out);
     }
-    return tnmi_door_leave(ctx, tnmi_door_pin(ctx, set, count, out, waits, call));
+    tnm_result r = tnmi_door_check_set(ctx, set, count, call);
+    if (r == TNM_OK) r = tnmi_door_pin(ctx, set, count, out, waits, call);
+    return tnmi_door_leave(ctx, r);
 }
 
 /* May members be pinned and let go without the lock? */
@@ -11051,6 +11049,7 @@ static tnm_result tnmi_door_pin_whole(tnm_ctx *ctx, tnm_tensor tensor, uint32_t 
                                       uint32_t tier, tnm_access access, tnmi_plain *plain,
                                       const char *call) {
     tnm_use use;
+    tnm_result r;
     memset(&use, 0, sizeof use);
     use.tensor = tensor;
     if (tnmi_tensor_at(&ctx->e.tensors, content)->flags & TNMI_NAMED)
@@ -11060,7 +11059,8 @@ static tnm_result tnmi_door_pin_whole(tnm_ctx *ctx, tnm_tensor tensor, uint32_t 
     use.flags = TNMI_WHOLE;
     memset(plain, 0, sizeof *plain);
     plain->kind = access == TNM_READ ? TNMI_OP_READ : TNMI_OP_WRITE;
-    tnm_result r = tnmi_door_pin(ctx, &use, 1, &plain->pinned, 1, call);
+    tnmi_door_find(ctx, use.tensor, call, &r); /* it may be gone: we have waited */
+    if (r == TNM_OK) r = tnmi_door_pin(ctx, &use, 1, &plain->pinned, 1, call);
     if (r == TNM_OK) { /* a view's pin begins at its offset */
         const tnmi_replica *replica =
             tnmi_tensor_replica(&ctx->e.tensors, tier, (uint32_t)plain->pinned.id);

@@ -425,6 +425,22 @@ EACH(two_lanes) {
     rig_end(g);
 }
 
+EACH(no_flag_of_ours_passes_for_the_callers) {
+    rig_pair(g, kind, rig_room(2, ONE));
+    rig_make(g, t, 1, ONE, 1);
+    for (uint32_t bit = 1; bit; bit <<= 1) {
+        tnm_result r = bit & (TNM_IF_READY | TNM_SURE) ? TNM_OK : TNM_ERR_ARGUMENT;
+        tnm_shortage why;
+        tnm_use u = use_at(0, 0);
+        u.flags = bit;
+        CHECK_EQ(tnm_schedule(g->ctx, 0, &u, 1, 4), r);
+        CHECK_EQ(tnm_prefetch(g->ctx, 0, &u, 1), r);
+        CHECK_EQ(tnm_why(g->ctx, &u, 1, &why), r);
+    }
+    CHECK_EQ(tnm_check(g->ctx), 0);
+    rig_end(g);
+}
+
 EACH(hints_never_change_results) { /* I17: the same pins with every hint left out */
     uint64_t hash[2] = { 0, 0 };
     for (int hints = 0; hints < 2; hints++) {
@@ -793,6 +809,7 @@ int main(void) {
     RUN(a_writer_at_home_is_not_raced);
     RUN(a_schedule_can_be_replaced_and_forgotten);
     RUN(two_lanes);
+    RUN(no_flag_of_ours_passes_for_the_callers);
     RUN(hints_never_change_results);
     RUN(least_recently_pinned_leaves);
     RUN(lru_among_what_is_not_told);
