@@ -10362,6 +10362,15 @@ static uint32_t tnmi_door_find(tnm_ctx *ctx, tnm_tensor tensor, const char *call
     return name;
 }
 
+/* The content behind it. */
+static uint32_t tnmi_door_content(tnm_ctx *ctx, tnm_tensor tensor, const char *call,
+                                  tnm_result *r) {
+    uint64_t offset;
+    uint32_t name = tnmi_door_find(ctx, tensor, call, r);
+    if (name == TNMI_NONE) return TNMI_NONE;
+    return tnmi_tensor_content(&ctx->e.tensors, name, &offset);
+}
+
 static const char *tnmi_door_check_tier(const tnm_ctx *ctx, int tier) {
     return tier >= 0 && ctx && tier < (int)ctx->e.tiers.count ? NULL
                                                               : "tier is not one of the context's";
@@ -10676,11 +10685,8 @@ static tnm_result tnmi_door_new_request(tnm_ctx *ctx, const tnm_use *set, int co
 /* Is every member here, so that nothing would have to be started? */
 static int tnmi_door_all_here(tnm_ctx *ctx, const tnm_use *set, int count) {
     for (int i = 0; i < count; i++) {
-        tnm_result why;
-        uint64_t offset;
-        uint32_t name = tnmi_tensor_find(&ctx->e.tensors, set[i].tensor.id, &why);
-        uint32_t content = tnmi_tensor_content(&ctx->e.tensors, name, &offset);
-        if (!tnmi_tensor_is_ready(tnmi_tensor_on(&ctx->e.tensors, content, (uint32_t)set[i].tier)))
+        uint32_t content = tnmi_engine_target(&ctx->e, &set[i]).content;
+        if (!tnmi_tensor_is_ready(tnmi_engine_on(&ctx->e, content, (uint32_t)set[i].tier)))
             return 0;
     }
     return 1;
@@ -11178,15 +11184,13 @@ static tnm_result tnmi_door_check_uses(tnm_ctx *ctx, uint32_t lane, const tnm_us
 
 static tnmi_use tnmi_door_use(const tnm_ctx *ctx, uint32_t lane, const tnm_use *from) {
     tnmi_use use;
-    tnm_result why;
-    uint64_t offset;
-    uint32_t name = tnmi_tensor_find(&ctx->e.tensors, from->tensor.id, &why);
+    tnmi_target target = tnmi_engine_target(&ctx->e, from);
     memset(&use, 0, sizeof use);
     use.step = from->step;
-    use.content = tnmi_tensor_content(&ctx->e.tensors, name, &offset);
+    use.content = target.content;
     use.tier = (uint8_t)from->tier;
     use.lane = (uint8_t)lane;
-    use.access = (uint8_t)tnmi_engine_access(&ctx->e, name, use.content, from->access);
+    use.access = (uint8_t)tnmi_engine_access(&ctx->e, target.name, use.content, from->access);
     return use;
 }
 
@@ -11289,26 +11293,20 @@ static void tnmi_door_cancel(tnmi_engine *e, uint32_t content) {
 TENSORMEM_API tnm_result tnm_cancel(tnm_ctx *ctx, const tnm_tensor *set, int count) {
     static const char call[] = "tnm_cancel";
     tnm_result r = TNM_OK;
-    uint64_t offset;
     if (!tnmi_door_begin(ctx, call, tnmi_door_check_array(set, count))) return TNM_ERR_ARGUMENT;
     for (int i = 0; r == TNM_OK && i < count; i++)
         tnmi_door_find(ctx, set[i], call, &r);
-    for (int i = 0; r == TNM_OK && i < count; i++) {
-        tnm_result why;
-        uint32_t name = tnmi_tensor_find(&ctx->e.tensors, set[i].id, &why);
-        tnmi_door_cancel(&ctx->e, tnmi_tensor_content(&ctx->e.tensors, name, &offset));
-    }
+    for (int i = 0; r == TNM_OK && i < count; i++)
+        tnmi_door_cancel(&ctx->e, tnmi_door_content(ctx, set[i], call, &r));
     return tnmi_door_leave(ctx, r);
 }
 
 TENSORMEM_API tnm_result tnm_advise(tnm_ctx *ctx, tnm_tensor tensor, uint32_t advice) {
     static const char call[] = "tnm_advise";
     tnm_result r;
-    uint64_t offset;
     if (!tnmi_door_begin(ctx, call, tnmi_door_check_advice(advice))) return TNM_ERR_ARGUMENT;
-    uint32_t name = tnmi_door_find(ctx, tensor, call, &r);
+    uint32_t content = tnmi_door_content(ctx, tensor, call, &r);
     if (r == TNM_OK) {
-        uint32_t content = tnmi_tensor_content(&ctx->e.tensors, name, &offset);
         tnmi_tensor_set_field(tnmi_engine_content(&ctx->e, content), TNMI_ADVICE_SHIFT, 5, advice);
         tnmi_engine_rekey_all(&ctx->e, content);
         ctx->e.changed++;
@@ -11329,12 +11327,9 @@ static tnm_result tnmi_door_leave_tier(tnm_ctx *ctx, uint32_t content, uint32_t 
 TENSORMEM_API tnm_result tnm_evict(tnm_ctx *ctx, tnm_tensor tensor, int tier) {
     static const char call[] = "tnm_evict";
     tnm_result r;
-    uint64_t offset;
     if (!tnmi_door_begin(ctx, call, tnmi_door_check_tier(ctx, tier))) return TNM_ERR_ARGUMENT;
-    uint32_t name = tnmi_door_find(ctx, tensor, call, &r);
-    if (r == TNM_OK)
-        r = tnmi_door_leave_tier(ctx, tnmi_tensor_content(&ctx->e.tensors, name, &offset),
-                                 (uint32_t)tier, 0);
+    uint32_t content = tnmi_door_content(ctx, tensor, call, &r);
+    if (r == TNM_OK) r = tnmi_door_leave_tier(ctx, content, (uint32_t)tier, 0);
     return tnmi_door_leave(ctx, r);
 }
 
@@ -11359,14 +11354,11 @@ static tnm_result tnmi_door_flush_all(tnm_ctx *ctx, uint32_t tier) {
 
 TENSORMEM_API tnm_result tnm_flush(tnm_ctx *ctx, tnm_tensor tensor, int tier) {
     static const char call[] = "tnm_flush";
-    tnm_result r = TNM_OK;
-    uint64_t offset;
+    tnm_result r;
     if (!tnmi_door_begin(ctx, call, tnmi_door_check_tier(ctx, tier))) return TNM_ERR_ARGUMENT;
     if (tensor.id == 0) return tnmi_door_leave(ctx, tnmi_door_flush_all(ctx, (uint32_t)tier));
-    uint32_t name = tnmi_door_find(ctx, tensor, call, &r);
-    if (r == TNM_OK)
-        r = tnmi_door_leave_tier(ctx, tnmi_tensor_content(&ctx->e.tensors, name, &offset),
-                                 (uint32_t)tier, 1);
+    uint32_t content = tnmi_door_content(ctx, tensor, call, &r);
+    if (r == TNM_OK) r = tnmi_door_leave_tier(ctx, content, (uint32_t)tier, 1);
     return tnmi_door_leave(ctx, r);
 }
 
