@@ -10817,6 +10817,14 @@ static void tnmi_door_tell_unpin(tnm_ctx *ctx, const tnm_pinned *pinned, uint64_
     if (event) event->detail = fence;
 }
 
+/* Under the lock: one pin goes, and it is told. */
+static void tnmi_door_drop_pin(tnm_ctx *ctx, const tnm_pinned *pinned) {
+    tnmi_door_tell_unpin(ctx, pinned, 0);
+    uint32_t tier = (uint32_t)pinned->tier, index = (uint32_t)pinned->id;
+    tnmi_door_release_pin(ctx, tnmi_tensor_replica(&ctx->e.tensors, tier, index), tier, index,
+                          pinned->access, 1);
+}
+
 static TNMI_INLINE int tnmi_door_unpin_one(tnm_ctx *ctx, tnm_pinned *pinned) {
     tnmi_replica *replica = tnmi_door_pinned(ctx, pinned);
     if (!replica) return 0;
@@ -10838,13 +10846,12 @@ static tnm_result tnmi_door_unpin(tnm_ctx *ctx, tnm_pinned *set, int count, uint
         r = tnmi_door_table(ctx, &e->fences, (uint32_t)count, call);
     if (r != TNM_OK) return r;
     for (int i = 0; i < count; i++) {
-        uint32_t tier = (uint32_t)set[i].tier, index = (uint32_t)set[i].id;
-        tnmi_door_tell_unpin(ctx, &set[i], fence);
-        if (fence)
-            tnmi_engine_fence(e, tier, index, set[i].access != TNM_READ, fence);
-        else
-            tnmi_door_release_pin(ctx, tnmi_tensor_replica(&e->tensors, tier, index), tier, index,
-                                  set[i].access, 1);
+        if (fence) {
+            tnmi_door_tell_unpin(ctx, &set[i], fence);
+            tnmi_engine_fence(e, (uint32_t)set[i].tier, (uint32_t)set[i].id,
+                              set[i].access != TNM_READ, fence);
+        } else
+            tnmi_door_drop_pin(ctx, &set[i]);
         memset(&set[i], 0, sizeof set[i]);
     }
     if (fence && e->threaded) tnmi_engine_advance(e);
@@ -10948,13 +10955,6 @@ static int tnmi_door_is_lent_seen(const tnmi_engine *e, uint32_t content) {
             tnmi_door_sees(e, content, t) && tnmi_door_could_hold(e, content, t))
             return 1;
     return 0;
-}
-
-static void tnmi_door_drop_pin(tnm_ctx *ctx, const tnm_pinned *pinned) {
-    tnmi_door_tell_unpin(ctx, pinned, 0);
-    uint32_t tier = (uint32_t)pinned->tier, index = (uint32_t)pinned->id;
-    tnmi_door_release_pin(ctx, tnmi_tensor_replica(&ctx->e.tensors, tier, index), tier, index,
-                          pinned->access, 1);
 }
 
 /* A range of a pinned content and plain memory (NULL: zeros), for the length of one call. */
