@@ -3878,8 +3878,7 @@ typedef struct tnmi_lane {
 typedef struct tnmi_hints {
     tnmi_table uses;
     tnmi_lane lane[TNM_MAX_LANES];
-    uint64_t version; /* of what is known; grows with each change */
-    uint64_t falls;   /* changes after which many a key may be lower than it was recorded */
+    uint64_t falls; /* changes after which many a key may be lower than it was recorded */
 } tnmi_hints;
 
 static tnmi_use *tnmi_hint_use(const tnmi_hints *hints, uint32_t index) {
@@ -3906,7 +3905,6 @@ static uint32_t tnmi_hint_new(tnmi_hints *hints, tnmi_tensor *content, const tnm
     use->next = use->prev = use->up = TNMI_NONE;
     use->same = content->use;
     content->use = index;
-    hints->version++;
     return index;
 }
 
@@ -3917,7 +3915,6 @@ static void tnmi_hint_delete(tnmi_hints *hints, const tnmi_tensors *tensors, uin
     while (*at != index)
         at = &tnmi_hint_use(hints, *at)->same;
     *at = use->same;
-    hints->version++;
     tnmi_store_give(&hints->uses, index);
 }
 
@@ -4141,7 +4138,6 @@ static void tnmi_hint_step(tnmi_hints *hints, uint32_t lane_index, uint64_t step
     lane->step = step;
     lane->began = clock;
     tnmi_hint_seek(hints, lane, wrapped);
-    hints->version++;
 }
 
 /* Steps until a use happens next; `used` = it has already happened at the lane's present step. */
@@ -4572,7 +4568,7 @@ typedef struct tnmi_member { /* of a request: one content on one tier */
     uint32_t content, tier, next;
     uint32_t twin;         /* ring of those with the same content, on other tiers */
     uint32_t pins, writes; /* uses in the set, and those of them that write */
-    uint8_t access, found, claimed, spare;
+    uint8_t access, found, claimed;
 } tnmi_member;
 
 typedef struct tnmi_request {
@@ -9083,15 +9079,11 @@ static void tnmi_watch_shortage(const tnmi_engine *e, uint32_t tier, tnm_shortag
 /* ---- dump ---- */
 typedef struct tnmi_text { /* text on its way out; numbers and strings are written without stdio */
     char *at;
-    uint32_t size, used;
-    int full; /* a row did not fit: it is cut, which tnmi_text's owner makes impossible by size */
+    uint32_t size, used; /* no row is longer than half of the size */
 } tnmi_text;
 
 static void tnmi_watch_char(tnmi_text *text, char c) {
-    if (text->used < text->size)
-        text->at[text->used++] = c;
-    else
-        text->full = 1;
+    if (text->used < text->size) text->at[text->used++] = c;
 }
 
 static void tnmi_watch_put(tnmi_text *text, const char *string) {
@@ -11557,7 +11549,6 @@ TENSORMEM_API tnm_result tnm_dump(tnm_ctx *ctx, tnm_dump_format format, const tn
     text.at = buffer;
     text.size = sizeof buffer;
     text.used = 0;
-    text.full = 0;
     int stop = tnmi_door_dump(ctx, format == TNM_DUMP_JSON, &to, &text);
     return tnmi_door_leave(ctx, stop ? TNM_ERR_BACKEND : TNM_OK);
 }
