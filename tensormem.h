@@ -3352,13 +3352,12 @@ enum {                         /* flags of a name; the content's live in its fir
        TNMI_BIG_SHIFT = 8,     /* 3: the dimension that follows from the bytes */
        TNMI_ADVICE_SHIFT = 11, /* 5 */
        TNMI_KEPT_SHIFT = 19,   /* 7: tier + 1 the schedule keeps it on */
-       TNMI_TOLD_SHIFT = 26    /* 4: lane + 1 whose single uses foretold its last pin */
+       TNMI_TOLD_SHIFT = 26    /* 4: lane + 1 that told a sure use of it */
 };
 #    define TNMI_VIEW    ((uint32_t)1 << 16)
 #    define TNMI_NAMED   ((uint32_t)1 << 17)
 #    define TNMI_BROKEN  ((uint32_t)1 << 18)                /* the sole copy was lost */
 #    define TNMI_LEAVES  ((uint32_t)2 << TNMI_ADVICE_SHIFT) /* ONCE or WONT_NEED */
-#    define TNMI_WRITTEN ((uint32_t)1 << 30) /* has held something once: clean-ahead waits a step */
 
 typedef struct tnmi_tensor {
     const char *label;
@@ -5111,7 +5110,7 @@ static void tnmi_engine_appear(tnmi_engine *e, uint32_t tier, uint32_t index, ui
     tnmi_residents *on = &e->tensors.on[tier];
     tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
     uint32_t content = replica->content;
-    tnmi_tensor_set_flags(tnmi_engine_content(e, content), TNMI_WRITTEN, TNMI_BROKEN);
+    tnmi_tensor_set_flags(tnmi_engine_content(e, content), 0, TNMI_BROKEN);
     if (replica->node != TNMI_NONE) {
         uint64_t clock = tnmi_base_peek64(&e->clock);
         tnmi_view view = tnmi_engine_view(e, tier);
@@ -10451,7 +10450,6 @@ static void tnmi_door_adopt(tnmi_engine *e, uint32_t name, const tnm_adopt_desc 
     replica->segment = tnmi_tensor_adopt(&e->tensors, adopt);
     int by_host = (int)tnmi_tensor_region(&e->tensors, replica->segment)->by_host;
     tnmi_base_poke64(&replica->stamp, by_host ? (uint64_t)(uintptr_t)adopt->host : adopt->offset);
-    tnmi_tensor_set_flags(tnmi_tensor_at(&e->tensors, name), TNMI_WRITTEN, 0);
     tnmi_tensor_mark(replica, TNMI_READY, TNMI_BUSY);
     tnmi_tensor_set_alone(&e->tensors, name);
 }
