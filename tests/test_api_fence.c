@@ -170,15 +170,15 @@ EACH(fences_fall_in_the_order_of_their_values) { /* threads may tell them in ano
         g->sim.now[1] = now;
         tnm_pump(g->ctx, 0);
         for (int i = 0; i < COUNT; i++)
-            CHECK_EQ(info_of(g, t[i], 0).fenced, value[i] > now);
+            CHECK_EQ(rig_info(g, t[i], 0).fenced, value[i] > now);
     }
     late = fenced(g, TNM_READ, TNM_FENCE(1, 7)); /* between those that are left */
     CHECK_EQ(tnm_check(g->ctx), 0);
     g->sim.now[1] = 7;
     tnm_pump(g->ctx, 0);
-    CHECK_EQ(info_of(g, late, 0).fenced, 0);
-    CHECK_EQ(info_of(g, t[0], 0).fenced, 0);
-    CHECK_EQ(info_of(g, t[2], 0).fenced, 1);
+    CHECK_EQ(rig_info(g, late, 0).fenced, 0);
+    CHECK_EQ(rig_info(g, t[0], 0).fenced, 0);
+    CHECK_EQ(rig_info(g, t[2], 0).fenced, 1);
     rig_end(g);
 }
 

@@ -61,7 +61,7 @@ EACH(a_member_is_written_back_for_another) { /* though it is to be built anew on
     tnm_pinned p[2];
     tnm_result r;
     three(g, kind, 1, 3);
-    make(g, 2, 0);
+    rig_make(g, t, 2, ONE, 0);
     set[0] = rig_use(t[0], 0, TNM_READ);
     set[1] = rig_use(t[1], 1, TNM_DISCARD);
     RIG_UNTIL(r, g, tnm_try_pin(g->ctx, set, 2, p));
@@ -78,7 +78,7 @@ EACH(a_member_is_waited_for_while_it_is_written_down) { /* then it leaves for an
     tnm_pinned p[2], held;
     tnm_result r;
     two_over_one(g, kind);
-    make(g, 3, 0);
+    rig_make(g, t, 3, ONE, 0);
     r = tnm_flush(g->ctx, t[1], 2);
     CHECK(r == TNM_OK || r == TNM_PENDING);
     CHECK_EQ(rig_pin(g, t[2], 0, TNM_READ, &held), TNM_OK);
