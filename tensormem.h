@@ -3354,10 +3354,10 @@ enum {                         /* flags of a name; the content's live in its fir
        TNMI_KEPT_SHIFT = 19,   /* 7: tier + 1 the schedule keeps it on */
        TNMI_TOLD_SHIFT = 26    /* 4: lane + 1 that told a sure use of it */
 };
-#    define TNMI_VIEW    ((uint32_t)1 << 16)
-#    define TNMI_NAMED   ((uint32_t)1 << 17)
-#    define TNMI_BROKEN  ((uint32_t)1 << 18)                /* the sole copy was lost */
-#    define TNMI_LEAVES  ((uint32_t)2 << TNMI_ADVICE_SHIFT) /* ONCE or WONT_NEED */
+#    define TNMI_VIEW   ((uint32_t)1 << 16)
+#    define TNMI_NAMED  ((uint32_t)1 << 17)
+#    define TNMI_BROKEN ((uint32_t)1 << 18)                /* the sole copy was lost */
+#    define TNMI_LEAVES ((uint32_t)2 << TNMI_ADVICE_SHIFT) /* ONCE or WONT_NEED */
 
 typedef struct tnmi_tensor {
     const char *label;
@@ -3501,28 +3501,27 @@ static void tnmi_tensor_unclaim(tnmi_replica *replica) {
     tnmi_tensor_mark(replica, TNMI_READY, TNMI_BUSY);
 }
 
-/* The compare-and-swap of a hit. Returns the word before, or 0, which no pinnable word is. */
-static TNMI_INLINE uint64_t tnmi_tensor_take(tnmi_replica *replica, uint64_t deny, uint64_t need,
-                                             uint64_t pin) {
-    uint64_t word = tnmi_base_peek64(&replica->word);
-    do {
-        if ((word & (deny | need)) != need) return 0;
-    } while (!tnmi_base_swap64(&replica->word, &word, (word & ~(uint64_t)TNMI_FRESH) + pin));
-    return word;
-}
-
-/* Pin without the lock, if the word allows it. Half a field's range counts as full: the lock has
- * the rest of it, and one mask says it all. */
-static TNMI_INLINE uint64_t tnmi_tensor_hit(tnmi_replica *replica, tnm_access access) {
+/* Does the word allow a pin without the lock? Half a field's range counts as full: the lock has the
+ * rest of it, and one mask says it all. */
+static TNMI_INLINE int tnmi_tensor_may_hit(uint64_t word, tnm_access access) {
     const uint64_t full = (TNMI_PIN | TNMI_HIT) << 15, writers = TNMI_WRITER << 7;
-    const uint64_t deny = full | TNMI_BUSY | TNMI_LOST | TNMI_CLAIM, pin = TNMI_PIN + TNMI_HIT;
-    if (access == TNM_READ) return tnmi_tensor_take(replica, deny, TNMI_READY, pin);
-    return tnmi_tensor_take(replica, deny | writers | TNMI_SOURCE, TNMI_READY | TNMI_ALONE,
-                            pin + TNMI_WRITER);
+    const uint64_t deny = full | TNMI_BUSY | TNMI_LOST | TNMI_CLAIM;
+    const uint64_t alone = TNMI_READY | TNMI_ALONE;
+    if (access == TNM_READ) return (word & (deny | TNMI_READY)) == TNMI_READY;
+    return (word & (deny | writers | TNMI_SOURCE | alone)) == alone;
 }
 
 static TNMI_INLINE uint64_t tnmi_tensor_pin_of(tnm_access access) {
     return access == TNM_READ ? TNMI_PIN : TNMI_PIN + TNMI_WRITER;
+}
+
+/* The compare-and-swap of a hit. Returns the word before, or 0, which no pinnable word is. */
+static TNMI_INLINE uint64_t tnmi_tensor_hit(tnmi_replica *replica, tnm_access access) {
+    uint64_t word = tnmi_base_peek64(&replica->word), pin = tnmi_tensor_pin_of(access) + TNMI_HIT;
+    do {
+        if (!tnmi_tensor_may_hit(word, access)) return 0;
+    } while (!tnmi_base_swap64(&replica->word, &word, (word & ~(uint64_t)TNMI_FRESH) + pin));
+    return word;
 }
 
 /* Let one pin go. Returns the word before; nothing happened if that had no pins. */
@@ -5812,11 +5811,11 @@ static tnm_result tnmi_engine_classify(tnmi_engine *e, tnmi_plan *plan, uint32_t
     plan->short_on = tier;
     plan->need = need;
     if (plan->guess) return TNM_ERR_BUDGET;
-    if (tnmi_engine_make_way(e, tier)) {
+    tnmi_engine_walls(e, tier, plan->request, &walls);
+    if (need <= walls.most && tnmi_engine_make_way(e, tier)) {
         plan->freed = 1;
         return TNM_PENDING;
     }
-    tnmi_engine_walls(e, tier, plan->request, &walls);
     if (need <= walls.most && walls.passing) return TNM_PENDING;
     if (walls.stuck && need <= walls.movable && !tnmi_tier_is_off(&t->stiff, e->tick) &&
         t->moved_mark != e->changed && t->desc.segment_bytes != TNM_DEDICATED) {
@@ -6955,8 +6954,7 @@ static void tnmi_engine_advance_rooms(tnmi_engine *e) {
     for (uint32_t i = e->move.queue[TNMI_MOVE_ROOM].head; i != TNMI_NONE; i = next) {
         tnmi_op *op = tnmi_engine_op(e, i);
         next = op->next_op;
-        tnmi_request *owner =
-            op->request == TNMI_NONE ? NULL : tnmi_engine_request(e, op->request);
+        tnmi_request *owner = op->request == TNMI_NONE ? NULL : tnmi_engine_request(e, op->request);
         if (op->pass == e->pass || (owner && owner->pass == e->pass)) continue;
         op->pass = e->pass;
         live = e->move.ops.live;
@@ -9254,9 +9252,8 @@ static int tnmi_watch_check_replica(const tnmi_engine *e, uint32_t tier, uint32_
     broken += in_order != (tnmi_tensor_is(word, TNMI_READY) && r->node != TNMI_NONE && !in_window);
     broken += tnmi_tensor_writers(word) > tnmi_tensor_pins(word);
     if (tnmi_tensor_is(word, TNMI_READY) && !(word & TNMI_LOST))
-        broken +=
-            ((word & TNMI_ALONE) != 0) != (tnmi_tensor_copies(&e->tensors, r->content) == 1 &&
-                                           !tnmi_tensor_is_lent(&e->tensors, r));
+        broken += ((word & TNMI_ALONE) != 0) != (tnmi_tensor_copies(&e->tensors, r->content) == 1 &&
+                                                 !tnmi_tensor_is_lent(&e->tensors, r));
     if (tnmi_tensor_is(word, TNMI_BUSY)) {
         const tnmi_op *op = tnmi_move_op(&e->move, r->offset);
         broken += op->replica != index || op->tier != tier || op->content != r->content;
@@ -10672,12 +10669,15 @@ static tnm_result tnmi_door_new_request(tnm_ctx *ctx, const tnm_use *set, int co
     return r;
 }
 
-/* Is every member here, so that nothing would have to be started? */
-static int tnmi_door_all_here(tnm_ctx *ctx, const tnm_use *set, int count) {
+/* Is every member here, so that nothing would have to be started? `hit`: and free to be pinned
+ * without a request, whatever one was answered before? */
+static int tnmi_door_all_here(tnm_ctx *ctx, const tnm_use *set, int count, int hit) {
+    if (hit && ctx->e.tell.events) return 0;
     for (int i = 0; i < count; i++) {
         uint32_t content = tnmi_engine_target(&ctx->e, &set[i]).content;
-        if (!tnmi_tensor_is_ready(tnmi_engine_on(&ctx->e, content, (uint32_t)set[i].tier)))
-            return 0;
+        const tnmi_replica *replica = tnmi_engine_on(&ctx->e, content, (uint32_t)set[i].tier);
+        if (!tnmi_tensor_is_ready(replica)) return 0;
+        if (hit && !tnmi_tensor_may_hit(tnmi_base_peek64(&replica->word), set[i].access)) return 0;
     }
     return 1;
 }
@@ -10710,7 +10710,7 @@ static tnm_result tnmi_door_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm
     int only_here = tnmi_door_if_ready(set, count);
     tnm_result r;
     if (!waits) request = tnmi_engine_find_request(e, set, count);
-    if (only_here && !tnmi_door_all_here(ctx, set, count)) return TNM_ABSENT;
+    if (only_here && !tnmi_door_all_here(ctx, set, count, 0)) return TNM_ABSENT;
     if (request == TNMI_NONE && count == 1 && tnmi_engine_build(e, set, out) == TNM_OK) {
         tnmi_door_complete(ctx, out, 1);
         return TNM_OK;
@@ -11473,8 +11473,9 @@ TENSORMEM_API tnm_result tnm_why(tnm_ctx *ctx, const tnm_use *set, int count, tn
         uint64_t changed = ctx->e.changed;
         tnmi_engine_end_request(&ctx->e, request);
         tnm_result standing = tnmi_engine_standing(&ctx->e, set, count);
-        if (standing != TNM_PENDING) out->result = standing;
-        if (tnmi_door_if_ready(set, count) && !tnmi_door_all_here(ctx, set, count))
+        if (standing != TNM_PENDING && !tnmi_door_all_here(ctx, set, count, 1))
+            out->result = standing;
+        if (tnmi_door_if_ready(set, count) && !tnmi_door_all_here(ctx, set, count, 0))
             out->result = TNM_ABSENT;
         ctx->e.changed = changed; /* it held nothing: no waiting call may take it for progress */
         if (tier == TNMI_NONE && count > 0) tier = (uint32_t)set[0].tier;

@@ -200,6 +200,29 @@ EACH(failures_are_told) {
     rig_end(g);
 }
 
+EACH(no_prefetch_makes_way_for_what_pins_forbid) { /* and why knows it */
+    tnm_pinned held, p;
+    tnm_use use;
+    tnm_shortage why;
+    rig_pair(g, kind, rig_room(2, ONE));
+    rig_make(g, t, 2, ONE, 1);
+    t[2] = rig_tensor(g, 2 * ONE, 0);
+    rig_write(g, t[2], 1, 2);
+    CHECK_EQ(rig_pin(g, t[0], 0, TNM_READ, &held), TNM_OK);
+    use = rig_use(t[1], 0, TNM_READ);
+    CHECK(tnm_prefetch(g->ctx, 0, &use, 1) >= 0);
+    tnm_pump(g->ctx, 0);
+    CHECK_EQ(rig_state(g, t[1], 0), TNM_STATE_BUSY);
+    use = rig_use(t[2], 0, TNM_READ);
+    CHECK_EQ(tnm_why(g->ctx, &use, 1, &why), TNM_OK);
+    CHECK_EQ(why.result, TNM_ERR_BUDGET);
+    CHECK_EQ(rig_try(g, t[2], 0, TNM_READ, &p), TNM_ERR_BUDGET);
+    CHECK_EQ(rig_state(g, t[1], 0), TNM_STATE_BUSY);
+    CHECK_EQ(rig_unpin(g, &held, 0), TNM_OK);
+    rig_expect(g, t[2], 0, 2);
+    rig_end(g);
+}
+
 EACH(a_try_pin_learns_of_a_failure_once) {
     tnm_pinned p;
     tnm_result r;
@@ -212,6 +235,27 @@ EACH(a_try_pin_learns_of_a_failure_once) {
     RIG_UNTIL(r, g, rig_try(g, t[0], 0, TNM_READ, &p));
     CHECK_EQ(r, TNM_OK);
     CHECK(sim_same(sim_at(&g->sim, &p), 1, 0, ONE));
+    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    rig_end(g);
+}
+
+EACH(why_knows_that_a_hit_asks_for_no_failure) { /* one that an earlier ask has left */
+    tnm_pinned p;
+    tnm_use use;
+    tnm_shortage why;
+    rig_pair(g, kind, rig_room(2, ONE));
+    rig_make(g, t, 1, ONE, 1);
+    use = rig_use(t[0], 0, TNM_READ);
+    sim_break(&g->sim, SIM_COPY, 1, 0);
+    CHECK_EQ(rig_try(g, t[0], 0, TNM_READ, &p), TNM_PENDING);
+    for (int i = 0; i < 20; i++)
+        tnm_pump(g->ctx, TNM_ALL);
+    CHECK_EQ(tnm_why(g->ctx, &use, 1, &why), TNM_OK);
+    CHECK_EQ(why.result, TNM_ERR_BACKEND);
+    rig_expect(g, t[0], 0, 0);
+    CHECK_EQ(tnm_why(g->ctx, &use, 1, &why), TNM_OK);
+    CHECK_EQ(why.result, TNM_OK);
+    CHECK_EQ(rig_try(g, t[0], 0, TNM_READ, &p), TNM_OK);
     CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
     rig_end(g);
 }
@@ -255,7 +299,9 @@ int main(void) {
     RUN(pump_starts_no_more_than_it_was_given);
     RUN(same_calls_same_trace);
     RUN(failures_are_told);
+    RUN(no_prefetch_makes_way_for_what_pins_forbid);
     RUN(a_try_pin_learns_of_a_failure_once);
+    RUN(why_knows_that_a_hit_asks_for_no_failure);
     RUN(a_log_callback_that_makes_items_is_not_fed_for_ever);
     return check_done();
 }
