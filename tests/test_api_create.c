@@ -310,8 +310,7 @@ EACH(a_context_outlives_a_destroy_that_gave_up) {
     tnm_tensor t, u;
     tnm_use use;
     tnm_pinned p;
-    (void)kind;
-    rig_tier(g, "fast", SIM_HIDDEN | SIM_ASYNC, rig_room(3, ONE));
+    rig_tier(g, "fast", kind | SIM_ASYNC, rig_room(3, ONE));
     rig_tier(g, "slow", SIM_PLAIN | SIM_ASYNC, 0);
     CHECK(rig_create(g));
     t = rig_tensor(g, ONE, 0);

@@ -481,6 +481,22 @@ TEST(arguments_of_tensors) {
     bad = desc;
     bad.advice = TNM_SCRUB;
     REFUSED(tnm_tensor_adopt, (ctx, &bad, &where, &t));
+    t.id = known.id + 1; /* never given */
+    REFUSED(tnm_tensor_destroy, (ctx, t));
+    t.id = 0;
+    REFUSED(tnm_tensor_destroy, (ctx, t));
+    t.id = known.id | (uint64_t)7 << TNMI_INDEX_BITS; /* another context's */
+    REFUSED(tnm_tensor_destroy, (ctx, t));
+    end();
+}
+
+TEST(arguments_of_views) {
+    tnm_tensor_desc desc, bad;
+    tnm_tensor t;
+    describe();
+    create();
+    memset(&desc, 0, sizeof desc);
+    desc.bytes = 16;
     REFUSED(tnm_tensor_view, (ctx, known, 0, NULL, &t));
     REFUSED(tnm_tensor_view, (ctx, known, 0, &desc, NULL));
     t = known;
@@ -491,12 +507,6 @@ TEST(arguments_of_tensors) {
     bad = desc;
     bad.bytes = ONE + 1;
     REFUSED(tnm_tensor_view, (ctx, known, 0, &bad, &t));
-    t.id = known.id + 1; /* never given */
-    REFUSED(tnm_tensor_destroy, (ctx, t));
-    t.id = 0;
-    REFUSED(tnm_tensor_destroy, (ctx, t));
-    t.id = known.id | (uint64_t)7 << TNMI_INDEX_BITS; /* another context's */
-    REFUSED(tnm_tensor_destroy, (ctx, t));
     CHECK_EQ(tnm_tensor_view(ctx, known, ONE - 16, &desc, &t), TNM_OK);
     CHECK_EQ(tnm_tensor_destroy(ctx, t), TNM_OK);
     CHECK_EQ(tnm_tensor_destroy(ctx, t), TNM_ERR_STALE);
@@ -731,6 +741,7 @@ int main(void) {
     RUN(a_hit_takes_no_lock);
     RUN(nothing_works_without_a_context);
     RUN(arguments_of_tensors);
+    RUN(arguments_of_views);
     RUN(arguments_of_uses);
     RUN(arguments_of_the_rest);
     RUN(odd_answers_of_a_backend_are_failures);

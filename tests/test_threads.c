@@ -385,7 +385,7 @@ TEST(hits_of_different_tensors) { /* everything fits: nothing but the pin word a
     if (!rig_create(&a.g)) return;
     fill_slots();
     run_for(400, cast, 4, 1000);
-    CHECK_EQ(a.refused + a.stale >= 0, 1);
+    CHECK_EQ(a.stale, 0); /* nobody destroys */
     close_arena();
 }
 
