@@ -1324,6 +1324,7 @@ static const char help_text[] =
     "  --host-bytes N        host budget in bytes\n"
     "  --policy P            auto-schedule: the layer order is declared (default);\n"
     "                        lru: nothing is, and the least recently used leaves\n"
+    "  --no-schedule         the same as --policy lru\n"
     "  --direct              read the file past the page cache\n"
     "  --check               also compare with a plain program that holds everything\n"
     "  --trace FILE          the timeline for ui.perfetto.dev; default build/demo.json\n"
@@ -1442,6 +1443,10 @@ static int parse_flag(options *o, const char *name) {
                      : strcmp(name, "--help") == 0  ? &o->help
                      : strcmp(name, "-h") == 0      ? &o->help
                                                     : NULL;
+    if (strcmp(name, "--no-schedule") == 0) {
+        o->schedule = 0;
+        return 1;
+    }
     if (out != NULL) {
         *out = 1;
     }

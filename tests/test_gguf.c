@@ -571,7 +571,7 @@ TEST(small_models_stream) {
         CHECK_EQ(PROGRAM(SMALL, "--tokens", "3", "--device-share", "40%", "--host-share", "15%"),
                  0);
         CHECK_EQ(PROGRAM(SMALL, "--tokens", "3", "--device-share", "2", "--host-share", "2"), 0);
-        CHECK_EQ(PROGRAM(SMALL, "--tokens", "3", "--policy", "lru", "--direct"), 0);
+        CHECK_EQ(PROGRAM(SMALL, "--tokens", "3", "--no-schedule", "--direct"), 0);
     }
 }
 
