@@ -2813,7 +2813,8 @@ typedef struct tnmi_tier {
     uint64_t granule, unit; /* placement; a replica's offset counts units */
     uint32_t granule_log;   /* a granule is a power of two */
     uint64_t refused;       /* the smallest segment size alloc refused; 0 = none */
-    tnmi_backoff sick;      /* writes to this tier fail */
+    tnmi_backoff sick;      /* what is dirty here cannot be written down: that failed, */
+    tnm_result sick_of;     /* with this */
     tnmi_backoff scant;     /* alloc refuses below the budget */
     tnmi_backoff stiff;     /* compaction's copies fail */
     uint32_t segments, last_segment; /* list */
@@ -4223,9 +4224,9 @@ typedef struct tnmi_view { /* what the policy may see of one tier */
     const uint32_t *cost_in; /* per tier, per byte */
     const uint32_t *cost_out;
     uint32_t tier;
-    uint32_t wall;  /* kept ones lie below this granule, TNMI_NONE = anywhere */
-    int spill;      /* -1 = a bottom: what is dirty cannot leave */
-    int spill_sick; /* what is dirty cannot leave now */
+    uint32_t wall; /* kept ones lie below this granule, TNMI_NONE = anywhere */
+    int spill;     /* -1 = a bottom: what is dirty cannot leave */
+    int sick;      /* what is dirty cannot leave now */
     /* set while alloc refuses below, in a bottom: what is dirty needs a free gap there */
     const tnmi_space *gaps;
     uint64_t gap_granule, gap_extra;
@@ -4374,8 +4375,7 @@ static tnmi_leave tnmi_policy_may_leave(const tnmi_view *view, const tnmi_replic
     if (!tnmi_policy_is_dirty(view, replica->content, view->tier)) return TNMI_LEAVE_NOW;
     if (tnmi_tensor_advice(content) & TNM_DROPPABLE) return TNMI_LEAVE_NOW;
     if (view->spill < 0) return TNMI_LEAVE_STUCK;
-    return view->spill_sick || !tnmi_policy_has_gap(view, content) ? TNMI_LEAVE_SICK
-                                                                   : TNMI_LEAVE_DIRTY;
+    return view->sick || !tnmi_policy_has_gap(view, content) ? TNMI_LEAVE_SICK : TNMI_LEAVE_DIRTY;
 }
 
 /* A request for a window. Guesses evict nothing needed before `before`, nothing kept and nothing
@@ -4688,12 +4688,11 @@ static tnmi_view tnmi_engine_view(const tnmi_engine *e, uint32_t tier) {
     view.tier = tier;
     view.wall = tnmi_engine_wall(e, tier);
     view.spill = t->spill;
-    view.spill_sick = 0;
+    view.sick = tnmi_tier_is_off(&t->sick, e->tick);
     view.gaps = NULL;
     view.gap_granule = view.gap_extra = 0;
     if (t->spill >= 0) {
         const tnmi_tier *down = tnmi_engine_tier(e, (uint32_t)t->spill);
-        view.spill_sick = tnmi_tier_is_off(&down->sick, e->tick);
         if (down->spill < 0 && tnmi_tier_is_off(&down->scant, e->tick)) {
             view.gaps = &down->space;
             view.gap_granule = down->granule;
@@ -5157,8 +5156,12 @@ static void tnmi_engine_drained(tnmi_engine *e, uint32_t op_index) {
     if (code == TNM_OK || code == TNM_ERR_EMPTY) { /* there is nothing to fetch any more */
         tnmi_engine_event(e, TNM_EVENT_CANCEL, tier, content);
     } else {
-        if (op->from != TNMI_NONE && op->from < tier)
-            tnmi_tier_back_off(&tnmi_engine_tier(e, tier)->sick, e->tick);
+        for (uint32_t t = 0; t < tier; t++) /* wherever these bytes were to leave for it */
+            if (((e->below[t] >> tier) & 1u) &&
+                tnmi_tensor_is_ready(tnmi_engine_on(e, content, t))) {
+                tnmi_tier_back_off(&tnmi_engine_tier(e, t)->sick, e->tick);
+                tnmi_engine_tier(e, t)->sick_of = code;
+            }
         tnmi_engine_note_failure(e, content, tier, code);
     }
     if (code != TNM_OK && op->claims) tnmi_engine_tell_requests(e, content, tier, code);
@@ -5618,8 +5621,8 @@ typedef struct tnmi_walls { /* of a tier, as a refusal sees them */
     uint64_t most;          /* the largest need that fits, or will when what may leave has left */
     uint64_t pinned, fenced, claimed, in_flight; /* bytes */
     int passing;                                 /* something in the way ends by itself */
-    int sick;  /* dirty bytes are stuck because the tier below fails */
-    int stuck; /* dirty bytes are in the bottom: compaction may help */
+    tnm_result sick; /* dirty bytes are stuck because the tier below fails with this */
+    int stuck;       /* dirty bytes are in the bottom: compaction may help */
 } tnmi_walls;
 
 static tnmi_member *tnmi_engine_member(const tnmi_engine *e, uint32_t index) {
@@ -5690,7 +5693,8 @@ static int tnmi_engine_is_wall(const tnmi_engine *e, const tnmi_view *view, cons
     if (word & TNMI_CLAIM) walls->claimed += bytes;
     if (tnmi_tensor_is(word, TNMI_BUSY)) walls->in_flight += bytes;
     tnmi_leave leave = tnmi_policy_may_leave(view, replica);
-    if (leave == TNMI_LEAVE_SICK) walls->sick = 1;
+    if (leave == TNMI_LEAVE_SICK)
+        walls->sick = view->sick ? tnmi_engine_tier(e, view->tier)->sick_of : TNM_ERR_BACKEND;
     if (leave == TNMI_LEAVE_STUCK) walls->stuck = 1;
     if (leave == TNMI_LEAVE_LATER) walls->passing = 1;
     return leave == TNMI_LEAVE_STUCK || leave == TNMI_LEAVE_SICK;
@@ -5823,7 +5827,7 @@ static tnm_result tnmi_engine_classify(tnmi_engine *e, tnmi_plan *plan, uint32_t
         return TNM_PENDING; /* compaction has not said no yet */
     }
     if (tnmi_tier_is_off(&t->scant, e->tick) && !walls.pinned) return TNM_ERR_BACKEND;
-    return walls.sick ? TNM_ERR_BACKEND : TNM_ERR_BUDGET;
+    return walls.sick ? walls.sick : TNM_ERR_BUDGET;
 }
 
 /* A dedicated tier has no windows: whole tensors go, oldest first. */
@@ -7293,7 +7297,7 @@ static void tnmi_engine_clean_ahead(tnmi_engine *e) {
         tnmi_oldest oldest;
         uint32_t steps = 0, dirty = TNMI_NONE;
         uint64_t content = 0;
-        if (tier->spill < 0 || view.spill_sick || tier->budget == UINT64_MAX) continue;
+        if (tier->spill < 0 || view.sick || tier->budget == UINT64_MAX) continue;
         if (tnmi_tier_used(tier) + tier->budget / 8 < tier->budget) continue;
         oldest.count = 0;
         oldest.more = 0;
@@ -7334,7 +7338,9 @@ static void tnmi_engine_drain(tnmi_engine *e, uint32_t tier, uint32_t segment, i
             if (tnmi_engine_is_busy(replica)) {
                 tnmi_engine_cancel_op(e, replica->offset);
             } else if (tnmi_policy_may_leave(&view, replica) == TNMI_LEAVE_DIRTY) {
-                tnmi_engine_write_down(e, content, tier, TNM_CLASS_DEMAND);
+                /* a writer who waits for his grant takes every copy back: he comes first */
+                if (!tnmi_engine_is_awaited(e, content))
+                    tnmi_engine_write_down(e, content, tier, TNM_CLASS_DEMAND);
             } else if (tnmi_engine_try_leave(e, tier, index))
                 tnmi_engine_reap(e, content); /* its last pin may have gone this very moment */
         }
@@ -8960,7 +8966,7 @@ static void tnmi_watch_sums(const tnmi_engine *e, uint32_t tier, tnm_tier_stats 
     const tnmi_tier *t = &e->tiers.tier[tier];
     const tnmi_table *table = &e->tensors.on[tier].replicas;
     tnmi_view view = tnmi_watch_view(e, tier);
-    int sick = t->spill >= 0 && tnmi_tier_is_off(&e->tiers.tier[t->spill].sick, e->tick);
+    int sick = tnmi_tier_is_off(&t->sick, e->tick);
     for (uint32_t i = 0; i < table->fresh; i++) {
         const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, i);
         uint64_t word = tnmi_base_load64(&replica->word), bytes;

@@ -459,6 +459,46 @@ EACH(a_drain_that_a_pin_below_holds_up_is_not_waited_for) { /* P4: pins never wa
     rig_end(g);
 }
 
+EACH(no_staging_no_way_out_no_waiting) { /* its tier may hold nothing any more: P4 */
+    tnm_tensor cold, hot;
+    tnm_pinned p;
+    tnm_result r;
+    rig_tier(g, "fast", kind | SIM_HIDDEN, rig_room(1, ONE));
+    rig_tier(g, "middle", SIM_PLAIN, rig_room(8, ONE));
+    rig_tier(g, "slow", SIM_HIDDEN | (kind & SIM_ASYNC), 0);
+    g->desc.staging_tier = 1;
+    if (!rig_create(g)) return;
+    cold = rig_tensor(g, ONE, 0);
+    hot = rig_tensor(g, ONE, 0);
+    rig_write(g, cold, 2, 1);
+    RIG_UNTIL(r, g, rig_budget(g, 1, 0));
+    CHECK_EQ(r, TNM_OK);
+    rig_write(g, hot, 0, 2);
+    CHECK_EQ(rig_pin(g, cold, 0, TNM_READ, &p), TNM_ERR_BUDGET);
+    CHECK(rig_budget(g, 1, rig_room(8, ONE)) >= 0);
+    for (int i = 0; i < 600; i++)
+        tnm_pump(g->ctx, TNM_ALL); /* the back-off ends */
+    rig_expect(g, cold, 0, 1);
+    rig_expect(g, hot, 0, 2);
+    rig_end(g);
+}
+
+EACH(a_drain_yields_to_a_writer) { /* who would take back its write-back, and be kept by it: P6 */
+    tnm_tensor t;
+    rig_tier(g, "fast", kind, rig_room(2, ONE));
+    rig_tier(g, "middle", SIM_PLAIN, rig_room(8, ONE));
+    rig_tier(g, "slow", SIM_HIDDEN | SIM_ASYNC, 0);
+    g->desc.staging_tier = 1;
+    if (!rig_create(g)) return;
+    rig_write(g, rig_tensor(g, ONE, 0), 2, 0);
+    t = rig_tensor(g, ONE, 0);
+    rig_write(g, t, 0, 1);
+    tnm_set_budget(g->ctx, 0, 0);
+    rig_write(g, t, 1, 2); /* the middle's memory is asked for first: the drain goes on meanwhile */
+    rig_expect(g, t, 1, 2);
+    rig_end(g);
+}
+
 int main(void) {
     RUN(whole_budget_is_usable);
     RUN(segments_are_charged);
@@ -485,5 +525,7 @@ int main(void) {
     RUN(everything_is_given_back);
     RUN(default_backend_uses_our_allocator);
     RUN(a_drain_that_a_pin_below_holds_up_is_not_waited_for);
+    RUN(no_staging_no_way_out_no_waiting);
+    RUN(a_drain_yields_to_a_writer);
     return check_done();
 }

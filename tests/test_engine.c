@@ -813,7 +813,7 @@ TEST(a_failed_write_back_leaves_the_victim_and_makes_the_tier_sick) {
         reply(&ask);
     }
     CHECK(state(1, 0) == TNMI_READY && state(1, 1) == TNMI_ABSENT && !has(1, 0, TNMI_SOURCE));
-    CHECK(tnmi_tier_is_off(&e->tiers.tier[1].sick, e->tick));
+    CHECK(tnmi_tier_is_off(&e->tiers.tier[0].sick, e->tick));
     CHECK_EQ(take().kind, TNMI_ASK_DONE); /* planned anew: nothing clean could leave instead */
     sound();
     CHECK_EQ(try_pin(0, 0, TNM_READ, &p), TNM_ERR_BACKEND);

@@ -79,7 +79,7 @@ static tnmi_view view_of(uint32_t tier) {
     view.tier = tier;
     view.wall = TNMI_NONE;
     view.spill = yard.spill[tier];
-    view.spill_sick = yard.sick;
+    view.sick = yard.sick;
     view.clock = yard.clock;
     return view;
 }
