@@ -1204,21 +1204,7 @@ static void tnmi_base_noaccess(void *at, uint64_t size) {
     (void)size;
 }
 
-static void tnmi_base_undefined(void *at, uint64_t size) {
-#    ifdef TNMI_ASAN
-    if (at) __asan_unpoison_memory_region(at, (size_t)size);
-#    endif
-#    ifdef TNMI_MSAN
-    if (at) __msan_allocated_memory(at, (size_t)size);
-#    endif
-#    ifdef TENSORMEM_VALGRIND
-    if (at) (void)VALGRIND_MAKE_MEM_UNDEFINED(at, (size_t)size);
-#    endif
-    (void)at;
-    (void)size;
-}
-
-/* back to the application's allocator: readable as any other memory */
+/* Readable as any other memory, as the application's allocator wants it back. */
 static void tnmi_base_ordinary(void *at, uint64_t size) {
 #    ifdef TNMI_ASAN
     if (at) __asan_unpoison_memory_region(at, (size_t)size);
@@ -1228,6 +1214,14 @@ static void tnmi_base_ordinary(void *at, uint64_t size) {
 #    endif
     (void)at;
     (void)size;
+}
+
+/* A place: readable, but nothing was written there yet. */
+static void tnmi_base_undefined(void *at, uint64_t size) {
+    tnmi_base_ordinary(at, size);
+#    ifdef TNMI_MSAN
+    if (at) __msan_allocated_memory(at, (size_t)size);
+#    endif
 }
 
 /* [tell] -------------------------------------------------------------------- *
