@@ -2982,13 +2982,13 @@ static void tnmi_tier_drain(tnmi_tier *tier, tnmi_segment *segment) {
 static void tnmi_tier_revive(tnmi_tier *tier, tnmi_segment *segment) {
     segment->state = TNMI_SEGMENT_LIVE;
     tier->draining--;
-    uint32_t index =
-        segment->edge == TNMI_NONE ? TNMI_NONE : tnmi_space_node(&tier->space, segment->edge)->next;
-    while (index != TNMI_NONE && index != segment->edge) {
+    if (segment->edge == TNMI_NONE) return;
+    uint32_t index = tnmi_space_node(&tier->space, segment->edge)->next;
+    while (index != segment->edge) {
         const tnmi_node *node = tnmi_space_node(&tier->space, index);
         if (tnmi_space_kind(node) == TNMI_SPACE_HELD && node->a == TNMI_SPACE_DRAIN)
             tnmi_space_unhold(&tier->space, index);
-        index = tnmi_space_node(&tier->space, index)->next; /* a merge keeps this node */
+        index = node->next; /* a merge keeps this node */
     }
 }
 
