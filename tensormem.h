@@ -101,7 +101,8 @@
  * A budget holds at every instant against `reserved_bytes`: whole segments, staging, rounding and
  * tails, charged before `alloc` is asked. What stands outside: adopted memory (it is yours) and the
  * context's own tables, which come from your allocator: some 150 bytes for a tensor with one
- * replica, and about 350 for each of max_tensors where that fixes the tables (two tiers).
+ * replica; where max_tensors fixes the tables, 370 for each with two tiers, and 32 for each of
+ * max_uses (default: 4 x max_tensors).
  *
  * Staging is the bounce buffer of routes that no backend copies directly: staging_bytes, or an
  * eighth of its tier's budget if that is less. Where such a route is likely (a backend with a
@@ -1033,8 +1034,8 @@ extern "C" {
 #        define TNMI_TEST_HIT() ((void)0)
 #    endif
 
-/* INLINE: what a pin that hits runs through is one straight piece of code (left to the compilers it
- * costs a tenth more). APART: its rare branches, which must not cost it registers. */
+/* INLINE: what a pin that hits runs through is one straight piece of code (left to clang it costs a
+ * tenth more; gcc does it unasked). APART: its rare branches, which must not cost it registers. */
 #    if defined(__GNUC__)
 #        define TNMI_INLINE inline __attribute__((always_inline))
 #        define TNMI_APART  __attribute__((noinline))
