@@ -3091,6 +3091,16 @@ typedef struct tnmi_copy {
     tnm_class class_;
 } tnmi_copy;
 
+typedef enum tnmi_staging {
+    TNMI_STAGING_NONE,
+    TNMI_STAGING_REFUSED,
+    TNMI_STAGING_WANTED,     /* to be asked for */
+    TNMI_STAGING_ALLOCATING, /* being asked for; from here on it is in the ledger */
+    TNMI_STAGING_LIVE,
+    TNMI_STAGING_UNWANTED, /* to be given back */
+    TNMI_STAGING_RELEASING /* being given back */
+} tnmi_staging;
+
 enum { TNMI_MOVE_CLASSES = 4, TNMI_MOVE_ROOM = 4, TNMI_MOVE_QUEUES = 5 };
 
 typedef struct tnmi_move {
@@ -3110,8 +3120,7 @@ typedef struct tnmi_move {
     unsigned char *stage_host;
     uint32_t stage_tier, stage_count, stage_free; /* chunks; free ones are linked */
     uint32_t *stage_next;
-    int stage_state; /* 0 not taken, 1 wanted, 2 being asked for, 3 there, 4 refused, 5 to be given
-                      * back, 6 being given back, 7 no tier has a CPU address */
+    tnmi_staging stage_state;
     int stage_short; /* refused for want of room, not by its backend */
 } tnmi_move;
 
@@ -3267,7 +3276,18 @@ static void tnmi_move_staging(tnmi_move *move, uint64_t mem, void *host) {
     move->stage_count = 0;
     for (uint32_t i = count; i-- > 0;)
         tnmi_move_stage_give(move, i);
-    move->stage_state = 3;
+    move->stage_state = TNMI_STAGING_LIVE;
+}
+
+static int tnmi_move_has_staging(const tnmi_move *move, uint32_t tier) {
+    return move->stage_state == TNMI_STAGING_LIVE && move->stage_tier == tier;
+}
+
+/* The tier's staging is to be given back, if nothing is under way. */
+static int tnmi_move_unstage(tnmi_move *move, uint32_t tier) {
+    if (!tnmi_move_has_staging(move, tier) || move->used > 0) return 0;
+    move->stage_state = TNMI_STAGING_UNWANTED;
+    return 1;
 }
 
 /* How many staging chunks, and slots, must stay free when a chunk of this class is started: guesses
@@ -7349,9 +7369,8 @@ static void tnmi_engine_drain_all(tnmi_engine *e) {
         tnmi_tier *tier = tnmi_engine_tier(e, t);
         int above = tier->reserved > tier->budget;
         uint32_t i = above || tier->draining > 0 ? tier->segments : TNMI_NONE;
-        if (above && !tier->segment_count && e->move.stage_tier == t && e->move.stage_state == 3 &&
-            e->move.used == 0)
-            e->move.stage_state = 5; /* nothing else is left to go */
+        if (above && !tier->segment_count)
+            tnmi_move_unstage(&e->move, t); /* nothing else is left to go */
         while (i != TNMI_NONE) {
             uint32_t index = i;
             i = tnmi_tier_segment(&e->tiers, i)->next;
@@ -7734,8 +7753,7 @@ static void tnmi_engine_lose_tier(tnmi_engine *e, uint32_t tier) {
             tnmi_engine_drain_segment(e, tier, index);
         tnmi_tier_segment(&e->tiers, index)->asked = UINT64_MAX - 1; /* for good */
     }
-    if (e->move.stage_state == 3 && e->move.stage_tier == tier && e->move.used == 0)
-        e->move.stage_state = 5;
+    tnmi_move_unstage(&e->move, tier);
 }
 
 /* ---- chunks begin ---- */
@@ -7849,18 +7867,26 @@ static void tnmi_engine_set_aside(tnmi_engine *e) {
 static uint32_t tnmi_engine_stage(tnmi_engine *e, uint32_t op_index) {
     tnmi_move *move = &e->move;
     tnmi_op *op = tnmi_engine_op(e, op_index);
-    if (move->stage_state == 0) move->stage_state = tnmi_engine_choose_staging(e) ? 1 : 7;
-    if (move->stage_state == 4 && move->stage_short &&
+    tnm_result failed = TNM_OK;
+    if (move->stage_state == TNMI_STAGING_NONE) {
+        if (tnmi_engine_choose_staging(e))
+            move->stage_state = TNMI_STAGING_WANTED;
+        else
+            failed = TNM_ERR_UNSUPPORTED; /* no tier has a CPU address */
+    }
+    if (move->stage_state == TNMI_STAGING_REFUSED && move->stage_short &&
         move->stage_bytes <= tnmi_tier_room(tnmi_engine_tier(e, move->stage_tier)))
-        move->stage_state = 1; /* there was no room; there is now */
-    if (move->stage_state == 4 || move->stage_state == 7) {
-        tnm_result r = move->stage_state == 4 ? TNM_ERR_BUDGET : TNM_ERR_UNSUPPORTED;
-        move->stage_state = 0; /* asked anew by the next transfer that needs it */
-        tnmi_engine_fail(e, op_index, r);
+        move->stage_state = TNMI_STAGING_WANTED; /* there was no room; there is now */
+    if (move->stage_state == TNMI_STAGING_REFUSED) {
+        failed = TNM_ERR_BUDGET;
+        move->stage_state = TNMI_STAGING_NONE; /* asked anew by the next transfer that needs it */
+    }
+    if (failed != TNM_OK) {
+        tnmi_engine_fail(e, op_index, failed);
         if (op->out == 0) tnmi_engine_end_op(e, op_index);
         return TNMI_NONE;
     }
-    if (move->stage_state != 3) return TNMI_NONE;
+    if (move->stage_state != TNMI_STAGING_LIVE) return TNMI_NONE;
     if (move->stage_count <= tnmi_move_stage_reserve(op->class_, tnmi_engine_is_downward(op)))
         return TNMI_NONE;
     return tnmi_move_stage_take(move);
@@ -7910,7 +7936,7 @@ static uint32_t tnmi_engine_start_chunk(tnmi_engine *e, uint32_t op_index) {
     uint32_t stage = TNMI_NONE;
     if (bounce || op->route == 2) {
         size = tnmi_base_min(size, e->move.stage_size - (grain > 1 ? 2 * grain : 0));
-        if (e->move.stage_state == 3 &&
+        if (e->move.stage_state == TNMI_STAGING_LIVE &&
             e->move.stage_count <= tnmi_move_stage_reserve(op->class_, tnmi_engine_is_downward(op)))
             return tnmi_engine_not_yet(e, op_index);
         stage = tnmi_engine_stage(e, op_index);
@@ -8116,10 +8142,11 @@ static void tnmi_engine_answer_alloc(tnmi_engine *e, const tnmi_ask *ask) {
         if (ask->result == TNM_OK) {
             tnmi_move_staging(&e->move, ask->mem, ask->host);
             t->hidden |= !ask->host;
-            if (!ask->host && !e->stage_wish) e->move.stage_state = 5; /* no good: the next tier */
+            if (!ask->host && !e->stage_wish)
+                e->move.stage_state = TNMI_STAGING_UNWANTED; /* no good: the next tier */
         } else {
             tnmi_tier_refund(t, e->move.stage_bytes);
-            e->move.stage_state = 4;
+            e->move.stage_state = TNMI_STAGING_REFUSED;
         }
         return;
     }
@@ -8147,7 +8174,7 @@ static void tnmi_engine_answer_alloc(tnmi_engine *e, const tnmi_ask *ask) {
     s->state = TNMI_SEGMENT_LIVE;
     t->hidden |= !s->host;
     t->visible |= s->host != NULL;
-    if (e->stage_likely && e->move.stage_state == 0) tnmi_engine_set_aside(e);
+    if (e->stage_likely && e->move.stage_state == TNMI_STAGING_NONE) tnmi_engine_set_aside(e);
     tnmi_base_noaccess(s->host, s->size);
     if (!s->dedicated)
         s->edge = tnmi_space_open(&t->space, ask->index, (uint32_t)(s->size / t->granule));
@@ -8160,7 +8187,7 @@ static void tnmi_engine_answer_release(tnmi_engine *e, const tnmi_ask *ask) {
     if (event) event->bytes = ask->size;
     if (ask->index == TNMI_NONE) {
         tnmi_tier_refund(t, e->move.stage_bytes);
-        e->move.stage_state = 0;
+        e->move.stage_state = TNMI_STAGING_NONE;
         if (e->stage_likely) tnmi_engine_set_aside(e); /* for when it is needed again */
         return;
     }
@@ -8249,15 +8276,16 @@ static int tnmi_engine_next_segment(tnmi_engine *e, tnmi_ask *ask) {
 static int tnmi_engine_next_staging(tnmi_engine *e, tnmi_ask *ask) {
     tnmi_move *move = &e->move;
     tnmi_tier *t = tnmi_engine_tier(e, move->stage_tier);
-    if (move->stage_state != 1 && move->stage_state != 5) return 0;
+    if (move->stage_state != TNMI_STAGING_WANTED && move->stage_state != TNMI_STAGING_UNWANTED)
+        return 0;
     ask->tier = move->stage_tier;
     ask->index = TNMI_NONE;
     ask->size = move->stage_bytes;
     ask->backend = &t->desc.backend;
-    if (move->stage_state == 5) {
+    if (move->stage_state == TNMI_STAGING_UNWANTED) {
         ask->kind = TNMI_ASK_RELEASE;
         ask->mem = move->stage_mem;
-        move->stage_state = 6;
+        move->stage_state = TNMI_STAGING_RELEASING;
         return 1;
     }
     t->set_aside = t->spared = 0;
@@ -8265,7 +8293,7 @@ static int tnmi_engine_next_staging(tnmi_engine *e, tnmi_ask *ask) {
         if (t->space.used_granules == 0 &&
             tnmi_engine_make_ledger(e, move->stage_tier, move->stage_bytes, 0))
             return 0;
-        move->stage_state = 4;
+        move->stage_state = TNMI_STAGING_REFUSED;
         move->stage_short = 1;
         return 0;
     }
@@ -8273,7 +8301,7 @@ static int tnmi_engine_next_staging(tnmi_engine *e, tnmi_ask *ask) {
     tnmi_tier_charge(t, move->stage_bytes);
     ask->kind = TNMI_ASK_ALLOC;
     ask->align = tnmi_base_max(t->granule, e->grain);
-    move->stage_state = 2;
+    move->stage_state = TNMI_STAGING_ALLOCATING;
     return 1;
 }
 
@@ -8572,7 +8600,7 @@ static void tnmi_engine_split_tier(tnmi_engine *e, uint32_t tier) {
     split.tier = tier;
     t->kept_bytes = t->stream_bytes = 0;
     if (t->budget == UINT64_MAX || t->spill < 0) return;
-    if (e->move.stage_state == 3 && e->move.stage_tier == tier)
+    if (tnmi_move_has_staging(&e->move, tier))
         capacity = tnmi_base_less(capacity, e->move.stage_bytes);
     tnmi_engine_split_gather(&split);
     for (int pass = 0; pass < 3; pass++) {
@@ -8713,15 +8741,10 @@ static tnm_result tnmi_engine_shrink(tnmi_engine *e, uint32_t tier) {
     tnmi_tier *t = tnmi_engine_tier(e, tier);
     tnm_result worst = TNM_OK;
     if (t->reserved <= t->budget) return TNM_OK;
-    if (t->spill < 0 && e->move.stage_tier == tier && e->move.stage_state == 3 &&
-        e->move.used == 0) { /* nothing else can go from a bottom */
-        e->move.stage_state = 5;
-        return TNM_PENDING;
-    }
+    if (t->spill < 0 && tnmi_move_unstage(&e->move, tier))
+        return TNM_PENDING; /* nothing else can go from a bottom */
     if (!tnmi_engine_make_ledger(e, tier, 0, 0)) tnmi_engine_make_ledger(e, tier, 0, 1);
-    if (e->move.stage_tier == tier && e->move.stage_state == 3 && !t->segment_count &&
-        e->move.used == 0)
-        e->move.stage_state = 5;
+    if (!t->segment_count) tnmi_move_unstage(&e->move, tier);
     for (uint32_t i = t->segments; i != TNMI_NONE;) {
         const tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
         i = s->next;
@@ -8841,11 +8864,11 @@ static int tnmi_engine_finish_close(tnmi_engine *e) {
                 tnmi_engine_try_retire(e, index);
         }
     if (!tnmi_engine_is_resting(e)) return 0; /* what is wiped may need staging */
-    if (e->move.stage_state == 3) e->move.stage_state = 5;
-    if (e->move.stage_state == 1) e->move.stage_state = 0;
+    if (e->move.stage_state == TNMI_STAGING_LIVE) e->move.stage_state = TNMI_STAGING_UNWANTED;
+    if (e->move.stage_state == TNMI_STAGING_WANTED) e->move.stage_state = TNMI_STAGING_NONE;
     for (uint32_t t = 0; t < e->tiers.count; t++)
         if (tnmi_engine_tier(e, t)->segment_count || e->gone[t] != TNMI_NONE) return 0;
-    return e->move.stage_state == 0 || e->move.stage_state == 4;
+    return e->move.stage_state == TNMI_STAGING_NONE || e->move.stage_state == TNMI_STAGING_REFUSED;
 }
 
 /* A first write that failed: the tensor holds nothing again once its pin is gone. */
@@ -9277,8 +9300,7 @@ static int tnmi_watch_check_tier(const tnmi_engine *e, uint32_t tier) {
             broken += tnmi_space_check_segment(&t->space, s->edge, &free_sum, &used, &held);
         if (s->dedicated && s->used) used += s->size / t->granule;
     }
-    if (e->move.stage_tier == tier &&
-        (e->move.stage_state == 2 || e->move.stage_state == 3 || e->move.stage_state >= 5))
+    if (e->move.stage_tier == tier && e->move.stage_state >= TNMI_STAGING_ALLOCATING)
         reserved += e->move.stage_bytes;
     broken += reserved != t->reserved;
     broken += tnmi_space_check_bins(&t->space, &bin_sum);

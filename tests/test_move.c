@@ -240,7 +240,7 @@ TEST(slots_and_staging_are_handed_out_once_and_come_back) {
     move.stage_size = 128;
     move.stage_bytes = STAGES * 128;
     tnmi_move_staging(&move, 77, slot_memory);
-    CHECK(move.stage_state == 3 && move.stage_mem == 77);
+    CHECK(move.stage_state == TNMI_STAGING_LIVE && move.stage_mem == 77);
     CHECK(move.stage_host == (unsigned char *)slot_memory);
     for (int i = 0; i < 5; i++)
         (void)op_of(&move, TNM_CLASS_DEMAND, 0);
@@ -404,7 +404,7 @@ static void check_copies(const tnmi_engine *e) {
     for (uint32_t i = move->free_copy; i != TNMI_NONE; i = move->copy[i].next)
         used++;
     CHECK_EQ(used, move->copies);
-    if (move->stage_state == 3)
+    if (move->stage_state == TNMI_STAGING_LIVE)
         CHECK_EQ(move->stage_count + chunks, move->stage_bytes / move->stage_size);
     else
         CHECK_EQ(chunks, 0);

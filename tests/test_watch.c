@@ -713,7 +713,7 @@ TEST(check_finds_broken_ledgers) {
     PLANT(s->tier, 1);
     PLANT(s->state, TNMI_SEGMENT_NONE);
     PLANT(t->segments, TNMI_NONE);
-    PLANT(engine()->move.stage_state, 3); /* staging that nobody charged */
+    PLANT(engine()->move.stage_state, TNMI_STAGING_LIVE); /* staging that nobody charged */
     rig_end(&g);
 }
 
