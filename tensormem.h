@@ -3999,7 +3999,8 @@ static void tnmi_hint_link_single(tnmi_hints *hints, uint32_t index) {
         lane->single = index;
 }
 
-static void tnmi_hint_unlink_single(tnmi_hints *hints, uint32_t index) {
+static void tnmi_hint_delete_single(tnmi_hints *hints, const tnmi_tensors *tensors,
+                                    uint32_t index) {
     tnmi_use *use = tnmi_hint_use(hints, index);
     tnmi_lane *lane = &hints->lane[use->lane];
     if (lane->single == index) lane->single = tnmi_hint_after(hints, index);
@@ -4010,24 +4011,19 @@ static void tnmi_hint_unlink_single(tnmi_hints *hints, uint32_t index) {
         tnmi_hint_lift(hints, *tnmi_hint_child(use, later));
     }
     *tnmi_hint_holder(hints, index) = TNMI_NONE;
+    tnmi_hint_delete(hints, tensors, index);
 }
 
-/* Take back the single use of a content on a tier (TNMI_NONE: on any). Returns how many. */
-static int tnmi_hint_forget_singles(tnmi_hints *hints, const tnmi_tensors *tensors,
-                                    uint32_t content, uint32_t tier) {
-    int count = 0;
+/* Take back the single uses of a content. */
+static void tnmi_hint_forget_singles(tnmi_hints *hints, const tnmi_tensors *tensors,
+                                     uint32_t content) {
     uint32_t index = tnmi_tensor_at(tensors, content)->use;
     while (index != TNMI_NONE) {
         const tnmi_use *use = tnmi_hint_use(hints, index);
         uint32_t same = use->same;
-        if ((use->flags & TNMI_USE_SINGLE) && (tier == TNMI_NONE || use->tier == tier)) {
-            tnmi_hint_unlink_single(hints, index);
-            tnmi_hint_delete(hints, tensors, index);
-            count++;
-        }
+        if (use->flags & TNMI_USE_SINGLE) tnmi_hint_delete_single(hints, tensors, index);
         index = same;
     }
-    return count;
 }
 
 /* A lane that begins at step 1000 does not look 1000 steps ahead: before the first it has no reach.
@@ -4072,7 +4068,7 @@ static uint32_t tnmi_hint_forget_first(tnmi_hints *hints, const tnmi_tensors *te
 static void tnmi_hint_forget(tnmi_hints *hints, const tnmi_tensors *tensors, uint32_t content) {
     tnmi_tensor *tensor = tnmi_tensor_at(tensors, content);
     if (tensor->use == TNMI_NONE) return;
-    tnmi_hint_forget_singles(hints, tensors, content, TNMI_NONE);
+    tnmi_hint_forget_singles(hints, tensors, content);
     while (tensor->use != TNMI_NONE) {
         uint32_t index = tensor->use;
         tnmi_lane *lane = &hints->lane[tnmi_hint_use(hints, index)->lane];
@@ -7253,8 +7249,7 @@ static void tnmi_engine_expire(tnmi_engine *e, const tnmi_lane *lane, int *most)
         uint32_t content = use->content, index = lane->single;
         uint64_t through = e->below[use->tier];
         if (use->step >= lane->step) return;
-        tnmi_hint_unlink_single(&e->hints, index);
-        tnmi_hint_delete(&e->hints, &e->tensors, index);
+        tnmi_hint_delete_single(&e->hints, &e->tensors, index);
         for (uint32_t t = 0; t < e->tiers.count; t++)
             if ((through >> t) & 1u) tnmi_engine_wasted(e, content, t);
         tnmi_engine_rekey_all(e, content);
@@ -11257,8 +11252,7 @@ static void tnmi_door_prefetch(tnmi_engine *e, tnmi_use *use) {
             continue;
         if ((old->flags & TNMI_USE_SURE) && old->step == use->step) return;
         if (old->flags & TNMI_USE_SURE) continue;
-        tnmi_hint_unlink_single(&e->hints, index);
-        tnmi_hint_delete(&e->hints, &e->tensors, index);
+        tnmi_hint_delete_single(&e->hints, &e->tensors, index);
     }
     content->failed &= 0xffffu;
     tnmi_engine_expire(e, lane, &expire);
@@ -11282,7 +11276,7 @@ TENSORMEM_API tnm_result tnm_prefetch(tnm_ctx *ctx, uint32_t lane, const tnm_use
 
 /* Prefetches of one content, and the unanswered try_ requests it is in. */
 static void tnmi_door_cancel(tnmi_engine *e, uint32_t content) {
-    tnmi_hint_forget_singles(&e->hints, &e->tensors, content, TNMI_NONE);
+    tnmi_hint_forget_singles(&e->hints, &e->tensors, content);
     for (uint32_t r = e->oldest_request; r != TNMI_NONE;) {
         uint32_t index = r, m = tnmi_engine_request(e, r)->members;
         r = tnmi_engine_request(e, r)->next;

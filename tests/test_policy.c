@@ -359,7 +359,8 @@ TEST(what_was_announced_and_is_over_waits_for_the_horizon) {
     put(later, 1, 1, 1);
     put(silent, 1, 1, 1);
     announce(over, 0, 3, 1);
-    CHECK_EQ(tnmi_hint_forget_singles(&yard.hints, &yard.tensors, over, TNMI_NONE), 1);
+    tnmi_hint_forget_singles(&yard.hints, &yard.tensors, over);
+    CHECK_EQ(tnmi_tensor_at(&yard.tensors, over)->use, TNMI_NONE);
     announce(next, 0, 40, 1);
     announce(later, 0, 500, 1);
     CHECK(key_of(over, 0) < key_of(later, 0)); /* not before the end of what was announced */
