@@ -9688,9 +9688,11 @@ static void tnmi_door_give(const tnm_desc *desc, void *ptr, uint64_t size) {
     if (ptr) (desc->release)(desc->user, ptr, (size_t)size);
 }
 
+/* Zeros, or NULL. */
 static void *tnmi_door_take(const tnm_desc *desc, uint64_t size) {
     if (size == 0 || size > SIZE_MAX / 2) return NULL;
-    return (desc->alloc)(desc->user, (size_t)size);
+    void *ptr = (desc->alloc)(desc->user, (size_t)size);
+    return ptr ? memset(ptr, 0, (size_t)size) : NULL;
 }
 
 /* ---- asks ---- */
@@ -9731,7 +9733,6 @@ static void tnmi_door_perform(tnm_ctx *ctx, tnmi_ask *ask) {
     switch (ask->kind) {
     case TNMI_ASK_HOST:
         ask->got = tnmi_door_take(&ctx->desc, ask->size);
-        if (ask->got) memset(ask->got, 0, (size_t)ask->size);
         break;
     case TNMI_ASK_ALLOC:
         tnmi_door_alloc(ask);
@@ -9945,6 +9946,13 @@ static void tnmi_door_init_tier(tnm_ctx *ctx, uint32_t index) {
     e->grain = tnmi_base_max(e->grain, d->backend.granularity);
 }
 
+static void tnmi_door_init_below(tnmi_engine *e) {
+    for (uint32_t t = e->tiers.count; t-- > 0;) {
+        int down = e->tiers.tier[t].spill;
+        e->below[t] = (uint64_t)1 << t | (down >= 0 ? e->below[down] : 0);
+    }
+}
+
 /* Segments of a fixed context: one for each replica where a tier is dedicated. */
 static uint32_t tnmi_door_max_segments(const tnmi_engine *e, uint32_t replicas) {
     for (uint32_t t = 0; t < e->tiers.count; t++)
@@ -9997,10 +10005,8 @@ static void tnmi_door_init_tables(tnm_ctx *ctx) {
 /* Every chunk of a fixed table now; a few entries of a growing one when they are needed. */
 static int tnmi_door_fill_table(tnm_ctx *ctx, tnmi_table *table) {
     while (ctx->desc.max_tensors && table->capacity < table->limit) {
-        if (table->name == NULL) return 1;
         void *chunk = tnmi_door_take(&ctx->desc, tnmi_store_grow_bytes(table));
         if (!chunk) return 0;
-        memset(chunk, 0, (size_t)tnmi_store_grow_bytes(table));
         tnmi_store_grow(table, chunk);
     }
     return 1;
@@ -10079,15 +10085,15 @@ static int tnmi_door_init_memory(tnm_ctx *ctx) {
     uint32_t slots = 8, tiers = (uint32_t)ctx->desc.tier_count;
     e->tiers.tier = (tnmi_tier *)tnmi_door_take(&ctx->desc, tiers * sizeof(tnmi_tier));
     e->tensors.on = (tnmi_residents *)tnmi_door_take(&ctx->desc, tiers * sizeof(tnmi_residents));
-    if (e->tiers.tier) memset(e->tiers.tier, 0, tiers * sizeof(tnmi_tier));
-    if (e->tensors.on) memset(e->tensors.on, 0, tiers * sizeof(tnmi_residents));
     if (!e->tiers.tier || !e->tensors.on) return 0;
     for (uint32_t t = 0; t < tiers; t++)
         tnmi_door_init_tier(ctx, t);
+    tnmi_door_init_below(e);
     tnmi_door_init_tables(ctx);
     for (uint32_t t = 0; t < tiers; t++)
         slots += e->tiers.tier[t].desc.queue_depth;
     e->move.chunk = ctx->desc.chunk_bytes ? ctx->desc.chunk_bytes : (uint64_t)4 << 20;
+    e->guess_bytes = ctx->desc.guess_bytes ? ctx->desc.guess_bytes : 2 * e->move.chunk;
     tnmi_door_init_staging(ctx);
     e->tell.capacity = ctx->desc.trace ? 4096 : 64;
     tnmi_copy *copy = (tnmi_copy *)tnmi_door_take(&ctx->desc, slots * sizeof(tnmi_copy));
@@ -10257,13 +10263,6 @@ static void tnmi_door_stop_pump(tnm_ctx *ctx) {
 #    endif
 }
 
-static void tnmi_door_below(tnmi_engine *e) {
-    for (uint32_t t = e->tiers.count; t-- > 0;) {
-        int down = e->tiers.tier[t].spill;
-        e->below[t] = (uint64_t)1 << t | (down >= 0 ? e->below[down] : 0);
-    }
-}
-
 /* There is no context yet to queue the item. */
 static void tnmi_door_reject_desc(const tnm_desc *desc, const char *rule) {
     tnm_log log;
@@ -10293,29 +10292,20 @@ TENSORMEM_API tnm_result tnm_create(const tnm_desc *desc, tnm_ctx **out) {
         copy.alloc = tnmi_door_malloc;
         copy.release = tnmi_door_free;
     }
-    tnm_ctx *ctx = (tnm_ctx *)(copy.alloc)(copy.user, sizeof *ctx);
+    tnm_ctx *ctx = (tnm_ctx *)tnmi_door_take(&copy, sizeof *ctx);
     if (!ctx) return TNM_ERR_MEMORY;
-    memset(ctx, 0, sizeof *ctx);
     ctx->desc = copy;
     ctx->host.alloc = copy.alloc;
     ctx->host.release = copy.release;
     ctx->host.user = copy.user;
     tnmi_door_init_engine(ctx);
-    int ready = tnmi_door_init_memory(ctx);
-    tnm_result r = ready ? TNM_OK : TNM_ERR_MEMORY;
-    if (ready) {
-        tnmi_engine *e = &ctx->e;
-        tnmi_door_below(e);
-        e->guess_bytes = copy.guess_bytes ? copy.guess_bytes : 2 * e->move.chunk;
-        r = tnmi_door_start_threads(ctx) ? TNM_OK : TNM_ERR_MEMORY;
-    }
-    if (r != TNM_OK) {
+    if (!tnmi_door_init_memory(ctx) || !tnmi_door_start_threads(ctx)) {
         tnmi_door_free_all(ctx);
         tnmi_door_give(&copy, ctx, sizeof *ctx);
-        return r;
+        return TNM_ERR_MEMORY;
     }
     tnmi_door_enter(ctx);
-    r = tnmi_door_table(ctx, &ctx->e.tensors.names, 1, "tnm_create");
+    tnm_result r = tnmi_door_table(ctx, &ctx->e.tensors.names, 1, "tnm_create");
     if (r == TNM_OK) {
         tnmi_store_take(&ctx->e.tensors.names); /* slot 0 names nothing */
         tnmi_store_retire(&ctx->e.tensors.names);
