@@ -9912,6 +9912,12 @@ static const char *tnmi_door_check_desc(const tnm_desc *desc) {
     return NULL;
 }
 
+/* Per byte; 0 = 8 times the tier before. */
+static uint32_t tnmi_door_cost(uint32_t given, const uint32_t *cost, uint32_t index) {
+    if (given) return given;
+    return index ? (uint32_t)tnmi_base_min((uint64_t)cost[index - 1] * 8, UINT32_MAX) : 1;
+}
+
 static void tnmi_door_init_tier(tnm_ctx *ctx, uint32_t index) {
     tnmi_engine *e = &ctx->e;
     tnmi_tier *t = &e->tiers.tier[index];
@@ -9926,12 +9932,8 @@ static void tnmi_door_init_tier(tnm_ctx *ctx, uint32_t index) {
     if (!d->name) d->name = "tier";
     if (!d->alignment) d->alignment = 256;
     if (!d->queue_depth) d->queue_depth = 8;
-    if (!d->read_cost) d->read_cost = index ? e->cost_in[index - 1] * 8u : 1;
-    if (!d->write_cost) d->write_cost = index ? e->cost_out[index - 1] * 8u : 1;
-    if (index && d->read_cost < e->cost_in[index - 1] && !ctx->desc.tiers[index].read_cost)
-        d->read_cost = e->cost_in[index - 1];
-    e->cost_in[index] = d->read_cost;
-    e->cost_out[index] = tnmi_base_max(d->write_cost, 1) > UINT32_MAX ? UINT32_MAX : d->write_cost;
+    e->cost_in[index] = d->read_cost = tnmi_door_cost(d->read_cost, e->cost_in, index);
+    e->cost_out[index] = d->write_cost = tnmi_door_cost(d->write_cost, e->cost_out, index);
     t->budget = d->budget_bytes ? d->budget_bytes : UINT64_MAX;
     t->granule = tnmi_base_max(d->alignment, 8);
     while (t->budget != UINT64_MAX && t->budget / t->granule > TNMI_SPACE_MAX)
