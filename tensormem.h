@@ -8920,19 +8920,15 @@ static tnm_result tnmi_engine_rehearse(tnmi_engine *e, uint32_t index, uint32_t 
  * Info, stats, why, dump, check: reads only.                                   *
  * Calls: all above but engine and shelf; takes the engine's struct const.      *
  * -------------------------------------------------------------------------- */
-static tnmi_view tnmi_watch_view(const tnmi_engine *e, uint32_t tier) {
+/* Would the bytes be lost with the replica? There is nothing below a bottom to lack them. */
+static int tnmi_watch_is_dirty(const tnmi_engine *e, uint32_t content, uint32_t tier) {
     tnmi_view view;
-    memset(&view, 0, sizeof view);
+    if (e->tiers.tier[tier].spill < 0) return 0;
+    memset(&view, 0, sizeof view); /* what looks for a survivor needs no more than this */
     view.tensors = &e->tensors;
-    view.hints = &e->hints;
-    view.space = &e->tiers.tier[tier].space;
     view.below = e->below;
     view.cost_in = e->cost_in;
-    view.cost_out = e->cost_out;
-    view.tier = tier;
-    view.spill = e->tiers.tier[tier].spill;
-    view.clock = tnmi_base_peek64(&e->clock);
-    return view;
+    return tnmi_policy_is_dirty(&view, content, tier);
 }
 
 static tnm_state tnmi_watch_state(const tnmi_replica *replica) {
@@ -8950,7 +8946,6 @@ static void tnmi_watch_info(const tnmi_engine *e, uint32_t name, uint32_t tier,
     const tnmi_tensor *tensor = tnmi_tensor_at(&e->tensors, name);
     const tnmi_tensor *whole = tnmi_tensor_at(&e->tensors, content);
     const tnmi_replica *replica = tnmi_tensor_on(&e->tensors, content, tier);
-    tnmi_view view = tnmi_watch_view(e, tier);
     out->label = tensor->label;
     out->dtype = (tnm_dtype)tnmi_tensor_field(tensor, TNMI_DTYPE_SHIFT, 5);
     tnmi_tensor_tell_shape(tensor, out->shape);
@@ -8961,8 +8956,7 @@ static void tnmi_watch_info(const tnmi_engine *e, uint32_t name, uint32_t tier,
     out->empty = tnmi_tensor_is_empty(&e->tensors, content);
     out->state = tnmi_watch_state(replica);
     if (!replica && (whole->flags & TNMI_BROKEN)) out->state = TNM_STATE_LOST;
-    out->dirty = out->state == TNM_STATE_READY && tnmi_policy_is_dirty(&view, content, tier) &&
-                 view.spill >= 0;
+    out->dirty = out->state == TNM_STATE_READY && tnmi_watch_is_dirty(e, content, tier);
     out->adopted = replica && replica->node == TNMI_NONE && out->state != TNM_STATE_BUSY;
     if (replica) out->pins = tnmi_tensor_pins(tnmi_base_load64(&replica->word));
     if (replica)
@@ -8978,7 +8972,6 @@ static void tnmi_watch_info(const tnmi_engine *e, uint32_t name, uint32_t tier,
 static void tnmi_watch_sums(const tnmi_engine *e, uint32_t tier, tnm_tier_stats *out) {
     const tnmi_tier *t = &e->tiers.tier[tier];
     const tnmi_table *table = &e->tensors.on[tier].replicas;
-    tnmi_view view = tnmi_watch_view(e, tier);
     int sick = tnmi_tier_is_off(&t->sick, e->tick);
     for (uint32_t i = 0; i < table->fresh; i++) {
         const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, i);
@@ -8990,8 +8983,8 @@ static void tnmi_watch_sums(const tnmi_engine *e, uint32_t tier, tnm_tier_stats 
         if (replica->node != TNMI_NONE)
             bytes = tnmi_space_size(tnmi_space_node(&t->space, replica->node)) * t->granule;
         if (tnmi_tensor_pins(word)) out->pinned_bytes += bytes;
-        if (!tnmi_tensor_is(word, TNMI_READY) || t->spill < 0) continue;
-        if (!tnmi_policy_is_dirty(&view, replica->content, tier)) continue;
+        if (!tnmi_tensor_is(word, TNMI_READY)) continue;
+        if (!tnmi_watch_is_dirty(e, replica->content, tier)) continue;
         out->dirty_bytes += bytes;
         if (sick) out->stuck_bytes += bytes;
     }
