@@ -5286,7 +5286,7 @@ static uint32_t tnmi_engine_own_segment(tnmi_engine *e, uint32_t tier, void *ite
     return TNMI_NONE;
 }
 
-static tnm_result tnmi_engine_place_dedicated(tnmi_engine *e, uint32_t op_index, uint32_t segment) {
+static void tnmi_engine_place_dedicated(tnmi_engine *e, uint32_t op_index, uint32_t segment) {
     tnmi_op *op = tnmi_engine_op(e, op_index);
     tnmi_tier *t = tnmi_engine_tier(e, op->tier);
     uint32_t index = tnmi_store_take(&t->space.nodes);
@@ -5303,7 +5303,6 @@ static tnm_result tnmi_engine_place_dedicated(tnmi_engine *e, uint32_t op_index,
     tnmi_tier_segment(&e->tiers, segment)->used++;
     tnmi_tensor_replica(&e->tensors, op->tier, op->replica)->node = index;
     tnmi_engine_open_place(e, op->tier, segment, op->place_offset, op->bytes);
-    return TNM_OK;
 }
 
 /* Pins that only their holders can end. */
@@ -5882,7 +5881,10 @@ static tnm_result tnmi_engine_find_dedicated(tnmi_engine *e, tnmi_plan *plan, ui
     void *item = tnmi_engine_content(e, op->content)->user;
     uint64_t need = (uint64_t)op->need * t->granule;
     uint32_t own = tnmi_engine_own_segment(e, op->tier, item, need);
-    if (own != TNMI_NONE) return tnmi_engine_place_dedicated(e, op_index, own);
+    if (own != TNMI_NONE) {
+        tnmi_engine_place_dedicated(e, op_index, own);
+        return TNM_OK;
+    }
     tnm_result r = tnmi_engine_want_segment(e, op->tier, need, item);
     if (r != TNM_ERR_BUDGET) return r;
     return tnmi_engine_drain_oldest(e, plan, op->tier, need);
@@ -6377,7 +6379,7 @@ static tnm_result tnmi_engine_want_member(tnmi_engine *e, tnmi_plan *plan, tnmi_
         if (tnmi_engine_filling(e, replica)->state == TNMI_OP_DRAINING) return TNM_PENDING;
         found = TNM_FOUND_LATE;
         tnmi_move_raise(&e->move, replica->offset, TNM_CLASS_DEMAND, plan->step);
-        if (tnmi_engine_filling(e, replica)->fresh) tnmi_engine_filling(e, replica)->fresh = 0;
+        tnmi_engine_filling(e, replica)->fresh = 0;
     } else if (replica)
         found = TNM_FOUND_HIT;
     if (member->found == 0xff) member->found = found;
@@ -6407,7 +6409,7 @@ static int tnmi_engine_is_hopeless(tnmi_engine *e, const tnmi_request *request, 
             if (member->tier != t ||
                 (there && there->node == TNMI_NONE && !tnmi_engine_is_busy(there)))
                 continue;
-            absent |= member->tier == t && !there;
+            absent |= !there;
             need += tnmi_tier_placed(tnmi_engine_tier(e, t), member->bytes, 0);
         }
         if (!absent || need <= tnmi_base_less(tnmi_engine_tier(e, t)->budget,
@@ -6509,7 +6511,7 @@ static tnm_result tnmi_engine_admit(tnmi_engine *e, uint32_t index) {
     }
     uint64_t before = e->changed;
     for (uint32_t i = plan.head; i != TNMI_NONE; i = tnmi_engine_op(e, i)->plan)
-        if (tnmi_engine_op(e, i)->claims) tnmi_engine_op(e, i)->claims = 0;
+        tnmi_engine_op(e, i)->claims = 0;
     tnmi_engine_undo(e, &plan);
     tnmi_engine_release_claims(e, index);
     e->changed = before; /* undone: nothing became possible */
