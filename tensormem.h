@@ -2815,6 +2815,7 @@ typedef struct tnmi_tier {
     uint32_t segments, last_segment; /* list */
     uint32_t segment_count, draining;
     uint32_t coming;      /* segments asked for and not answered */
+    uint32_t windows;     /* open ones */
     uint32_t in_flight;   /* copies this backend has to answer */
     uint64_t guess_bytes; /* of guesses among them */
     tnmi_space space;
@@ -4747,14 +4748,18 @@ static tnm_result tnmi_engine_table(tnmi_engine *e, tnmi_table *table, uint32_t 
 }
 
 /* The same for the nodes of a tier: what one more place takes of them and of the order of leaving,
- * which has a place for every node and a slot for every one that may be in it. */
+ * which has a place for every node and a slot for every one that may be in it. What the open
+ * windows will take stays spare: who was admitted needs no memory any more. */
 static tnm_result tnmi_engine_nodes(tnmi_engine *e, uint32_t tier) {
     const tnmi_table *nodes = &e->tiers.tier[tier].space.nodes;
     tnmi_heap *order = &e->tensors.on[tier].order;
-    tnm_result r = tnmi_engine_table(e, &e->tiers.tier[tier].space.nodes, 4);
+    uint32_t need = 4 + 2 * tnmi_engine_tier(e, tier)->windows;
+    if (!tnmi_store_allows(nodes, need)) need = 4; /* there is enough for all there can be */
+    tnm_result r = tnmi_engine_table(e, &tnmi_engine_tier(e, tier)->space.nodes, need);
     if (r == TNM_OK && order->places.capacity < nodes->capacity)
         r = tnmi_engine_table(e, &order->places, order->places.capacity + 1);
-    if (r == TNM_OK && order->slots.capacity < tnmi_base_min(nodes->live + 4, order->slots.limit))
+    if (r == TNM_OK &&
+        order->slots.capacity < tnmi_base_min(nodes->live + need, order->slots.limit))
         r = tnmi_engine_table(e, &order->slots, order->slots.capacity + 1);
     return r;
 }
@@ -4963,6 +4968,7 @@ static void tnmi_engine_open_window(tnmi_engine *e, uint32_t op_index, const tnm
     tnmi_space *space = &tnmi_engine_tier(e, op->tier)->space;
     op->window = window->first;
     op->window_end = window->end;
+    tnmi_engine_tier(e, op->tier)->windows++;
     uint32_t at = window->start, node = window->first;
     while (at < window->end) {
         tnmi_node *n = tnmi_space_node(space, node);
@@ -5004,6 +5010,7 @@ static void tnmi_engine_close_window(tnmi_engine *e, uint32_t op_index) {
         node = next;
     } while (at < op->window_end);
     op->window = TNMI_NONE;
+    t->windows--;
     e->changed++;
     tnmi_engine_try_retire(e, segment);
 }
@@ -6882,6 +6889,7 @@ static void tnmi_engine_take_window(tnmi_engine *e, uint32_t op_index) {
     tnmi_space_carve(&t->space, op->window, start, room.need, op->replica);
     node = op->window;
     op->window = TNMI_NONE;
+    t->windows--;
     op->request = TNMI_NONE;
     tnmi_engine_settle(e, op_index, node);
     tnmi_engine_enqueue(e, op_index);
@@ -6896,7 +6904,6 @@ static tnmi_ripe tnmi_engine_hand_over(tnmi_engine *e, uint32_t first) {
          i = request == TNMI_NONE ? TNMI_NONE : tnmi_engine_op(e, i)->next_op) {
         const tnmi_op *op = tnmi_engine_op(e, i);
         if (op->request != request) continue;
-        if (tnmi_engine_nodes(e, op->tier) != TNM_OK) return TNMI_RIPE_WAIT;
         tnmi_ripe one = tnmi_engine_window_ripe(e, i);
         if (one == TNMI_RIPE_BROKEN) return one;
         if (one == TNMI_RIPE_WAIT) ripe = one;
@@ -9276,6 +9283,20 @@ static int tnmi_watch_check_replica(const tnmi_engine *e, uint32_t tier, uint32_
     return broken;
 }
 
+/* The open windows, and the nodes their hand-over will take. */
+static int tnmi_watch_check_windows(const tnmi_engine *e, uint32_t tier) {
+    const tnmi_tier *t = &e->tiers.tier[tier];
+    const tnmi_table *nodes = &t->space.nodes;
+    uint32_t open = 0;
+    for (uint32_t i = e->move.queue[TNMI_MOVE_ROOM].head; i != TNMI_NONE;) {
+        const tnmi_op *op = tnmi_move_op(&e->move, i);
+        open += op->tier == tier && op->window != TNMI_NONE;
+        i = op->next_op;
+    }
+    return (open != t->windows) +
+           (nodes->capacity < nodes->limit && tnmi_store_spare(nodes) < 2 * open);
+}
+
 static int tnmi_watch_check_tier(const tnmi_engine *e, uint32_t tier) {
     const tnmi_tier *t = &e->tiers.tier[tier];
     const tnmi_table *table = &e->tensors.on[tier].replicas;
@@ -9293,6 +9314,7 @@ static int tnmi_watch_check_tier(const tnmi_engine *e, uint32_t tier) {
     if (e->move.stage_tier == tier && e->move.stage_state >= TNMI_STAGING_ALLOCATING)
         reserved += e->move.stage_bytes;
     broken += reserved != t->reserved;
+    broken += tnmi_watch_check_windows(e, tier);
     broken += tnmi_space_check_bins(&t->space, &bin_sum);
     broken += free_sum != t->space.free_granules || bin_sum != free_sum;
     broken += held != t->space.held_granules;

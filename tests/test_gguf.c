@@ -1,8 +1,38 @@
 /* test_gguf.c - examples/gguf.h, llama.h and llm_stream.c: damaged, truncated, hostile and foreign
  * files get one clear line and status 2; good ones are read, computed and streamed correctly. */
 /* needs: -lm */
+#if !defined(_POSIX_C_SOURCE)
+#    define _POSIX_C_SOURCE 200809L
+#endif
+#include <stdlib.h>
+
+/* One allocation of the program below can be made to fail. */
+static long allocations_before = -1; /* so many succeed first; < 0: none fails */
+
+static int allocation_fails(void) {
+    return allocations_before >= 0 && allocations_before-- == 0;
+}
+
+static void *failing_malloc(size_t bytes) {
+    return allocation_fails() ? NULL : malloc(bytes);
+}
+
+static void *failing_calloc(size_t count, size_t bytes) {
+    return allocation_fails() ? NULL : calloc(count, bytes);
+}
+
+static void *failing_realloc(void *old, size_t bytes) {
+    return allocation_fails() ? NULL : realloc(old, bytes);
+}
+
+#define malloc  failing_malloc
+#define calloc  failing_calloc
+#define realloc failing_realloc
 #define LLM_STREAM_NO_MAIN
 #include "../examples/llm_stream.c"
+#undef malloc
+#undef calloc
+#undef realloc
 
 #include "check.h"
 
@@ -583,6 +613,26 @@ TEST(a_budget_too_small_is_said) {
     CHECK_EQ(demo_budget(7, 0.25, 1000), 7);
 }
 
+/* Memory that is refused once ends in a refusal, or was for something that can be done without. */
+TEST(every_allocation_may_fail) {
+    recipe r = small_recipe;
+    int status, failed = 0;
+    r.layers = 12;
+    CHECK(write_small("build/test_gguf.gguf", &r));
+    for (long n = 0;; n += check_scale(1, 7)) {
+        allocations_before = n;
+        status = PROGRAM(SMALL, "--tokens", "2");
+        if (allocations_before >= 0) { /* there were no more than n */
+            break;
+        }
+        CHECK(status >= 0 && status <= 2);
+        failed += status != 0;
+    }
+    allocations_before = -1;
+    CHECK_EQ(status, 0);
+    CHECK(failed > 0);
+}
+
 TEST(the_trace_is_json) {
     recipe r = small_recipe;
     r.layers = 8;
@@ -620,6 +670,7 @@ int main(void) {
     RUN(unusable_input_is_status_2);
     RUN(small_models_stream);
     RUN(a_budget_too_small_is_said);
+    RUN(every_allocation_may_fail);
     RUN(the_trace_is_json);
     return check_done();
 }
