@@ -10704,7 +10704,10 @@ static int tnmi_door_all_here(tnm_ctx *ctx, const tnm_use *set, int count, int h
         uint32_t content = tnmi_engine_target(&ctx->e, &set[i]).content;
         const tnmi_replica *replica = tnmi_engine_on(&ctx->e, content, (uint32_t)set[i].tier);
         if (!tnmi_tensor_is_ready(replica)) return 0;
-        if (hit && !tnmi_tensor_may_hit(tnmi_base_peek64(&replica->word), set[i].access)) return 0;
+        if (!hit) continue;
+        if (tnmi_engine_content(&ctx->e, content)->flags & TNMI_LEAVES) return 0;
+        if (set[i].flags & ~(uint32_t)TNM_IF_READY) return 0;
+        if (!tnmi_tensor_may_hit(tnmi_base_peek64(&replica->word), set[i].access)) return 0;
     }
     return 1;
 }
