@@ -6565,6 +6565,9 @@ static tnm_result tnmi_engine_can_grant(tnmi_engine *e, const tnmi_member *membe
     uint64_t word = tnmi_base_load64(&replica->word);
     int filling = tnmi_tensor_is(word, TNMI_BUSY) &&
                   !(member->access == TNM_DISCARD && tnmi_engine_is_built(e, replica));
+    if (filling && member->access != TNM_DISCARD &&
+        tnmi_tensor_is_empty(&e->tensors, member->content))
+        return TNM_ERR_EMPTY; /* dropped before anything was read */
     if (filling && member->access == TNM_READ) return TNM_PENDING;
     if (word & TNMI_LOST) return member->access == TNM_DISCARD ? TNM_ERR_BUSY : TNM_ERR_LOST;
     if (tnmi_tensor_pins(word) + member->pins > TNMI_MOST_PINS ||

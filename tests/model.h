@@ -646,7 +646,11 @@ static inline void model_op_write(model *m) {
     if (model_draw(m, 2)) bytes = 1 + model_draw(m, 65535) % bytes;
     u = rig_use(n->handle, 0, TNM_WRITE);
     sim_fill(what, ++m->version, 0, bytes);
+    /* dropped before the write or in the middle of it: what a part leaves around it is another */
+    int part = bytes < c->bytes && (c->advice & TNM_DROPPABLE);
+    if (part) tnm_advise(m->g.ctx, n->handle, c->advice & ~(uint32_t)TNM_DROPPABLE);
     r = tnm_write(m->g.ctx, n->handle, from, what, bytes);
+    if (part) tnm_advise(m->g.ctx, n->handle, c->advice);
     model_say(m, "write", name, n->content, r);
     if (r == TNM_OK) {
         if (c->state != MODEL_FULL) memset(c->now, 0, (size_t)c->bytes);

@@ -830,8 +830,8 @@ EACH(who_discards_never_misses_bytes) { /* though he joined a fetch that found n
     CHECK_EQ(rig_try(g, t, 1, TNM_READ, &p), TNM_PENDING);
     CHECK_EQ(rig_try(g, t, 1, TNM_DISCARD, &p), TNM_PENDING);
     CHECK_EQ(tnm_evict(g->ctx, t, 0), TNM_OK); /* dropped: nothing has been read yet */
-    tnm_pump(g->ctx, TNM_ALL);
     CHECK_EQ(rig_try(g, t, 1, TNM_READ, &p), TNM_ERR_EMPTY);
+    tnm_pump(g->ctx, TNM_ALL);
     RIG_UNTIL(r, g, rig_try(g, t, 1, TNM_DISCARD, &p));
     CHECK_EQ(r, TNM_OK);
     sim_fill(sim_at(&g->sim, &p), 2, 0, ONE);
