@@ -52,6 +52,21 @@ EACH(write_over_what_is_there) {
     rig_end(g);
 }
 
+EACH(a_whole_write_fetches_nothing) { /* not even from where the CPU sees nothing */
+    tnm_tensor t;
+    uint64_t copies;
+    rig_pair(g, kind | SIM_HIDDEN, rig_room(2, ONE));
+    t = rig_tensor(g, ONE, 0);
+    rig_write(g, rig_tensor(g, ONE, 0), 1, 0); /* the slow tier has memory, which is seen */
+    rig_write(g, t, 0, 1);
+    copies = g->sim.calls[SIM_COPY];
+    CHECK_EQ(put(g, t, 0, ONE, 2), TNM_OK);
+    CHECK_EQ(g->sim.calls[SIM_COPY], copies);
+    rig_expect(g, t, 1, 2);
+    rig_expect(g, t, 0, 2);
+    rig_end(g);
+}
+
 EACH(part_of_nothing_is_zero_filled) {
     tnm_tensor dirt, t;
     rig_pair(g, kind, rig_room(1, ONE));
@@ -338,6 +353,7 @@ EACH(a_failing_read_is_told_and_harmless) {
 int main(void) {
     RUN(write_then_read);
     RUN(write_over_what_is_there);
+    RUN(a_whole_write_fetches_nothing);
     RUN(part_of_nothing_is_zero_filled);
     RUN(part_of_nothing_through_a_view);
     RUN(ranges_are_checked);
