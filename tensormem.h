@@ -885,7 +885,8 @@ TENSORMEM_API tnm_result tnm_unpin(tnm_ctx *ctx, tnm_pinned *set, int count, uin
  * Over existing bytes it meets them on a tier whose memory the CPU sees, if one can hold the
  * tensor: what fails on the way there changes nothing, and a pin on another tier is BUSY. Where
  * none can, the backend writes in place, and a copy that fails, or is given up, half-way is the
- * loss of the sole copy: LOST. */
+ * loss of the sole copy: LOST. A copy between a backend and your memory that is under way is waited
+ * for even if `idle` gives up: you could not free that memory before. */
 TENSORMEM_API tnm_result tnm_read(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offset, void *dst,
                                   uint64_t bytes);
 TENSORMEM_API tnm_result tnm_write(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offset,
