@@ -5175,7 +5175,8 @@ static void tnmi_engine_drained(tnmi_engine *e, uint32_t op_index) {
     if (code == TNM_OK || code == TNM_ERR_EMPTY) { /* there is nothing to fetch any more */
         tnmi_engine_event(e, TNM_EVENT_CANCEL, tier, content);
     } else {
-        for (uint32_t t = 0; t < tier; t++) /* wherever these bytes were to leave for it */
+        int down = op->from == TNMI_NONE || op->from < tier;
+        for (uint32_t t = 0; down && t < tier; t++) /* wherever these bytes were to leave for it */
             if (((e->below[t] >> tier) & 1u) &&
                 tnmi_tensor_is_ready(tnmi_engine_on(e, content, t))) {
                 tnmi_tier_back_off(&tnmi_engine_tier(e, t)->sick, e->tick);
