@@ -6357,7 +6357,8 @@ static tnm_result tnmi_engine_may_use(tnmi_engine *e, const tnmi_member *member)
         if (!other) continue;
         uint32_t index = tnmi_engine_index(e, member->content, t);
         if (t == member->tier) {
-            if (tnmi_base_peek64(&other->word) & TNMI_LOST) return TNM_ERR_BUSY;
+            if (tnmi_base_peek64(&other->word) & TNMI_LOST) /* it leaves with its last pin */
+                return tnmi_engine_live_pins(e, t, index, 0) ? TNM_ERR_BUSY : TNM_PENDING;
             if (writes && tnmi_tensor_is_lent(&e->tensors, other)) return TNM_ERR_BUSY;
             continue;
         }
@@ -6571,7 +6572,11 @@ static tnm_result tnmi_engine_can_grant(tnmi_engine *e, const tnmi_member *membe
         tnmi_tensor_is_empty(&e->tensors, member->content))
         return TNM_ERR_EMPTY; /* dropped before anything was read */
     if (filling && member->access == TNM_READ) return TNM_PENDING;
-    if (word & TNMI_LOST) return member->access == TNM_DISCARD ? TNM_ERR_BUSY : TNM_ERR_LOST;
+    if (word & TNMI_LOST) {
+        uint32_t index = tnmi_engine_index(e, member->content, member->tier);
+        if (member->access != TNM_DISCARD) return TNM_ERR_LOST;
+        return tnmi_engine_live_pins(e, member->tier, index, 0) ? TNM_ERR_BUSY : TNM_PENDING;
+    }
     if (tnmi_tensor_pins(word) + member->pins > TNMI_MOST_PINS ||
         tnmi_tensor_writers(word) + member->writes > TNMI_MOST_WRITERS)
         return TNM_ERR_CAPACITY;

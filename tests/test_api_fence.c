@@ -354,6 +354,25 @@ EACH(a_dead_queue_counts_as_passed) {
     rig_end(g);
 }
 
+EACH(what_is_lost_waits_for_its_fences) { /* and is BUSY under a live pin */
+    uint8_t bytes[ONE];
+    tnm_tensor t;
+    tnm_pinned held;
+    rig_tier(g, "only", kind | SIM_HIDDEN, rig_room(2, ONE));
+    if (!rig_create(g)) return;
+    t = rig_tensor(g, ONE, 0);
+    rig_write(g, t, 0, 1);
+    sim_fill(bytes, 2, 0, ONE);
+    CHECK_EQ(rig_pin(g, t, 0, TNM_READ, &held), TNM_OK);
+    sim_break(&g->sim, SIM_COPY, 2, 0);
+    CHECK_EQ(tnm_write(g->ctx, t, 0, bytes, ONE), TNM_ERR_LOST); /* half of it is there */
+    CHECK_EQ(tnm_write(g->ctx, t, 0, bytes, ONE), TNM_ERR_BUSY);
+    CHECK_EQ(rig_unpin(g, &held, TNM_FENCE(0, g->sim.now[0] + 1)), TNM_OK);
+    CHECK_EQ(tnm_write(g->ctx, t, 0, bytes, ONE), TNM_OK);
+    rig_expect(g, t, 0, 2);
+    rig_end(g);
+}
+
 EACH(wait_sleeps_until_something_ends) {
     tnm_tensor t;
     tnm_result r = TNM_PENDING;
@@ -401,6 +420,7 @@ int main(void) {
     RUN(fences_are_counted_for_each_replica);
     RUN(a_fence_without_memory_unpins_nothing);
     RUN(a_dead_queue_counts_as_passed);
+    RUN(what_is_lost_waits_for_its_fences);
     RUN(wait_sleeps_until_something_ends);
     RUN(a_fence_that_never_passes_is_given_up);
     return check_done();
