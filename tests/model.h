@@ -422,7 +422,7 @@ static inline uint32_t model_use_may(const model *m, const model_name *n, const 
         may |= 1u << -TNM_ERR_LOST;
         *ok = 0;
     }
-    if (c->state == MODEL_LOST && model_pins(m, n->content, u->tier, 0, 0) > 0) {
+    if (c->state == MODEL_LOST && model_pins(m, n->content, u->tier, 1, 0) > 0) {
         may |= 1u << -TNM_ERR_BUSY; /* the spoilt place is still held */
         *ok = 0;
     }
