@@ -4898,6 +4898,24 @@ static int tnmi_engine_wipe(tnmi_engine *e, uint32_t tier, const tnmi_replica *r
     return 1;
 }
 
+/* The replica goes, and with it the claims of those who wait: they find nothing there and ask anew.
+ * They must not take back what is claimed of a later one in its stead. */
+static void tnmi_engine_drop_claims(tnmi_engine *e, uint32_t tier, const tnmi_replica *replica) {
+    if (replica->node != TNMI_NONE) {
+        if (!(tnmi_base_peek64(&replica->word) & TNMI_CLAIM)) return;
+        tnmi_space_node(&tnmi_engine_tier(e, tier)->space, replica->node)->b = 0;
+    }
+    for (uint32_t r = e->oldest_request; r != TNMI_NONE;) {
+        const tnmi_request *request = (tnmi_request *)tnmi_store_at(&e->requests, r);
+        r = request->next;
+        for (uint32_t m = request->members; m != TNMI_NONE;) {
+            tnmi_member *member = (tnmi_member *)tnmi_store_at(&e->members, m);
+            m = member->next;
+            if (member->content == replica->content && member->tier == tier) member->claimed = 0;
+        }
+    }
+}
+
 /* A claimed (BUSY, unpinned) replica leaves its tier. Its place goes to whoever holds it. */
 static void tnmi_engine_leave(tnmi_engine *e, uint32_t tier, uint32_t index, int counted) {
     tnmi_tier *t = tnmi_engine_tier(e, tier);
@@ -4905,6 +4923,7 @@ static void tnmi_engine_leave(tnmi_engine *e, uint32_t tier, uint32_t index, int
     uint32_t content = replica->content, node = replica->node, segment = replica->segment;
     tnmi_tensor *tensor = tnmi_engine_content(e, content);
     tnm_event *event = tnmi_engine_event(e, TNM_EVENT_LEAVE, tier, content);
+    tnmi_engine_drop_claims(e, tier, replica);
     if (event) {
         tnmi_view view = tnmi_engine_view(e, tier);
         event->detail = tnmi_policy_is_dirty(&view, content, tier) ? 2 : 1;
@@ -6619,10 +6638,6 @@ static void tnmi_engine_drop_others(tnmi_engine *e, const tnmi_member *member) {
     for (uint32_t t = 0; t < e->tiers.count; t++) {
         tnmi_replica *other = tnmi_engine_on(e, member->content, t);
         if (t == member->tier || !other || tnmi_tensor_is_home(other)) continue;
-        tnmi_node *node = other->node == TNMI_NONE
-                              ? NULL
-                              : tnmi_space_node(&tnmi_engine_tier(e, t)->space, other->node);
-        if (node && (node->b & TNMI_CLAIMED)) node->b = 0; /* those who wait for it ask again */
         tnmi_engine_leave(e, t, tnmi_engine_index(e, member->content, t), 0);
     }
 }
