@@ -4291,11 +4291,15 @@ static uint64_t tnmi_policy_cost(const tnmi_view *view, const tnmi_tensor *conte
  * so that ignorance is exact LRU. */
 static uint64_t tnmi_policy_distance(const tnmi_view *view, const tnmi_tensor *content,
                                      uint64_t stamp, uint32_t survivor) {
-    uint64_t known = tnmi_hint_distance(view->hints, content, view->below, view->tier, stamp), sum;
-    uint64_t cost = tnmi_policy_cost(view, content, survivor);
-    if (known != TNMI_NEVER) return tnmi_base_scale(known, 16, cost);
-    known = tnmi_base_scale(tnmi_hint_reach(view->hints, content), 16, cost);
-    return tnmi_base_add(known, tnmi_base_less(view->clock, stamp), &sum) ? sum : UINT64_MAX;
+    uint64_t known = tnmi_hint_distance(view->hints, content, view->below, view->tier, stamp);
+    uint64_t age = 0, sum;
+    if (known == TNMI_NEVER) {
+        known = tnmi_hint_reach(view->hints, content);
+        age = tnmi_base_less(view->clock, stamp);
+    }
+    if (known == 0) return age; /* whatever the cost, which takes two divisions */
+    known = tnmi_base_scale(known, 16, tnmi_policy_cost(view, content, survivor));
+    return tnmi_base_add(known, age, &sum) ? sum : UINT64_MAX;
 }
 
 /* What the schedule keeps here, and where the kept ones lie: one that came to lie in the ring goes
