@@ -3533,13 +3533,19 @@ static TNMI_INLINE uint64_t tnmi_tensor_pin_of(tnm_access access) {
     return access == TNM_READ ? TNMI_PIN : TNMI_PIN + TNMI_WRITER;
 }
 
-/* The compare-and-swap of a hit. Returns the word before, or 0, which no pinnable word is. */
-static TNMI_INLINE uint64_t tnmi_tensor_hit(tnmi_replica *replica, tnm_access access) {
+static TNMI_INLINE uint64_t tnmi_tensor_hit_as(tnmi_replica *replica, tnm_access access) {
     uint64_t word = tnmi_base_peek64(&replica->word), pin = tnmi_tensor_pin_of(access) + TNMI_HIT;
     do {
         if (!tnmi_tensor_may_hit(word, access)) return 0;
     } while (!tnmi_base_swap64(&replica->word, &word, (word & ~(uint64_t)TNMI_FRESH) + pin));
     return word;
+}
+
+/* The compare-and-swap of a hit; what it compares and adds are constants for those who read and for
+ * those who write. Returns the word before, or 0, which no pinnable word is. */
+static TNMI_INLINE uint64_t tnmi_tensor_hit(tnmi_replica *replica, tnm_access access) {
+    return access == TNM_READ ? tnmi_tensor_hit_as(replica, TNM_READ)
+                              : tnmi_tensor_hit_as(replica, TNM_WRITE);
 }
 
 /* Let one pin go. Returns the word before; nothing happened if that had no pins. */
