@@ -6658,10 +6658,10 @@ typedef struct tnmi_target {
     uint64_t offset;
 } tnmi_target;
 
+/* Of a use that was checked, and whose tensor is still there. */
 static tnmi_target tnmi_engine_target(const tnmi_engine *e, const tnm_use *use) {
     tnmi_target target;
-    tnm_result why;
-    target.name = tnmi_tensor_find(&e->tensors, use->tensor.id, &why);
+    target.name = tnmi_tensor_index(use->tensor.id);
     target.content = tnmi_tensor_content(&e->tensors, target.name, &target.offset);
     return target;
 }
