@@ -5127,11 +5127,14 @@ static void tnmi_engine_note_failure(tnmi_engine *e, uint32_t content, uint32_t 
 /* A content without names ends when the last pin, copy and fence let go: what is not held leaves
  * now, what is held tells us when it is let go. */
 static void tnmi_engine_reap(tnmi_engine *e, uint32_t content) {
+    const tnmi_tensor *tensor = tnmi_engine_content(e, content);
     int left = 0;
-    if (tnmi_engine_content(e, content)->refs > 0) return;
+    if (tensor->refs > 0) return;
     for (uint32_t t = 0; t < e->tiers.count; t++) {
-        tnmi_replica *replica = tnmi_engine_on(e, content, t);
-        if (!replica || tnmi_tensor_is_home(replica)) continue;
+        uint32_t index = *tnmi_tensor_rep_of(tensor, t);
+        if (index == TNMI_NONE) continue;
+        tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, t, index);
+        if (tnmi_tensor_is_home(replica)) continue;
         int source = (tnmi_base_peek64(&replica->word) & TNMI_SOURCE) != 0;
         int mine = !source && tnmi_tensor_claim(replica);
         if (!mine) { /* a pin that went before it could know that we wait is seen here */
@@ -5139,14 +5142,15 @@ static void tnmi_engine_reap(tnmi_engine *e, uint32_t content) {
             mine = !source && tnmi_tensor_claim(replica);
         }
         if (mine)
-            tnmi_engine_leave(e, t, tnmi_engine_index(e, content, t), 0);
+            tnmi_engine_leave(e, t, index, 0);
         else
             left++;
     }
     if (left) return;
-    for (uint32_t t = 0; t < e->tiers.count; t++)
-        if (tnmi_engine_index(e, content, t) != TNMI_NONE)
-            tnmi_engine_detach(e, t, tnmi_engine_index(e, content, t));
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        uint32_t home = *tnmi_tensor_rep_of(tensor, t);
+        if (home != TNMI_NONE) tnmi_engine_detach(e, t, home);
+    }
     tnmi_tensor_delete(&e->tensors, content);
 }
 
