@@ -1469,7 +1469,8 @@ static int tnmi_store_heap_before(uint64_t key, uint32_t owner, const tnmi_slot 
     return key != other ? key < other : owner < b->owner;
 }
 
-static void tnmi_store_heap_put(tnmi_heap *heap, uint32_t place, uint64_t key, uint32_t owner) {
+static inline void tnmi_store_heap_put(tnmi_heap *heap, uint32_t place, uint64_t key,
+                                       uint32_t owner) {
     tnmi_slot *slot = tnmi_store_slot(heap, place);
     slot->low = (uint32_t)key;
     slot->high = (uint32_t)(key >> 32);
@@ -1712,7 +1713,7 @@ typedef struct tnmi_room {
 } tnmi_room;
 
 /* Where between two granules the room starts, or TNMI_NONE: it does not fit. */
-static uint32_t tnmi_space_fit(uint32_t start, uint32_t end, const tnmi_room *room) {
+static inline uint32_t tnmi_space_fit(uint32_t start, uint32_t end, const tnmi_room *room) {
     uint32_t odd = room->align - 1;
     start = start > room->from ? start : room->from;
     end = end < room->to ? end : room->to;
@@ -1759,7 +1760,7 @@ static uint32_t tnmi_space_find(const tnmi_space *space, const tnmi_room *room) 
 }
 
 /* A neighbour that is free goes up in the node beside it. Returns its granules, else 0. */
-static uint32_t tnmi_space_absorb(tnmi_space *space, uint32_t index) {
+static inline uint32_t tnmi_space_absorb(tnmi_space *space, uint32_t index) {
     const tnmi_node *node = tnmi_space_node(space, index);
     uint32_t size = tnmi_space_size(node);
     if (tnmi_space_kind(node) != TNMI_SPACE_FREE) return 0;
@@ -4177,8 +4178,8 @@ static int tnmi_hint_serves(const uint64_t *below, uint32_t use, uint32_t tier) 
 
 /* Ticks until the content is needed on (or through) a tier; TNMI_NEVER = nobody said. `stamp` is
  * when it was last pinned there. O(uses of this content). */
-static uint64_t tnmi_hint_distance(const tnmi_hints *hints, const tnmi_tensor *content,
-                                   const uint64_t *below, uint32_t tier, uint64_t stamp) {
+static inline uint64_t tnmi_hint_distance(const tnmi_hints *hints, const tnmi_tensor *content,
+                                          const uint64_t *below, uint32_t tier, uint64_t stamp) {
     uint64_t best = TNMI_NEVER;
     for (uint32_t i = content->use; i != TNMI_NONE && best > 0;) {
         const tnmi_use *use = tnmi_hint_use(hints, i);
@@ -4295,8 +4296,8 @@ static uint64_t tnmi_policy_cost(const tnmi_view *view, const tnmi_tensor *conte
 /* Expected ticks until the replica is pinned again. What is known, a use or that there is none for
  * so long, counts for less the more it costs to lose the replica; what is not is the age as it is,
  * so that ignorance is exact LRU. */
-static uint64_t tnmi_policy_distance(const tnmi_view *view, const tnmi_tensor *content,
-                                     uint64_t stamp, uint32_t survivor) {
+static inline uint64_t tnmi_policy_distance(const tnmi_view *view, const tnmi_tensor *content,
+                                            uint64_t stamp, uint32_t survivor) {
     uint64_t known = tnmi_hint_distance(view->hints, content, view->below, view->tier, stamp);
     uint64_t age = 0, sum;
     if (known == TNMI_NEVER) {
@@ -4310,7 +4311,7 @@ static uint64_t tnmi_policy_distance(const tnmi_view *view, const tnmi_tensor *c
 
 /* What the schedule keeps here, and where the kept ones lie: one that came to lie in the ring goes
  * with the stream, and is placed anew when it is used next. */
-static int tnmi_policy_is_kept(const tnmi_view *view, const tnmi_replica *replica) {
+static inline int tnmi_policy_is_kept(const tnmi_view *view, const tnmi_replica *replica) {
     const tnmi_tensor *content = tnmi_tensor_at(view->tensors, replica->content);
     if (tnmi_tensor_field(content, TNMI_KEPT_SHIFT, 7) != view->tier + 1) return 0;
     if (view->wall == TNMI_NONE || replica->node == TNMI_NONE) return 1;
@@ -4690,7 +4691,7 @@ static int tnmi_engine_is_busy(const tnmi_replica *replica) {
 
 /* Under a schedule's split kept ones lie below this granule and the ring is above it; TNMI_NONE:
  * there is no wall. Only in a tier of one segment, as a budget in one piece is. */
-static uint32_t tnmi_engine_wall(const tnmi_engine *e, uint32_t tier) {
+static inline uint32_t tnmi_engine_wall(const tnmi_engine *e, uint32_t tier) {
     const tnmi_tier *t = tnmi_engine_tier(e, tier);
     if (t->kept_bytes == 0 || t->stream_bytes == 0 || t->segment_count != 1) return TNMI_NONE;
     const tnmi_segment *s = tnmi_tier_segment(&e->tiers, t->segments);
@@ -5246,8 +5247,8 @@ static uint32_t tnmi_engine_kept_on(const tnmi_engine *e, uint32_t content) {
 
 /* A place for a content, where it begins is free. What is in a schedule lies on its side of the
  * wall, unless it may go astray. */
-static tnmi_room tnmi_engine_anywhere(const tnmi_engine *e, uint32_t content, uint32_t tier,
-                                      int astray) {
+static inline tnmi_room tnmi_engine_anywhere(const tnmi_engine *e, uint32_t content, uint32_t tier,
+                                             int astray) {
     tnmi_room room;
     uint32_t wall = astray ? TNMI_NONE : tnmi_engine_wall(e, tier);
     room.need = room.phase = room.from = 0;
@@ -6467,7 +6468,7 @@ static int tnmi_engine_is_hopeless(tnmi_engine *e, const tnmi_request *request, 
 
 /* Among those that wait for room on a tier the oldest goes first: does a call wait for it that is
  * older than this request? TNMI_NONE is younger than all. */
-static int tnmi_engine_is_queued(const tnmi_engine *e, uint32_t tier, uint32_t index) {
+static inline int tnmi_engine_is_queued(const tnmi_engine *e, uint32_t tier, uint32_t index) {
     for (uint32_t r = e->oldest_request; r != index; r = tnmi_engine_request(e, r)->next) {
         const tnmi_request *older = tnmi_engine_request(e, r);
         if (older->admitted || older->result != TNM_PENDING || !older->calling) continue;
@@ -10708,7 +10709,7 @@ static int tnmi_door_hit_all(tnm_ctx *ctx, const tnm_use *set, int count, tnm_pi
     return 0;
 }
 
-static void tnmi_door_complete(tnm_ctx *ctx, tnm_pinned *out, int count) {
+static inline void tnmi_door_complete(tnm_ctx *ctx, tnm_pinned *out, int count) {
     for (int i = 0; i < count; i++) {
         uint64_t offset = out[i].offset;
         uint32_t tier = (uint32_t)out[i].tier;
