@@ -1530,7 +1530,7 @@ static void tnmi_store_heap_rekey(tnmi_heap *heap, uint32_t owner, uint64_t key)
         tnmi_store_heap_down(heap, place, key, owner);
 }
 
-static void tnmi_store_heap_drop(tnmi_heap *heap, uint32_t owner) {
+static inline void tnmi_store_heap_drop(tnmi_heap *heap, uint32_t owner) {
     uint32_t place = *tnmi_store_place(heap, owner) - 1, last = --heap->count;
     *tnmi_store_place(heap, owner) = 0;
     if (place == last) return;
@@ -1731,8 +1731,8 @@ static inline uint32_t tnmi_space_fit_node(const tnmi_space *space, uint32_t ind
 }
 
 /* The first of at most `most` nodes of a bin that fits. */
-static uint32_t tnmi_space_find_in(const tnmi_space *space, uint32_t bin, const tnmi_room *room,
-                                   uint32_t most) {
+static inline uint32_t tnmi_space_find_in(const tnmi_space *space, uint32_t bin,
+                                          const tnmi_room *room, uint32_t most) {
     uint32_t index = space->bin[bin];
     for (uint32_t i = 0; i < most && index != TNMI_NONE; i++) {
         if (tnmi_space_fit_node(space, index, room) != TNMI_NONE) return index;
@@ -1791,8 +1791,8 @@ static void tnmi_space_cut(tnmi_space *space, uint32_t after, uint32_t offset, u
 
 /* Use [start, start + need) of a node that is FREE but in no bin; the rest goes back to the bins.
  * Takes up to two nodes, which must be there. */
-static void tnmi_space_carve(tnmi_space *space, uint32_t index, uint32_t start, uint32_t need,
-                             uint32_t owner) {
+static inline void tnmi_space_carve(tnmi_space *space, uint32_t index, uint32_t start,
+                                    uint32_t need, uint32_t owner) {
     tnmi_node *node = tnmi_space_node(space, index);
     uint32_t offset = node->offset, end = offset + tnmi_space_size(node);
     node->offset = start;
