@@ -4762,7 +4762,7 @@ static tnm_result tnmi_engine_table(tnmi_engine *e, tnmi_table *table, uint32_t 
 /* The same for the nodes of a tier: what one more place takes of them and of the order of leaving,
  * which has a place for every node and a slot for every one that may be in it. What the open
  * windows will take stays spare: who was admitted needs no memory any more. */
-static tnm_result tnmi_engine_nodes(tnmi_engine *e, uint32_t tier) {
+static inline tnm_result tnmi_engine_nodes(tnmi_engine *e, uint32_t tier) {
     const tnmi_table *nodes = &e->tiers.tier[tier].space.nodes;
     tnmi_heap *order = &e->tensors.on[tier].order;
     uint32_t need = 4 + 2 * tnmi_engine_tier(e, tier)->windows;
