@@ -840,6 +840,29 @@ EACH(who_discards_never_misses_bytes) { /* though he joined a fetch that found n
     rig_end(g);
 }
 
+EACH(a_claim_goes_with_its_replica) { /* and is not taken back from the next one's */
+    tnm_tensor t[2];
+    tnm_use both[2];
+    tnm_pinned p[2];
+    tnm_result r;
+    rig_pair(g, kind, rig_room(4, ONE));
+    rig_make(g, t, 2, ONE, 1);
+    rig_expect(g, t[0], 0, 0);
+    both[0] = rig_use(t[0], 0, TNM_READ);
+    both[1] = rig_use(t[1], 0, TNM_READ);
+    CHECK_EQ(tnm_try_pin(g->ctx, both, 2, p), TNM_PENDING); /* claims what is there */
+    rig_change(g, t[0], 1, 0, 5);                            /* which a writer drops */
+    CHECK_EQ(rig_try(g, t[0], 0, TNM_READ, p), TNM_PENDING);
+    CHECK_EQ(tnm_cancel(g->ctx, &t[1], 1), TNM_OK); /* the first ask is taken back */
+    CHECK_EQ(tnm_evict(g->ctx, t[0], 0), TNM_PENDING);
+    CHECK_EQ(rig_state(g, t[0], 0), TNM_STATE_BUSY); /* the second is still waited for */
+    RIG_UNTIL(r, g, rig_try(g, t[0], 0, TNM_READ, p));
+    CHECK_EQ(r, TNM_OK);
+    CHECK(sim_same(sim_at(&g->sim, p), 5, 0, ONE));
+    CHECK_EQ(rig_unpin(g, p, 0), TNM_OK);
+    rig_end(g);
+}
+
 EACH(uses_that_cannot_be_counted_are_refused) { /* P3: 65536 pins are not none */
     enum { MANY = 65536 };
     tnm_use *u = (tnm_use *)calloc(MANY, sizeof *u);
@@ -926,6 +949,7 @@ int main(void) {
     RUN(blocking_pin_with_a_dead_backend_gives_up);
     RUN(a_set_does_not_wait_for_what_it_builds_itself);
     RUN(who_discards_never_misses_bytes);
+    RUN(a_claim_goes_with_its_replica);
     RUN(uses_that_cannot_be_counted_are_refused);
     RUN(one_content_twice_on_each_of_two_tiers);
     return check_done();
