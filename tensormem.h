@@ -6582,7 +6582,7 @@ static int tnmi_engine_is_built(const tnmi_engine *e, const tnmi_replica *replic
     if (op->kind != TNMI_OP_BUILD || op->state == TNMI_OP_ROOM || op->state == TNMI_OP_DRAINING)
         return 0;
     int scrub = (tnmi_tensor_advice(tnmi_engine_content(e, op->content)) & TNM_SCRUB) != 0;
-    return !scrub || op->done == op->bytes;
+    return op->out == 0 && (!scrub || op->done == op->bytes);
 }
 
 static int tnmi_engine_is_complete(const tnmi_engine *e, const tnmi_request *request) {

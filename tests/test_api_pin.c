@@ -840,6 +840,29 @@ EACH(who_discards_never_misses_bytes) { /* though he joined a fetch that found n
     rig_end(g);
 }
 
+EACH(no_zeros_arrive_after_the_grant) { /* SCRUB is taken back while they are on their way */
+    tnm_tensor t;
+    tnm_pinned p;
+    tnm_result r;
+    g->sim.delay = 12;
+    rig_pair(g, kind, rig_room(2, ONE));
+    rig_write(g, rig_tensor(g, ONE, 0), 0, 0);
+    t = rig_tensor(g, ONE, TNM_SCRUB);
+    r = rig_try(g, t, 0, TNM_DISCARD, &p);
+    for (int i = 0; i < 4; i++)
+        tnm_pump(g->ctx, TNM_ALL);
+    CHECK_EQ(tnm_advise(g->ctx, t, TNM_NORMAL), TNM_OK);
+    if (r == TNM_PENDING) RIG_UNTIL(r, g, rig_try(g, t, 0, TNM_DISCARD, &p));
+    CHECK_EQ(r, TNM_OK);
+    sim_fill(sim_at(&g->sim, &p), 7, 0, ONE);
+    for (int i = 0; i < 100; i++)
+        tnm_pump(g->ctx, TNM_ALL);
+    CHECK(sim_same(sim_at(&g->sim, &p), 7, 0, ONE));
+    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    rig_expect(g, t, 1, 7);
+    rig_end(g);
+}
+
 EACH(a_claim_goes_with_its_replica) { /* and is not taken back from the next one's */
     tnm_tensor t[2];
     tnm_use both[2];
@@ -949,6 +972,7 @@ int main(void) {
     RUN(blocking_pin_with_a_dead_backend_gives_up);
     RUN(a_set_does_not_wait_for_what_it_builds_itself);
     RUN(who_discards_never_misses_bytes);
+    RUN(no_zeros_arrive_after_the_grant);
     RUN(a_claim_goes_with_its_replica);
     RUN(uses_that_cannot_be_counted_are_refused);
     RUN(one_content_twice_on_each_of_two_tiers);
