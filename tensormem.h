@@ -2780,7 +2780,8 @@ typedef struct tnmi_segment {
     void *host;
     uint64_t unit;        /* the tier's, once more */
     uint64_t size, least; /* least: what it was asked for */
-    uint64_t asked;       /* DRAINING: the tick at which its bytes were last asked for */
+    uint64_t asked;       /* DRAINING or vacant: the tick at which it was last asked for */
+    uint64_t age;         /* vacant: of the request that asked, as it is at that tick */
     void *item;           /* TNM_DEDICATED: desc.user of its tensor */
     uint32_t edge;        /* sentinel in the tier's space; TNMI_NONE for a dedicated one */
     uint32_t used;        /* replicas placed here */
@@ -2818,6 +2819,7 @@ typedef struct tnmi_tier {
     uint32_t segment_count, draining;
     uint32_t coming;      /* segments asked for and not answered */
     uint32_t windows;     /* open ones */
+    uint32_t vacant;      /* dedicated segments that wait for their tensor */
     uint32_t in_flight;   /* copies this backend has to answer */
     uint64_t guess_bytes; /* of guesses among them */
     tnmi_space space;
@@ -2908,6 +2910,12 @@ static tnmi_segment *tnmi_tier_segment(const tnmi_tiers *tiers, uint32_t index) 
     return (tnmi_segment *)tnmi_store_of(&tiers->segments, index, sizeof(tnmi_segment));
 }
 
+/* A dedicated segment that waits for its tensor. It stays with those who ask for it: were it given
+ * back with every attempt that lacks something else, attempts would take turns for ever. */
+static int tnmi_tier_is_vacant(const tnmi_segment *segment) {
+    return segment->dedicated && !segment->used && segment->state <= TNMI_SEGMENT_LIVE;
+}
+
 static void tnmi_tier_todo(tnmi_tiers *tiers, uint32_t index) {
     tnmi_tier_segment(tiers, index)->todo = TNMI_NONE;
     if (tiers->todo_head == TNMI_NONE)
@@ -2963,6 +2971,7 @@ static void tnmi_tier_forget(tnmi_tiers *tiers, uint32_t index) {
     else
         tnmi_tier_segment(tiers, segment->next)->prev = segment->prev;
     tnmi_tier_refund(tier, segment->size);
+    tier->vacant -= (uint32_t)tnmi_tier_is_vacant(segment);
     segment->state = TNMI_SEGMENT_NONE;
     tier->segment_count--;
     tnmi_store_give(&tiers->segments, index);
@@ -2970,6 +2979,7 @@ static void tnmi_tier_forget(tnmi_tiers *tiers, uint32_t index) {
 
 /* From now on the segment gives no room: its gaps are held for the drain. */
 static void tnmi_tier_drain(tnmi_tier *tier, tnmi_segment *segment) {
+    tier->vacant -= (uint32_t)tnmi_tier_is_vacant(segment);
     segment->state = TNMI_SEGMENT_DRAINING;
     tier->draining++;
     if (segment->edge == TNMI_NONE) return;
@@ -4595,6 +4605,7 @@ typedef struct tnmi_member { /* of a request: one content on one tier */
 
 typedef struct tnmi_request {
     uint64_t hash;        /* of the set a try_ call asked for */
+    uint64_t age;         /* smaller is older */
     uint64_t lapse;       /* tick at which its claims end; TNMI_NEVER = not before it is complete */
     uint64_t round, seen; /* of the last attempt */
     uint64_t pass;        /* in which its windows were found to wait: all are looked at together */
@@ -4638,7 +4649,8 @@ typedef struct tnmi_engine {
     uint64_t pass;                        /* over the transfers that wait for room */
     uint64_t allowance;                   /* bytes this pump may still start */
     uint64_t guess_bytes;
-    uint64_t grain; /* the largest granularity of any backend */
+    uint64_t grain;      /* the largest granularity of any backend */
+    uint64_t newest_age; /* of a request */
     uint64_t rekeys[TNM_MAX_TIERS];
     /* tnmi_hints.falls when a tier's order was last gone over, and how far that is */
     uint64_t falls[TNM_MAX_TIERS];
@@ -4905,6 +4917,7 @@ static int tnmi_engine_wipe(tnmi_engine *e, uint32_t tier, const tnmi_replica *r
     op->place_offset = replica->offset;
     op->state = TNMI_OP_PLACED;
     tnmi_space_node(&tnmi_engine_tier(e, tier)->space, replica->node)->a = TNMI_NONE;
+    tnmi_tier_segment(&e->tiers, replica->segment)->owner = TNMI_NONE;
     tnmi_move_enqueue(&e->move, index, TNM_CLASS_DEMAND);
     return 1;
 }
@@ -5316,17 +5329,22 @@ static void tnmi_engine_settle(tnmi_engine *e, uint32_t op_index, uint32_t node)
     tnmi_engine_open_place(e, op->tier, op->place_segment, op->place_offset, op->bytes);
 }
 
-/* An empty dedicated segment that was made for this content; others of that kind are retired. */
-static uint32_t tnmi_engine_own_segment(tnmi_engine *e, uint32_t tier, void *item, uint64_t size) {
-    tnmi_tier *t = tnmi_engine_tier(e, tier);
-    uint32_t index = t->last_segment;
-    for (int i = 0; i < TNMI_OLDEST && index != TNMI_NONE; i++) {
+/* A vacant segment for such a tensor, the youngest that is there, else one that comes. */
+static uint32_t tnmi_engine_vacant(const tnmi_engine *e, uint32_t tier, const void *item,
+                                   uint64_t size) {
+    const tnmi_tier *t = tnmi_engine_tier(e, tier);
+    uint32_t index = t->last_segment, found = TNMI_NONE;
+    for (uint32_t left = t->vacant; left > 0;) {
         const tnmi_segment *s = tnmi_tier_segment(&e->tiers, index);
-        if (s->state == TNMI_SEGMENT_LIVE && s->used == 0 && s->item == item && s->size == size)
-            return index;
+        uint32_t at = index;
         index = s->prev;
+        if (!tnmi_tier_is_vacant(s)) continue;
+        left--;
+        if (s->item != item || s->size != size) continue;
+        if (s->state == TNMI_SEGMENT_LIVE) return at;
+        found = at;
     }
-    return TNMI_NONE;
+    return found;
 }
 
 static void tnmi_engine_place_dedicated(tnmi_engine *e, uint32_t op_index, uint32_t segment) {
@@ -5339,6 +5357,7 @@ static void tnmi_engine_place_dedicated(tnmi_engine *e, uint32_t op_index, uint3
     node->prev = node->next = index;
     node->a = op->replica;
     t->space.used_granules += op->need;
+    t->vacant--;
     tnmi_tier_segment(&e->tiers, segment)->owner = op->replica;
     op->place_segment = segment;
     op->place_offset = op->shift / (uint32_t)t->unit;
@@ -5346,6 +5365,23 @@ static void tnmi_engine_place_dedicated(tnmi_engine *e, uint32_t op_index, uint3
     tnmi_tier_segment(&e->tiers, segment)->used++;
     tnmi_tensor_replica(&e->tensors, op->tier, op->replica)->node = index;
     tnmi_engine_open_place(e, op->tier, segment, op->place_offset, op->bytes);
+}
+
+/* Its plan is undone: the segment is vacant again. */
+static void tnmi_engine_unplace_dedicated(tnmi_engine *e, uint32_t op_index) {
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    tnmi_tier *t = tnmi_engine_tier(e, op->tier);
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, op->tier, op->replica);
+    if (t->desc.segment_bytes != TNM_DEDICATED || replica->node == TNMI_NONE) return;
+    tnmi_segment *s = tnmi_tier_segment(&e->tiers, op->place_segment);
+    tnmi_base_noaccess(s->host, s->size);
+    tnmi_store_give(&t->space.nodes, replica->node);
+    t->space.used_granules -= op->need;
+    replica->node = TNMI_NONE;
+    op->state = TNMI_OP_ROOM;
+    s->owner = TNMI_NONE;
+    s->used--;
+    t->vacant++;
 }
 
 /* Pins that only their holders can end. */
@@ -5427,11 +5463,19 @@ static void tnmi_engine_drain_segment(tnmi_engine *e, uint32_t tier, uint32_t in
     e->changed++;
 }
 
+/* What is being emptied is still asked for. */
+static void tnmi_engine_drain_on(tnmi_engine *e, uint32_t tier) {
+    for (uint32_t i = tnmi_engine_tier(e, tier)->segments; i != TNMI_NONE;) {
+        tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
+        i = s->next;
+        if (s->state == TNMI_SEGMENT_DRAINING) s->asked = e->tick;
+    }
+}
+
 /* Whole segments go until `need` more bytes would fit the ledger. 0 = they cannot. */
 static int tnmi_engine_make_ledger(tnmi_engine *e, uint32_t tier, uint64_t need, int pinned) {
     tnmi_tier *t = tnmi_engine_tier(e, tier);
-    for (uint32_t i = t->segments; i != TNMI_NONE; i = tnmi_tier_segment(&e->tiers, i)->next)
-        tnmi_tier_segment(&e->tiers, i)->asked = e->tick; /* drains go on */
+    tnmi_engine_drain_on(e, tier);
     for (;;) {
         uint64_t have = tnmi_engine_returning(e, tier), want;
         if (!tnmi_base_add(t->reserved, need, &want)) return 0;
@@ -5443,8 +5487,8 @@ static int tnmi_engine_make_ledger(tnmi_engine *e, uint32_t tier, uint64_t need,
 }
 
 /* Ask for a segment that holds `need` bytes, if the ledger allows one. */
-static tnm_result tnmi_engine_want_segment(tnmi_engine *e, uint32_t tier, uint64_t need,
-                                           void *item) {
+static tnm_result tnmi_engine_want_segment(tnmi_engine *e, uint32_t tier, uint64_t need, void *item,
+                                           uint64_t age) {
     tnmi_tier *t = tnmi_engine_tier(e, tier);
     int dedicated = t->desc.segment_bytes == TNM_DEDICATED;
     uint64_t size = tnmi_tier_segment_size(t, need, e->tick);
@@ -5452,10 +5496,13 @@ static tnm_result tnmi_engine_want_segment(tnmi_engine *e, uint32_t tier, uint64
     if ((t->coming && !dedicated) || e->rehearsing) return TNM_PENDING;
     tnm_result r = tnmi_engine_table(e, &e->tiers.segments, 1);
     if (r != TNM_OK) return r;
-    uint32_t index = tnmi_tier_want(&e->tiers, tier, size);
-    tnmi_tier_segment(&e->tiers, index)->item = item;
-    tnmi_tier_segment(&e->tiers, index)->least = need;
-    tnmi_tier_segment(&e->tiers, index)->dedicated = (uint32_t)dedicated;
+    tnmi_segment *s = tnmi_tier_segment(&e->tiers, tnmi_tier_want(&e->tiers, tier, size));
+    s->item = item;
+    s->least = need;
+    s->dedicated = (uint32_t)dedicated;
+    s->asked = e->tick;
+    s->age = age;
+    t->vacant += (uint32_t)dedicated;
     return TNM_PENDING;
 }
 
@@ -5668,6 +5715,15 @@ static uint32_t tnmi_engine_leg_tier(const tnmi_engine *e, uint32_t content, uin
 }
 
 /* ---- why is there no room? ---- */
+static tnmi_request *tnmi_engine_request(const tnmi_engine *e, uint32_t index) {
+    return (tnmi_request *)tnmi_store_at(&e->requests, index);
+}
+
+/* What nobody waits for is younger than all. */
+static uint64_t tnmi_engine_age(const tnmi_engine *e, uint32_t request) {
+    return request == TNMI_NONE ? TNMI_NEVER : tnmi_engine_request(e, request)->age;
+}
+
 typedef struct tnmi_walls { /* of a tier, as a refusal sees them */
     uint64_t gap, movable;  /* largest run between walls; free granules in all */
     uint64_t whole;         /* bytes of segments without a wall: they can go as a whole */
@@ -5753,13 +5809,29 @@ static int tnmi_engine_is_wall(const tnmi_engine *e, const tnmi_view *view, cons
     return leave == TNMI_LEAVE_STUCK || leave == TNMI_LEAVE_SICK;
 }
 
+/* May a vacant segment go to make room for a request? Not what an older one, or it, asks for. */
+static int tnmi_engine_may_vacate(const tnmi_engine *e, const tnmi_segment *s, uint32_t request) {
+    return s->asked < e->tick || s->age > tnmi_engine_age(e, request);
+}
+
 static void tnmi_engine_walls_dedicated(const tnmi_engine *e, const tnmi_view *view,
-                                        const tnmi_segment *s, tnmi_walls *walls) {
-    if (s->owner == TNMI_NONE) return;
-    const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, view->tier, s->owner);
-    if (replica->node == TNMI_NONE) return;
-    const tnmi_node *node = tnmi_space_node(view->space, replica->node);
-    if (!tnmi_engine_is_wall(e, view, node, s->size, walls)) walls->gap += s->size;
+                                        const tnmi_segment *s, uint32_t request,
+                                        tnmi_walls *walls) {
+    const tnmi_node *node = NULL;
+    if (tnmi_tier_is_vacant(s)) {
+        if (request != TNMI_NONE && s->asked == e->tick && s->age == tnmi_engine_age(e, request))
+            return; /* its own */
+        walls->passing = 1;
+    } else if (!s->used) {
+        return; /* on its way out */
+    } else if (s->owner == TNMI_NONE) {
+        walls->passing = 1; /* being wiped */
+    } else {
+        node = tnmi_space_node(view->space,
+                               tnmi_tensor_replica(&e->tensors, view->tier, s->owner)->node);
+    }
+    if (node && tnmi_engine_is_own_node(e, view->tier, node, request)) return;
+    if (!node || !tnmi_engine_is_wall(e, view, node, s->size, walls)) walls->gap += s->size;
 }
 
 /* Dirty bytes on their way out of a tier whose tier below will not take so many. */
@@ -5830,18 +5902,20 @@ static void tnmi_engine_walls(const tnmi_engine *e, uint32_t tier, uint32_t requ
         const tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
         i = s->next;
         int live = s->state == TNMI_SEGMENT_LIVE, whole;
-        if (s->dedicated) tnmi_engine_walls_dedicated(e, &view, s, walls);
+        if (s->dedicated) tnmi_engine_walls_dedicated(e, &view, s, request, walls);
         uint64_t run = tnmi_engine_run(e, &view, s, request, walls, &whole);
         whole = whole && !tnmi_engine_is_held(e, &view, s, below.most);
         if (live) walls->gap = tnmi_base_max(walls->gap, run);
-        if (live && whole) walls->whole += s->size;
-        if (live || !whole) continue;
+        if (live && whole && !s->dedicated) walls->whole += s->size;
+        if (live || !whole || tnmi_tier_is_vacant(s)) continue;
         walls->passing = 1; /* its bytes come back to the ledger */
         walls->gap = tnmi_base_max(walls->gap, t->budget);
     }
-    uint64_t beside = t->desc.segment_bytes == TNM_DEDICATED ? tnmi_tier_room(t) : 0;
+    int dedicated = t->desc.segment_bytes == TNM_DEDICATED;
+    uint64_t beside = dedicated ? tnmi_base_less(tnmi_tier_room(t), t->set_aside) : 0;
     walls->most = tnmi_base_max(walls->gap + beside, walls->whole + tnmi_tier_room(t));
-    if (t->coming) walls->most = UINT64_MAX;
+    if (dedicated) walls->most = walls->gap + beside;
+    if (t->coming && !dedicated) walls->most = UINT64_MAX;
 }
 
 /* A demand overtakes: fetches nobody waits for that have not begun give their room back. */
@@ -5883,7 +5957,42 @@ static tnm_result tnmi_engine_classify(tnmi_engine *e, tnmi_plan *plan, uint32_t
     return walls.sick ? walls.sick : TNM_ERR_BUDGET;
 }
 
-/* A dedicated tier has no windows: whole tensors go, oldest first. */
+/* Vacant segments that may go, until there are `need` bytes: counted, and given back if told to. */
+static uint64_t tnmi_engine_vacate(tnmi_engine *e, uint32_t tier, uint32_t request, uint64_t need,
+                                   uint64_t have, int go) {
+    for (uint32_t i = tnmi_engine_tier(e, tier)->segments; i != TNMI_NONE && have < need;) {
+        const tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
+        uint32_t index = i;
+        i = s->next;
+        if (!tnmi_tier_is_vacant(s) || s->state != TNMI_SEGMENT_LIVE) continue;
+        if (!tnmi_engine_may_vacate(e, s, request)) continue;
+        have += s->size;
+        if (go) tnmi_engine_drain_segment(e, tier, index);
+    }
+    return have;
+}
+
+/* Bytes that come back to the ledger of a dedicated tier by themselves. */
+static uint64_t tnmi_engine_coming_back(const tnmi_engine *e, const tnmi_view *view,
+                                        uint64_t below) {
+    uint64_t sum = 0;
+    for (uint32_t i = tnmi_engine_tier(e, view->tier)->segments; i != TNMI_NONE;) {
+        const tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
+        i = s->next;
+        if (s->state < TNMI_SEGMENT_DRAINING) continue;
+        if (s->used && s->owner != TNMI_NONE) {
+            tnmi_leave leave =
+                tnmi_policy_may_leave(view, tnmi_tensor_replica(&e->tensors, view->tier, s->owner));
+            if (leave > TNMI_LEAVE_LATER || tnmi_engine_is_used(e, view->tier, s->owner, 1) ||
+                tnmi_engine_is_stranded(e, view, s->owner, below))
+                continue;
+        }
+        sum += s->size;
+    }
+    return sum;
+}
+
+/* A dedicated tier has no windows: whole tensors go, oldest first, if that is enough. */
 static tnm_result tnmi_engine_drain_oldest(tnmi_engine *e, tnmi_plan *plan, uint32_t tier,
                                            uint64_t need) {
     tnmi_view view = tnmi_engine_view(e, tier);
@@ -5891,26 +6000,35 @@ static tnm_result tnmi_engine_drain_oldest(tnmi_engine *e, tnmi_plan *plan, uint
     tnmi_tier *t = tnmi_engine_tier(e, tier);
     uint32_t steps = 0, i;
     unsigned char stays[TNMI_OLDEST];
-    uint64_t have = tnmi_engine_returning(e, tier) + tnmi_tier_room(t), key;
+    uint64_t have = tnmi_base_less(tnmi_tier_room(t), t->set_aside), key;
     tnmi_wish wish;
-    if (tnmi_tier_room(t) >= need) return tnmi_engine_classify(e, plan, tier, need);
-    if (e->rehearsing) return TNM_PENDING;
+    tnmi_walls below;
+    if (have >= need) return tnmi_engine_classify(e, plan, tier, need);
+    memset(&below, 0, sizeof below);
+    if (t->spill >= 0) tnmi_engine_walls(e, (uint32_t)t->spill, TNMI_NONE, &below);
     memset(&wish, 0, sizeof wish);
     wish.before = plan->before;
     wish.guess = plan->guess;
     oldest.count = 0;
     oldest.more = 0;
+    have += tnmi_engine_coming_back(e, &view, below.most);
+    uint64_t vacate = have;
+    have = tnmi_engine_vacate(e, tier, plan->request, need, have, 0);
     while (have < need && tnmi_engine_pop_oldest(e, &view, &oldest, &steps)) {
-        const tnmi_replica *replica =
-            tnmi_tensor_replica(&e->tensors, tier, oldest.index[oldest.count - 1]);
+        uint32_t index = oldest.index[oldest.count - 1];
+        const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
         const tnmi_segment *s = tnmi_tier_segment(&e->tiers, replica->segment);
-        stays[oldest.count - 1] =
-            s->state != TNMI_SEGMENT_LIVE || !tnmi_policy_may_take(&view, &wish, replica, &key);
+        stays[oldest.count - 1] = s->state != TNMI_SEGMENT_LIVE ||
+                                  !tnmi_policy_may_take(&view, &wish, replica, &key) ||
+                                  tnmi_engine_is_stranded(e, &view, index, below.most);
         if (!stays[oldest.count - 1]) have += s->size;
     }
     tnmi_engine_put_back(e, tier, &oldest);
-    if (oldest.more) e->changed++;
+    if (oldest.more && !e->rehearsing) e->changed++;
     if (have < need) return oldest.more ? TNM_PENDING : tnmi_engine_classify(e, plan, tier, need);
+    if (e->rehearsing) return TNM_PENDING;
+    tnmi_engine_drain_on(e, tier);
+    tnmi_engine_vacate(e, tier, plan->request, need, vacate, 1);
     for (i = 0; i < oldest.count; i++) {
         const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, oldest.index[i]);
         if (!stays[i]) tnmi_engine_drain_segment(e, tier, replica->segment);
@@ -5918,17 +6036,36 @@ static tnm_result tnmi_engine_drain_oldest(tnmi_engine *e, tnmi_plan *plan, uint
     return TNM_PENDING;
 }
 
+/* Does an older request wait for room on this tier? What came back would never be enough for it, if
+ * younger ones took it meanwhile. */
+static int tnmi_engine_is_sought(const tnmi_engine *e, uint32_t tier, uint32_t request) {
+    uint64_t age = tnmi_engine_age(e, request);
+    for (uint32_t r = e->oldest_request; r != TNMI_NONE; r = tnmi_engine_request(e, r)->next) {
+        const tnmi_request *older = tnmi_engine_request(e, r);
+        if (older->age >= age) return 0;
+        if (!older->admitted && older->result == TNM_PENDING && older->short_on == tier) return 1;
+    }
+    return 0;
+}
+
 static tnm_result tnmi_engine_find_dedicated(tnmi_engine *e, tnmi_plan *plan, uint32_t op_index) {
     tnmi_op *op = tnmi_engine_op(e, op_index);
     tnmi_tier *t = tnmi_engine_tier(e, op->tier);
     void *item = tnmi_engine_content(e, op->content)->user;
-    uint64_t need = (uint64_t)op->need * t->granule;
-    uint32_t own = tnmi_engine_own_segment(e, op->tier, item, need);
-    if (own != TNMI_NONE) {
-        tnmi_engine_place_dedicated(e, op_index, own);
+    uint64_t need = (uint64_t)op->need * t->granule, age = tnmi_engine_age(e, plan->request);
+    uint32_t vacant = tnmi_engine_vacant(e, op->tier, item, need);
+    if (vacant != TNMI_NONE) {
+        tnmi_segment *s = tnmi_tier_segment(&e->tiers, vacant);
+        if (!e->rehearsing) {
+            s->age = s->asked < e->tick ? age : tnmi_base_min(s->age, age);
+            s->asked = e->tick;
+        }
+        if (s->state != TNMI_SEGMENT_LIVE) return TNM_PENDING;
+        tnmi_engine_place_dedicated(e, op_index, vacant);
         return TNM_OK;
     }
-    tnm_result r = tnmi_engine_want_segment(e, op->tier, need, item);
+    if (tnmi_engine_is_sought(e, op->tier, plan->request)) return TNM_PENDING;
+    tnm_result r = tnmi_engine_want_segment(e, op->tier, need, item, age);
     if (r != TNM_ERR_BUDGET) return r;
     return tnmi_engine_drain_oldest(e, plan, op->tier, need);
 }
@@ -5959,7 +6096,7 @@ static tnm_result tnmi_engine_find_place(tnmi_engine *e, tnmi_plan *plan, uint32
         tnmi_engine_settle(e, op_index, node);
         return TNM_OK;
     }
-    r = tnmi_engine_want_segment(e, op->tier, need, NULL);
+    r = tnmi_engine_want_segment(e, op->tier, need, NULL, 0);
     if (r != TNM_ERR_BUDGET) return r;
     wish.before = plan->before;
     wish.guess = plan->guess || clean;
@@ -6049,6 +6186,7 @@ static void tnmi_engine_undo(tnmi_engine *e, tnmi_plan *plan) {
     uint64_t changed = e->changed;
     while (plan->head != TNMI_NONE) {
         uint32_t next = tnmi_engine_op(e, plan->head)->plan;
+        tnmi_engine_unplace_dedicated(e, plan->head);
         tnmi_engine_abandon(e, plan->head);
         plan->head = next;
     }
@@ -6128,10 +6266,6 @@ static void tnmi_engine_want_via(tnmi_engine *e, tnmi_plan *plan, uint32_t conte
 }
 
 /* ---- requests: sets that wait ---- */
-static tnmi_request *tnmi_engine_request(const tnmi_engine *e, uint32_t index) {
-    return (tnmi_request *)tnmi_store_at(&e->requests, index);
-}
-
 static uint64_t tnmi_engine_hash(const tnm_use *set, int count) {
     uint64_t hash = (uint64_t)count;
     for (int i = 0; i < count; i++) {
@@ -6258,6 +6392,7 @@ static tnm_result tnmi_engine_new_request(tnmi_engine *e, const tnm_use *set, in
     request->members = members;
     request->calling = calling;
     request->hash = tnmi_engine_hash(set, count);
+    request->age = ++e->newest_age;
     request->lapse = e->tick + TNMI_LAPSE_TICKS;
     request->class_ = TNM_CLASS_DEMAND;
     request->result = TNM_PENDING;
@@ -6277,8 +6412,7 @@ static tnm_result tnmi_engine_new_request(tnmi_engine *e, const tnm_use *set, in
 }
 
 /* The unanswered try_ request of this very set, or TNMI_NONE. */
-static uint32_t tnmi_engine_find_request(const tnmi_engine *e, const tnm_use *set, int count) {
-    uint64_t hash = tnmi_engine_hash(set, count);
+static uint32_t tnmi_engine_find_request(const tnmi_engine *e, uint64_t hash) {
     uint32_t index = e->bucket[hash % TNMI_BUCKETS];
     while (index != TNMI_NONE && tnmi_engine_request(e, index)->hash != hash)
         index = tnmi_engine_request(e, index)->chain;
@@ -7412,14 +7546,15 @@ static void tnmi_engine_drain_all(tnmi_engine *e) {
     for (uint32_t t = 0; t < e->tiers.count; t++) {
         tnmi_tier *tier = tnmi_engine_tier(e, t);
         int above = tier->reserved > tier->budget;
-        uint32_t i = above || tier->draining > 0 ? tier->segments : TNMI_NONE;
+        uint32_t i = above || tier->draining || tier->vacant ? tier->segments : TNMI_NONE;
         if (above && !tier->segment_count)
             tnmi_move_unstage(&e->move, t); /* nothing else is left to go */
         while (i != TNMI_NONE) {
             uint32_t index = i;
             i = tnmi_tier_segment(&e->tiers, i)->next;
             tnmi_segment *s = tnmi_tier_segment(&e->tiers, index);
-            if (s->state == TNMI_SEGMENT_LIVE && !s->used && tier->reserved > tier->budget)
+            if (s->state == TNMI_SEGMENT_LIVE && !s->used &&
+                (tier->reserved > tier->budget || (s->dedicated && s->asked + 1 < e->tick)))
                 tnmi_engine_drain_segment(e, t, index); /* what kept it has gone */
             if (s->state != TNMI_SEGMENT_DRAINING) continue;
             if (!e->closing && s->used && tier->reserved <= tier->budget &&
@@ -8933,7 +9068,7 @@ static tnm_result tnmi_engine_rehearse_grant(tnmi_engine *e, const tnmi_request 
 /* What would the next try_ call for this very set be answered by a request it has left? PENDING if
  * it left none, or that has to be planned again. */
 static tnm_result tnmi_engine_standing(tnmi_engine *e, const tnm_use *set, int count) {
-    uint32_t index = tnmi_engine_find_request(e, set, count);
+    uint32_t index = tnmi_engine_find_request(e, tnmi_engine_hash(set, count));
     if (index == TNMI_NONE) return TNM_PENDING;
     const tnmi_request *request = tnmi_engine_request(e, index);
     if (request->result != TNM_PENDING || !request->admitted) return request->result;
@@ -8949,6 +9084,8 @@ static tnm_result tnmi_engine_rehearse(tnmi_engine *e, uint32_t index, uint32_t 
     tnmi_request *request = tnmi_engine_request(e, index);
     tnmi_plan plan = tnmi_engine_plan(index, TNM_CLASS_DEMAND, 0);
     uint64_t changed = e->changed;
+    uint32_t left = tnmi_engine_find_request(e, request->hash);
+    if (left != TNMI_NONE) request->age = tnmi_engine_request(e, left)->age; /* it would go on */
     e->rehearsing = 1;
     tnmi_engine_mark_members(e, request, 1);
     tnm_result r = tnmi_engine_plan_request(e, index, &plan);
@@ -9341,6 +9478,7 @@ static int tnmi_watch_check_tier(const tnmi_engine *e, uint32_t tier) {
     const tnmi_tier *t = &e->tiers.tier[tier];
     const tnmi_table *table = &e->tensors.on[tier].replicas;
     uint64_t reserved = 0, free_sum = 0, bin_sum = 0, used = 0, held = 0;
+    uint32_t vacant = 0;
     int broken = t->reserved > t->peak;
     for (uint32_t i = t->segments; i != TNMI_NONE;) {
         const tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
@@ -9350,7 +9488,11 @@ static int tnmi_watch_check_tier(const tnmi_engine *e, uint32_t tier) {
         if (s->edge != TNMI_NONE)
             broken += tnmi_space_check_segment(&t->space, s->edge, &free_sum, &used, &held);
         if (s->dedicated && s->used) used += s->size / t->granule;
+        vacant += (uint32_t)tnmi_tier_is_vacant(s);
+        if (s->dedicated && s->used && s->owner != TNMI_NONE)
+            broken += tnmi_tensor_replica(&e->tensors, tier, s->owner)->node == TNMI_NONE;
     }
+    broken += vacant != t->vacant;
     if (e->move.stage_tier == tier && e->move.stage_state >= TNMI_STAGING_ALLOCATING)
         reserved += e->move.stage_bytes;
     broken += reserved != t->reserved;
@@ -10200,7 +10342,7 @@ static tnm_result tnmi_door_first_segments(tnm_ctx *ctx) {
             tier->desc.segment_bytes == TNM_DEDICATED)
             continue;
         while (tnmi_tier_room(tier) >= tier->granule + tier->set_aside) {
-            tnm_result r = tnmi_engine_want_segment(e, t, tier->granule, NULL);
+            tnm_result r = tnmi_engine_want_segment(e, t, tier->granule, NULL, 0);
             if (r == TNM_ABSENT) {
                 tnmi_door_grow(ctx);
                 continue;
@@ -10779,7 +10921,7 @@ static tnm_result tnmi_door_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm
     uint64_t rounds = 0;
     int only_here = tnmi_door_if_ready(set, count);
     tnm_result r;
-    if (!waits) request = tnmi_engine_find_request(e, set, count);
+    if (!waits) request = tnmi_engine_find_request(e, tnmi_engine_hash(set, count));
     if (only_here && !tnmi_door_all_here(ctx, set, count, 0)) return TNM_ABSENT;
     if (request == TNMI_NONE && count == 1 && tnmi_engine_build(e, set, out) == TNM_OK) {
         tnmi_door_complete(ctx, out, 1);

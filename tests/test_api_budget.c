@@ -71,6 +71,80 @@ EACH(dedicated_segments) {
     rig_end(g);
 }
 
+/* members of the same size and item take segments in turn; none goes back while another comes */
+EACH(dedicated_set) {
+    tnm_tensor t[4];
+    tnm_pinned p[3];
+    tnm_use u[3];
+    rig_tier(g, "fast", kind, 3 * rig_room(1, ONE));
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    g->tiers[0].segment_bytes = g->tiers[1].segment_bytes = TNM_DEDICATED;
+    rig_create(g);
+    rig_make(g, t, 4, ONE, 1);
+    rig_expect(g, t[3], 0, 3);
+    for (int i = 0; i < 3; i++)
+        u[i] = rig_use(t[i], 0, TNM_READ);
+    CHECK_EQ(tnm_pin(g->ctx, u, 3, p), TNM_OK);
+    for (int i = 0; i < 3; i++)
+        CHECK(sim_same(sim_at(&g->sim, &p[i]), (uint64_t)i, 0, ONE));
+    CHECK(g->sim.calls[SIM_ALLOC] <= 4 + 4 + 2); /* 4 below, 4 above, staging */
+    CHECK_EQ(tnm_unpin(g->ctx, p, 3, 0), TNM_OK);
+    rig_end(g);
+}
+
+/* what was asked for and is asked for no more goes back */
+EACH(dedicated_vacant_goes) {
+    tnm_tensor t[3];
+    tnm_pinned p[3];
+    tnm_use u[2];
+    rig_tier(g, "fast", kind, 2 * rig_room(1, ONE));
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    g->tiers[0].segment_bytes = TNM_DEDICATED;
+    rig_create(g);
+    rig_make(g, t, 3, ONE, 1);
+    CHECK_EQ(rig_pin(g, t[0], 0, TNM_READ, &p[0]), TNM_OK);
+    u[0] = rig_use(t[1], 0, TNM_READ);
+    u[1] = rig_use(t[2], 0, TNM_READ);
+    CHECK_EQ(tnm_pin(g->ctx, u, 2, &p[1]), TNM_ERR_BUDGET);
+    rig_expect(g, t[1], 0, 1); /* nothing stands in its way */
+    rig_unpin(g, &p[0], 0);
+    for (int i = 0; i < 4; i++)
+        tnm_pump(g->ctx, TNM_ALL);
+    CHECK(rig_stats(g, 0).reserved_bytes <= 2 * rig_room(1, ONE));
+    rig_expect_all(g, t, 3, 0);
+    rig_end(g);
+}
+
+/* tnm_why rehearses a dedicated tier to the end */
+EACH(dedicated_why) {
+    tnm_tensor t[3];
+    tnm_pinned p[3];
+    tnm_shortage why;
+    tnm_use u[2];
+    tnm_result r;
+    rig_tier(g, "fast", kind, 2 * rig_room(1, ONE));
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    g->tiers[0].segment_bytes = TNM_DEDICATED;
+    rig_create(g);
+    rig_make(g, t, 3, ONE, 1);
+    u[0] = rig_use(t[0], 0, TNM_READ);
+    u[1] = rig_use(t[1], 0, TNM_READ);
+    for (int i = 0; i < 100; i++) {
+        CHECK_EQ(tnm_why(g->ctx, u, 2, &why), TNM_OK);
+        r = tnm_try_pin(g->ctx, u, 2, p);
+        CHECK_EQ(why.result, r);
+        if (r == TNM_OK) break;
+        tnm_pump(g->ctx, TNM_ALL);
+    }
+    CHECK_EQ(r, TNM_OK);
+    u[0] = rig_use(t[2], 0, TNM_READ);
+    CHECK_EQ(tnm_why(g->ctx, u, 1, &why), TNM_OK);
+    CHECK_EQ(why.result, TNM_ERR_BUDGET); /* both places are pinned */
+    CHECK_EQ(tnm_try_pin(g->ctx, u, 1, &p[2]), TNM_ERR_BUDGET);
+    CHECK_EQ(tnm_unpin(g->ctx, p, 2, 0), TNM_OK);
+    rig_end(g);
+}
+
 EACH(tails_are_charged) {
     tnm_tensor t[3];
     tnm_pinned p[3];
@@ -504,6 +578,9 @@ int main(void) {
     RUN(segments_are_charged);
     RUN(larger_than_a_segment);
     RUN(dedicated_segments);
+    RUN(dedicated_set);
+    RUN(dedicated_vacant_goes);
+    RUN(dedicated_why);
     RUN(tails_are_charged);
     RUN(alignment_is_kept);
     RUN(staging_is_charged_to_its_tier);
