@@ -49,6 +49,7 @@ typedef struct model {
     size_t size, next;
     uint64_t random, version;
     int tree, tight, noisy; /* tight: BUDGET may be right even without pins; noisy: faults */
+    int dedicated;          /* one alloc for each tensor: 1 on the first tier, 2 on all */
     int shrunk[SIM_DEVICES];
     int was_shrunk;             /* what failed then is told later, once */
     uint64_t full[SIM_DEVICES]; /* the budget it began with */
@@ -223,13 +224,16 @@ static inline void model_released(void *user, uint64_t mem, uint64_t offset) {
 static inline void model_add(model *m, int kind, uint64_t budget, uint64_t segment) {
     sim_device *d = rig_tier(&m->g, "tier", kind, budget);
     m->full[d->tier] = budget;
+    if (m->dedicated == 2 || (m->dedicated && d->tier == 0)) segment = TNM_DEDICATED;
     m->g.tiers[d->tier].segment_bytes = segment;
 }
 
 static inline void model_build(model *m) {
     int kind = (int)model_draw(m, 16);
     uint64_t seg = model_draw(m, 2) ? 8192 : 0;
-    m->tree = (int)model_draw(m, MODEL_TREES);
+    m->tree = (int)model_draw(m, 6 * MODEL_TREES);
+    m->dedicated = m->tree < 4 * MODEL_TREES ? 0 : m->tree / MODEL_TREES - 3;
+    m->tree %= MODEL_TREES;
     if (m->tree == 0) model_add(m, kind, 49152, 0);
     if (m->tree == 1 || m->tree == 5) model_add(m, kind, 24576, seg);
     if (m->tree == 1) model_add(m, SIM_PLAIN | (kind & SIM_ASYNC), 0, 65536);
@@ -317,6 +321,7 @@ static inline void model_op_create(model *m) {
     memset(&d, 0, sizeof d);
     d.bytes = m->content[content].bytes;
     d.advice = m->content[content].advice = advices[model_draw(m, 8)];
+    d.user = content & 1 ? &m->content[content] : NULL; /* the `item` of a segment of its own */
     m->name[at].used = 1;
     m->name[at].content = content;
     m->name[at].offset = 0;
@@ -969,7 +974,7 @@ static inline uint64_t model_play(model *m, const uint8_t *data, size_t size, ui
     rig_start(&m->g, seed + 7);
     model_build(m);
     model_behave(m);
-    model_say(m, "tree, kind of tier 0", m->tree, m->g.sim.device[0].kind, 0);
+    model_say(m, "tree, kind of tier 0", m->tree, m->g.sim.device[0].kind, m->dedicated);
     model_say(m, "delay, busy", m->g.sim.delay, m->g.sim.busy, m->noisy);
     if (!rig_create(&m->g)) return 0;
     for (int i = 0; i < ops && !model_over(m); i++)
