@@ -6153,6 +6153,7 @@ static tnm_result tnmi_engine_want_leg(tnmi_engine *e, tnmi_plan *plan, uint32_t
     }
     tnmi_replica *there = tnmi_engine_on(e, content, down);
     if (tnmi_engine_is_busy(there)) {
+        if (tnmi_engine_filling(e, there)->state == TNMI_OP_DRAINING) return TNM_PENDING;
         tnmi_move_raise(&e->move, there->offset, plan->class_, plan->step);
         return TNM_OK;
     }
