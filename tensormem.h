@@ -6141,6 +6141,37 @@ static int tnmi_engine_is_built_below(const tnmi_engine *e, const tnmi_plan *pla
     return 0;
 }
 
+/* Does a request other than `but` wait to write the content, on `tier` (TNMI_NONE: on any), and
+ * holds what it waits with? */
+static int tnmi_engine_awaits_write(const tnmi_engine *e, uint32_t content, uint32_t tier,
+                                    uint32_t but) {
+    for (uint32_t r = e->oldest_request; r != TNMI_NONE; r = tnmi_engine_request(e, r)->next) {
+        uint32_t m = r == but ? TNMI_NONE : tnmi_engine_request(e, r)->members;
+        for (; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next) {
+            const tnmi_member *member = tnmi_engine_member(e, m);
+            if (member->content != content || !member->claimed) continue;
+            if (tier != TNMI_NONE && member->tier != tier) continue;
+            if (member->access != TNM_READ) return 1;
+        }
+    }
+    return 0;
+}
+
+/* Does a request wait with this content? What is fetched elsewhere would only be in its way. */
+static int tnmi_engine_is_awaited(const tnmi_engine *e, uint32_t content) {
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        const tnmi_replica *replica = tnmi_engine_on(e, content, t);
+        if (!replica) continue;
+        if (tnmi_base_peek64(&replica->word) & TNMI_CLAIM) return 1;
+        if (tnmi_engine_is_busy(replica)) {
+            if (tnmi_engine_filling(e, replica)->claims) return 1;
+        } else if (replica->node == TNMI_NONE && !tnmi_tensor_is_lent(&e->tensors, replica) &&
+                   tnmi_engine_awaits_write(e, content, t, TNMI_NONE))
+            return 1; /* adopted memory: no node carries the claim */
+    }
+    return 0;
+}
+
 /* A write-back of a content that is dirty on `tier`: joins one that is under way. */
 static tnm_result tnmi_engine_want_leg(tnmi_engine *e, tnmi_plan *plan, uint32_t content,
                                        uint32_t tier) {
@@ -6157,6 +6188,10 @@ static tnm_result tnmi_engine_want_leg(tnmi_engine *e, tnmi_plan *plan, uint32_t
         tnmi_move_raise(&e->move, there->offset, plan->class_, plan->step);
         return TNM_OK;
     }
+    /* a writer who waits for his grant would take it back, and be kept by it: he comes first */
+    if (tnmi_engine_is_awaited(e, content) &&
+        tnmi_engine_awaits_write(e, content, TNMI_NONE, plan->request))
+        return TNM_PENDING;
     return tnmi_engine_new_op(e, plan, content, down, TNMI_OP_FILL, &op);
 }
 
@@ -7326,34 +7361,6 @@ static tnm_result tnmi_engine_write_down(tnmi_engine *e, uint32_t content, uint3
     return r;
 }
 
-/* Does a request wait to write into adopted memory? No node carries its claim there. */
-static int tnmi_engine_is_home_awaited(const tnmi_engine *e, uint32_t content, uint32_t tier) {
-    for (uint32_t r = e->oldest_request; r != TNMI_NONE; r = tnmi_engine_request(e, r)->next) {
-        uint32_t m = tnmi_engine_request(e, r)->members;
-        for (; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next) {
-            const tnmi_member *member = tnmi_engine_member(e, m);
-            if (member->content != content || member->tier != tier || !member->claimed) continue;
-            if (member->access != TNM_READ) return 1;
-        }
-    }
-    return 0;
-}
-
-/* Does a request wait with this content? What is fetched elsewhere would only be in its way. */
-static int tnmi_engine_is_awaited(const tnmi_engine *e, uint32_t content) {
-    for (uint32_t t = 0; t < e->tiers.count; t++) {
-        const tnmi_replica *replica = tnmi_engine_on(e, content, t);
-        if (!replica) continue;
-        if (tnmi_base_peek64(&replica->word) & TNMI_CLAIM) return 1;
-        if (tnmi_engine_is_busy(replica)) {
-            if (tnmi_engine_filling(e, replica)->claims) return 1;
-        } else if (replica->node == TNMI_NONE && !tnmi_tensor_is_lent(&e->tensors, replica) &&
-                   tnmi_engine_is_home_awaited(e, content, t))
-            return 1;
-    }
-    return 0;
-}
-
 /* Is it being written? What is fetched meanwhile would wait for the writer with its room. */
 static int tnmi_engine_is_written(const tnmi_engine *e, uint32_t content) {
     for (uint32_t t = 0; t < e->tiers.count; t++) {
@@ -7532,9 +7539,7 @@ static void tnmi_engine_drain(tnmi_engine *e, uint32_t tier, uint32_t segment, i
             if (tnmi_engine_is_busy(replica)) {
                 tnmi_engine_cancel_op(e, replica->offset);
             } else if (tnmi_policy_may_leave(&view, replica) == TNMI_LEAVE_DIRTY) {
-                /* a writer who waits for his grant takes every copy back: he comes first */
-                if (!tnmi_engine_is_awaited(e, content))
-                    tnmi_engine_write_down(e, content, tier, TNM_CLASS_DEMAND);
+                tnmi_engine_write_down(e, content, tier, TNM_CLASS_DEMAND);
             } else if (tnmi_engine_try_leave(e, tier, index))
                 tnmi_engine_reap(e, content); /* its last pin may have gone this very moment */
         }
