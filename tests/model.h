@@ -538,6 +538,7 @@ static inline void model_op_pin(model *m, int blocking, int ask_why) {
     for (int i = 0; i < count; i++)
         may |= model_use_may(m, &m->name[names[i]], &u[i], &ok);
     if (model_may_lack_room(m, u, count)) may |= 1u << -TNM_ERR_BUDGET;
+    if (!blocking && m->was_shrunk) may |= 1u << -TNM_ERR_BUDGET; /* what an earlier ask has left */
     if (m->noisy) may |= 1u << -TNM_ERR_BACKEND;
     if (m->noisy) may |= 1u << -TNM_ERR_MEMORY;
     if (bad) {
@@ -921,7 +922,8 @@ static inline void model_verify_lent(model *m, int name) {
     const model_name *n = &m->name[name];
     const model_content *c = &m->content[n->content];
     tnm_result r;
-    if (c->lent == NULL || !c->writable || c->released || c->maybe_dropped) return;
+    if (c->lent == NULL || !c->writable || c->released) return;
+    if (c->maybe_dropped || (c->advice & TNM_DROPPABLE)) return;
     if (c->state != MODEL_FULL) return;
     RIG_UNTIL(r, &m->g, tnm_flush(m->g.ctx, n->handle, c->lent_tier));
     if (r < 0) RIG_UNTIL(r, &m->g, tnm_flush(m->g.ctx, n->handle, c->lent_tier)); /* told once */
