@@ -10919,6 +10919,15 @@ static void tnmi_door_log_refusal(tnm_ctx *ctx, tnm_result r, const char *call) 
     if (e->last.tier < e->tiers.count) log->have = e->tiers.tier[e->last.tier].budget;
 }
 
+/* Are the handles good still? While a call waited another thread may have destroyed one whose
+ * content has further names, and lives on. */
+static tnm_result tnmi_door_are_named(const tnm_ctx *ctx, const tnm_use *set, int count) {
+    tnm_result why = TNM_OK;
+    for (int i = 0; i < count; i++)
+        if (tnmi_tensor_find(&ctx->e.tensors, set[i].tensor.id, &why) == TNMI_NONE) return why;
+    return TNM_OK;
+}
+
 /* The slow path of both pins, for a set that was checked. waits: a blocking call. */
 static tnm_result tnmi_door_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm_pinned *out,
                                 int waits, const char *call) {
@@ -10949,7 +10958,8 @@ static tnm_result tnmi_door_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm
     r = tnmi_door_ask(ctx, request, set, count, out);
     while (waits && !only_here && r == TNM_PENDING) {
         if (!tnmi_door_turn(ctx, &rounds, 1)) break;
-        r = tnmi_door_ask(ctx, request, set, count, out);
+        r = tnmi_door_are_named(ctx, set, count);
+        if (r == TNM_OK) r = tnmi_door_ask(ctx, request, set, count, out);
     }
     if (r == TNM_OK) return r;
     if (r == TNM_PENDING && !waits && !only_here) {

@@ -26,6 +26,7 @@ enum { /* the callbacks there are */
 static tnm_ctx *ctx;
 static tnm_tensor known;
 static uint32_t seen; /* callbacks that ran, as bits */
+static tnm_tensor doomed;
 static int depth, locks, probing, threaded;
 static tnm_log last;
 static char last_call[32], last_rule[160];
@@ -113,6 +114,10 @@ static void let_go(void *user) {
     (void)user;
     CHECK_EQ(depth, 1);
     depth--;
+    if (doomed.id == 0) return;
+    tnm_tensor name = doomed; /* what another thread does as soon as it can */
+    doomed.id = 0;
+    CHECK_EQ(tnm_tensor_destroy(ctx, name), TNM_OK);
 }
 
 static void *host_alloc(void *user, size_t size) {
@@ -346,6 +351,30 @@ TEST(no_callback_runs_under_the_lock) {
     live();
     CHECK_EQ(depth, 0);
     CHECK_EQ(seen, (1u << CALLBACKS) - 1);
+    end();
+}
+
+TEST(a_name_destroyed_while_its_pin_waits_is_stale) { /* its content has another name */
+    tnm_tensor_desc part;
+    tnm_tensor view;
+    tnm_pinned p;
+    describe();
+    desc_.lock = hold;
+    desc_.unlock = let_go;
+    threaded = 1;
+    create();
+    memset(&part, 0, sizeof part);
+    part.bytes = 64;
+    tnm_use use = rig_use(known, 0, TNM_DISCARD);
+    CHECK_EQ(tnm_pin(ctx, &use, 1, &p), TNM_OK);
+    CHECK_EQ(tnm_unpin(ctx, &p, 1, 0), TNM_OK);
+    CHECK_EQ(tnm_tensor_view(ctx, known, 0, &part, &view), TNM_OK);
+    use = rig_use(view, 1, TNM_READ);
+    doomed = view;
+    tnm_result r = tnm_pin(ctx, &use, 1, &p);
+    CHECK_EQ(doomed.id, 0);
+    CHECK_EQ(r, TNM_ERR_STALE);
+    CHECK_EQ(tnm_check(ctx), 0);
     end();
 }
 
@@ -738,6 +767,7 @@ TEST(create_fails_at_every_allocation) {
 int main(void) {
     RUN(from_a_callback_only_sight_is_allowed);
     RUN(no_callback_runs_under_the_lock);
+    RUN(a_name_destroyed_while_its_pin_waits_is_stale);
     RUN(a_hit_takes_no_lock);
     RUN(nothing_works_without_a_context);
     RUN(arguments_of_tensors);
