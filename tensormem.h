@@ -5214,25 +5214,44 @@ static void tnmi_engine_publish(tnmi_engine *e, uint32_t op_index, uint64_t flag
     tnmi_engine_reap(e, content);
 }
 
+/* The first tier down the spill path that can take the bytes; its own writable memory if it has
+ * one there, or off the path. TNMI_NONE = nowhere. */
+static uint32_t tnmi_engine_leg_tier(const tnmi_engine *e, uint32_t content, uint32_t tier) {
+    for (int u = tnmi_engine_tier(e, tier)->spill; u >= 0;
+         u = tnmi_engine_tier(e, (uint32_t)u)->spill) {
+        const tnmi_tier *t = tnmi_engine_tier(e, (uint32_t)u);
+        const tnmi_replica *there = tnmi_engine_on(e, content, (uint32_t)u);
+        uint64_t placed = tnmi_tier_placed(t, tnmi_engine_content(e, content)->bytes, 0);
+        if (tnmi_engine_is_busy(there) && tnmi_engine_filling(e, there)->kind == TNMI_OP_BUILD)
+            continue; /* new bytes are to stand there: no copy of the old ones */
+        if (there || tnmi_tier_can_ever(t, placed)) return (uint32_t)u;
+    }
+    for (uint32_t u = 0; u < e->tiers.count; u++)
+        if (u != tier && tnmi_tensor_is_home(tnmi_engine_on(e, content, u))) return u;
+    return TNMI_NONE;
+}
+
 /* The last chunk of a failed or cancelled transfer has come home. */
 static void tnmi_engine_drained(tnmi_engine *e, uint32_t op_index) {
     tnmi_op *op = tnmi_engine_op(e, op_index);
     tnm_result code = op->error;
     uint32_t content = op->content, tier = op->tier;
-    if (code == TNM_OK || code == TNM_ERR_EMPTY) { /* there is nothing to fetch any more */
-        tnmi_engine_event(e, TNM_EVENT_CANCEL, tier, content);
-    } else {
-        int down = op->from == TNMI_NONE || op->from < tier;
-        for (uint32_t t = 0; down && t < tier; t++) /* wherever these bytes were to leave for it */
-            if (((e->below[t] >> tier) & 1u) &&
-                tnmi_tensor_is_ready(tnmi_engine_on(e, content, t))) {
-                tnmi_tier_back_off(&tnmi_engine_tier(e, t)->sick, e->tick);
-                tnmi_engine_tier(e, t)->sick_of = code;
-            }
+    int failed = code != TNM_OK && code != TNM_ERR_EMPTY; /* EMPTY: nothing to fetch any more */
+    if (failed)
         tnmi_engine_note_failure(e, content, tier, code);
-    }
+    else
+        tnmi_engine_event(e, TNM_EVENT_CANCEL, tier, content);
     if (code != TNM_OK && op->claims) tnmi_engine_tell_requests(e, content, tier, code);
     tnmi_engine_abandon(e, op_index);
+    for (uint32_t t = 0; failed && t < e->tiers.count; t++) { /* whose way out led here? */
+        tnmi_view view = tnmi_engine_view(e, t);
+        if (tnmi_tensor_is_ready(tnmi_engine_on(e, content, t)) &&
+            tnmi_policy_is_dirty(&view, content, t) &&
+            tnmi_engine_leg_tier(e, content, t) == tier) {
+            tnmi_tier_back_off(&tnmi_engine_tier(e, t)->sick, e->tick);
+            tnmi_engine_tier(e, t)->sick_of = code;
+        }
+    }
     tnmi_engine_reap(e, content);
 }
 
@@ -5695,23 +5714,6 @@ static tnm_result tnmi_engine_find_window(tnmi_engine *e, uint32_t tier, const t
     if (wish->low && wish->room.to != UINT32_MAX && (out->first == TNMI_NONE || out->kept > 0))
         tnmi_engine_pack(e, &view, wish, out);
     return out->first == TNMI_NONE ? TNM_ERR_BUDGET : TNM_OK;
-}
-
-/* The first tier down the spill path that can take the bytes; its own writable memory if it has
- * one there, or off the path. TNMI_NONE = nowhere. */
-static uint32_t tnmi_engine_leg_tier(const tnmi_engine *e, uint32_t content, uint32_t tier) {
-    for (int u = tnmi_engine_tier(e, tier)->spill; u >= 0;
-         u = tnmi_engine_tier(e, (uint32_t)u)->spill) {
-        const tnmi_tier *t = tnmi_engine_tier(e, (uint32_t)u);
-        const tnmi_replica *there = tnmi_engine_on(e, content, (uint32_t)u);
-        uint64_t placed = tnmi_tier_placed(t, tnmi_engine_content(e, content)->bytes, 0);
-        if (tnmi_engine_is_busy(there) && tnmi_engine_filling(e, there)->kind == TNMI_OP_BUILD)
-            continue; /* new bytes are to stand there: no copy of the old ones */
-        if (there || tnmi_tier_can_ever(t, placed)) return (uint32_t)u;
-    }
-    for (uint32_t u = 0; u < e->tiers.count; u++)
-        if (u != tier && tnmi_tensor_is_home(tnmi_engine_on(e, content, u))) return u;
-    return TNMI_NONE;
 }
 
 /* ---- why is there no room? ---- */

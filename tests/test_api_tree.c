@@ -299,6 +299,69 @@ TEST(demands_on_a_full_device_do_not_hide_one_on_another) {
     rig_end(&two);
 }
 
+EACH(a_failure_further_down_does_not_keep_the_top) { /* P4: not its way out */
+    tnm_tensor both, dirty, late;
+    tnm_pinned p, q;
+    tnm_result r;
+    rig_tier(g, "top", kind, rig_room(2, ONE));
+    rig_tier(g, "middle", SIM_PLAIN, rig_room(8, ONE));
+    rig_tier(g, "low", SIM_PLAIN, 0);
+    if (!rig_create(g)) return;
+    both = rig_tensor(g, ONE, 0);
+    dirty = rig_tensor(g, ONE, 0);
+    late = rig_tensor(g, ONE, 0);
+    rig_write(g, both, 1, 1);
+    rig_expect(g, both, 0, 1);
+    rig_rest(g);
+    sim_break(&g->sim, SIM_COPY, 1, 1);
+    RIG_UNTIL(r, g, tnm_flush(g->ctx, both, 2));
+    CHECK_EQ(r, TNM_ERR_BACKEND);
+    g->sim.fault_at = 0;
+    rig_write(g, dirty, 0, 2);
+    CHECK_EQ(rig_pin(g, both, 0, TNM_READ, &p), TNM_OK);
+    CHECK_EQ(rig_pin(g, late, 0, TNM_DISCARD, &q), TNM_OK); /* the middle takes `dirty` */
+    sim_fill(sim_at(&g->sim, &q), 3, 0, ONE);
+    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    CHECK_EQ(rig_unpin(g, &q, 0), TNM_OK);
+    rig_expect(g, dirty, 0, 2);
+    rig_end(g);
+}
+
+/* The only way out is writable memory of its own beside the path, and copies there fail. */
+static void own_memory_fails(rig *g, int kind, int own) {
+    tnm_adopt_desc a;
+    tnm_tensor mine, late;
+    tnm_pinned p;
+    int at = 1 - own;
+    rig_tier(g, "left", own == 0 ? SIM_PLAIN : kind, rig_room(1, ONE));
+    rig_tier(g, "right", own == 1 ? SIM_PLAIN : kind, rig_room(1, ONE));
+    rig_tier(g, "below", SIM_PLAIN, rig_room(4, ONE));
+    g->tiers[0].spill_to = 2;
+    if (!rig_create(g)) return;
+    a = sim_lent(&g->sim.device[own], sim_lend(&g->sim.device[own], ONE), 0);
+    a.writable = 1;
+    mine = rig_adopt(g, &a, ONE);
+    late = rig_tensor(g, ONE, 0);
+    rig_write(g, mine, at, 1);
+    CHECK(rig_budget(g, 2, 0) >= 0);
+    sim_break(&g->sim, SIM_COPY, 1, 1);
+    CHECK_EQ(rig_pin(g, late, at, TNM_DISCARD, &p), TNM_ERR_BACKEND); /* not tried for ever */
+    g->sim.fault_at = 0;
+    rig_pump(g, 600); /* the back-off ends */
+    rig_expect(g, mine, at, 1);
+    rig_write(g, late, at, 2);
+    rig_expect(g, mine, own, 1);
+    rig_end(g);
+}
+
+EACH(own_memory_that_fails_after_it) {
+    own_memory_fails(g, kind, 1);
+}
+
+EACH(own_memory_that_fails_before_it) {
+    own_memory_fails(g, kind, 0);
+}
+
 int main(void) {
     RUN(cascade);
     RUN(dirty_cascade);
@@ -316,5 +379,8 @@ int main(void) {
     RUN(a_device_lost_with_copies_in_flight);
     RUN(destroy_with_a_lost_device);
     RUN(demands_on_a_full_device_do_not_hide_one_on_another);
+    RUN(a_failure_further_down_does_not_keep_the_top);
+    RUN(own_memory_that_fails_after_it);
+    RUN(own_memory_that_fails_before_it);
     return check_done();
 }
