@@ -2805,6 +2805,7 @@ typedef struct tnmi_tier {
     int spill;           /* -1 = a bottom */
     int own_backend;     /* the application's, not the context's allocator */
     int hidden, visible; /* its backend gave memory without, with a CPU address */
+    int dark;            /* without one when staging was asked for */
     uint64_t budget, reserved, peak;
     uint64_t set_aside;     /* of the budget, for staging that a route will need */
     uint64_t spared;        /* left for staging by segments that may be smaller: nobody knows yet */
@@ -8018,7 +8019,7 @@ static int tnmi_engine_choose_staging(tnmi_engine *e) {
     for (uint32_t t = 0; tier == 0 && t < e->tiers.count; t++)
         if (!tnmi_engine_tier(e, t)->own_backend) tier = t + 1;
     for (uint32_t t = 0; tier == 0 && t < e->tiers.count; t++)
-        if (tnmi_engine_tier(e, t)->visible) tier = t + 1;
+        if (tnmi_engine_tier(e, t)->visible && !tnmi_engine_tier(e, t)->dark) tier = t + 1;
     for (uint32_t t = 0; tier == 0 && t < e->tiers.count; t++)
         if (!tnmi_engine_tier(e, t)->hidden) tier = t + 1;
     if (tier == 0) return 0;
@@ -8329,6 +8330,7 @@ static void tnmi_engine_answer_alloc(tnmi_engine *e, const tnmi_ask *ask) {
         if (ask->result == TNM_OK) {
             tnmi_move_staging(&e->move, ask->mem, ask->host);
             t->hidden |= !ask->host;
+            t->dark |= !ask->host;
             if (!ask->host && !e->stage_wish)
                 e->move.stage_state = TNMI_STAGING_UNWANTED; /* no good: the next tier */
         } else {

@@ -362,6 +362,40 @@ EACH(own_memory_that_fails_before_it) {
     own_memory_fails(g, kind, 0);
 }
 
+/* tensors get a CPU address; what has no tensor, staging, does not */
+static tnm_result seen_for_tensors(void *user, uint64_t size, uint64_t align, void *item,
+                                   uint64_t *mem, void **host) {
+    tnm_result r = sim_alloc(user, size, align, item, mem, host);
+    sim_device *d = (sim_device *)user;
+    SIM_MUST(d->world->calls[SIM_ALLOC] < 1000); /* P4: not asked for ever within a call */
+    if (d->world->calls[SIM_ALLOC] >= 1000) return TNM_ERR_MEMORY;
+    if (r == TNM_OK && item == NULL) *host = NULL;
+    return r;
+}
+
+EACH(staging_without_an_address_is_asked_for_once) {
+    tnm_tensor_desc d;
+    tnm_tensor seen, far;
+    tnm_pinned p;
+    rig_tier(g, "fast", kind | SIM_HIDDEN, rig_room(2, ONE));
+    rig_tier(g, "middle", SIM_PLAIN, rig_room(16, ONE));
+    rig_tier(g, "slow", SIM_HIDDEN, rig_room(4, ONE));
+    g->tiers[1].backend.alloc = seen_for_tensors;
+    g->tiers[1].segment_bytes = TNM_DEDICATED;
+    if (!rig_create(g)) return;
+    far = rig_tensor(g, ONE, 0);
+    rig_write(g, far, 2, 1);
+    memset(&d, 0, sizeof d);
+    d.bytes = ONE;
+    d.user = g;
+    CHECK_EQ(tnm_tensor_create(g->ctx, &d, &seen), TNM_OK);
+    rig_write(g, seen, 1, 2);
+    CHECK_EQ(rig_pin(g, far, 0, TNM_READ, &p), TNM_ERR_UNSUPPORTED);
+    rig_expect(g, far, 2, 1);
+    rig_expect(g, seen, 1, 2);
+    rig_end(g);
+}
+
 int main(void) {
     RUN(cascade);
     RUN(dirty_cascade);
@@ -382,5 +416,6 @@ int main(void) {
     RUN(a_failure_further_down_does_not_keep_the_top);
     RUN(own_memory_that_fails_after_it);
     RUN(own_memory_that_fails_before_it);
+    RUN(staging_without_an_address_is_asked_for_once);
     return check_done();
 }
