@@ -11360,13 +11360,14 @@ static tnm_result tnmi_door_write_over(tnm_ctx *ctx, tnm_tensor tensor, uint32_t
     }
     /* where nothing can fail half-way, old bytes that nobody will see are not fetched */
     int whole = tier != TNMI_NONE && bytes == tnmi_tensor_at(&e->tensors, content)->bytes &&
+                !e->tiers.tier[tier].hidden &&
                 !tnmi_tensor_is_ready(tnmi_engine_on(e, content, tier));
     if (tier == TNMI_NONE) tier = tnmi_door_meet(e, content, 1);
     r = tnmi_door_pin_whole(ctx, tensor, content, tier, whole ? TNM_DISCARD : TNM_WRITE, &plain,
                             call);
     if (r != TNM_OK) return r;
     r = tnmi_door_move_plain(ctx, &plain, at, src, bytes);
-    if (plain.torn) {
+    if (plain.torn || (whole && r != TNM_OK)) {
         tnmi_engine_lose(e, tier, (uint32_t)plain.pinned.id);
         r = TNM_ERR_LOST;
     }
