@@ -5812,6 +5812,20 @@ static int tnmi_engine_is_wall(const tnmi_engine *e, const tnmi_view *view, cons
     return leave == TNMI_LEAVE_STUCK || leave == TNMI_LEAVE_SICK;
 }
 
+/* Dirty bytes for which there is no way out: no tier below will take so many at once. `most` = what
+ * the tiers below take. */
+static int tnmi_engine_is_stranded(const tnmi_engine *e, const tnmi_view *view, uint32_t index,
+                                   const uint64_t *most) {
+    const tnmi_replica *replica = tnmi_tensor_replica(view->tensors, view->tier, index);
+    uint32_t content = replica->content;
+    if (tnmi_policy_may_leave(view, replica) != TNMI_LEAVE_DIRTY) return 0;
+    uint32_t down = tnmi_engine_leg_tier(e, content, view->tier);
+    if (down == TNMI_NONE) return 1;
+    if (tnmi_engine_on(e, content, down)) return 0;
+    return tnmi_tier_placed(tnmi_engine_tier(e, down), tnmi_engine_content(e, content)->bytes, 0) >
+           most[down];
+}
+
 /* May a vacant segment go to make room for a request? Not what an older one, or it, asks for. */
 static int tnmi_engine_may_vacate(const tnmi_engine *e, const tnmi_segment *s, uint32_t request) {
     return s->asked < e->tick || s->age > tnmi_engine_age(e, request);
@@ -5819,7 +5833,7 @@ static int tnmi_engine_may_vacate(const tnmi_engine *e, const tnmi_segment *s, u
 
 static void tnmi_engine_walls_dedicated(const tnmi_engine *e, const tnmi_view *view,
                                         const tnmi_segment *s, uint32_t request,
-                                        tnmi_walls *walls) {
+                                        const uint64_t *strict, tnmi_walls *walls) {
     const tnmi_node *node = NULL;
     if (tnmi_tier_is_vacant(s)) {
         if (request != TNMI_NONE && s->asked == e->tick && s->age == tnmi_engine_age(e, request))
@@ -5834,80 +5848,61 @@ static void tnmi_engine_walls_dedicated(const tnmi_engine *e, const tnmi_view *v
                                tnmi_tensor_replica(&e->tensors, view->tier, s->owner)->node);
     }
     if (node && tnmi_engine_is_own_node(e, view->tier, node, request)) return;
-    if (!node || !tnmi_engine_is_wall(e, view, node, s->size, walls)) walls->gap += s->size;
+    if (node && tnmi_engine_is_wall(e, view, node, s->size, walls)) return;
+    if (node && strict && tnmi_engine_is_stranded(e, view, s->owner, strict)) return;
+    walls->gap += s->size;
 }
 
-/* Dirty bytes on their way out of a tier whose tier below will not take so many. */
-static int tnmi_engine_is_stranded(const tnmi_engine *e, const tnmi_view *view, uint32_t index,
-                                   uint64_t below) {
-    const tnmi_replica *replica = tnmi_tensor_replica(view->tensors, view->tier, index);
-    uint32_t content = replica->content;
-    if (tnmi_policy_may_leave(view, replica) != TNMI_LEAVE_DIRTY) return 0;
-    uint32_t down = tnmi_engine_leg_tier(e, content, view->tier);
-    if (down == TNMI_NONE) return 1;
-    if ((int)down != view->spill || tnmi_engine_on(e, content, down)) return 0;
-    return tnmi_tier_placed(tnmi_engine_tier(e, down), tnmi_engine_content(e, content)->bytes, 0) >
-           below;
-}
-
-/* Is there what keeps a segment from being given back? */
-static int tnmi_engine_is_held(const tnmi_engine *e, const tnmi_view *view, const tnmi_segment *s,
-                               uint64_t below) {
-    if (tnmi_engine_segment_used(e, view->tier, s, 0)) return 1;
-    if (s->state != TNMI_SEGMENT_DRAINING) return 0;
-    if (s->dedicated)
-        return s->used && s->owner != TNMI_NONE &&
-               tnmi_engine_is_stranded(e, view, s->owner, below);
-    uint32_t n = s->edge;
-    while ((n = tnmi_space_node(view->space, n)->next) != s->edge) {
-        const tnmi_node *node = tnmi_space_node(view->space, n);
-        if (tnmi_space_kind(node) == TNMI_SPACE_USED && node->a != TNMI_NONE &&
-            tnmi_engine_is_stranded(e, view, node->a, below))
-            return 1;
-    }
-    return 0;
-}
-
-/* The largest run of a segment that is free, or will be. `whole` = there is nothing else in it. */
+/* The largest run of a segment that is free, or will be. `whole` = there is nothing else in it.
+ * `strict`: what the tiers below take; NULL = that is asked when it is planned. */
 static uint64_t tnmi_engine_run(const tnmi_engine *e, const tnmi_view *view, const tnmi_segment *s,
-                                uint32_t request, tnmi_walls *walls, int *whole) {
+                                uint32_t request, const uint64_t *strict, tnmi_walls *walls,
+                                int *whole) {
     uint64_t granule = tnmi_engine_tier(e, view->tier)->granule, run = 0, longest = 0;
     uint32_t n = s->edge;
-    *whole = 1;
+    *whole = !tnmi_engine_segment_used(e, view->tier, s, 0);
+    if (s->dedicated && strict && s->used && s->owner != TNMI_NONE)
+        *whole &= !tnmi_engine_is_stranded(e, view, s->owner, strict);
     while (n != TNMI_NONE && (n = tnmi_space_node(view->space, n)->next) != s->edge) {
         const tnmi_node *node = tnmi_space_node(view->space, n);
         uint64_t bytes = tnmi_space_size(node) * granule;
         uint32_t kind = tnmi_space_kind(node);
-        int own = kind != TNMI_SPACE_FREE && tnmi_engine_is_own_node(e, view->tier, node, request);
-        if (kind == TNMI_SPACE_HELD && !own && node->a != TNMI_SPACE_DRAIN) walls->passing = 1;
+        int wall = kind != TNMI_SPACE_FREE && tnmi_engine_is_own_node(e, view->tier, node, request);
+        if (kind == TNMI_SPACE_HELD && !wall && node->a != TNMI_SPACE_DRAIN) walls->passing = 1;
         if (kind == TNMI_SPACE_FREE) walls->movable += bytes;
-        if (own || (kind == TNMI_SPACE_USED && tnmi_engine_is_wall(e, view, node, bytes, walls))) {
-            run = 0;
-            *whole = 0;
-        } else
-            run += bytes;
+        if (!wall && kind == TNMI_SPACE_USED)
+            wall = tnmi_engine_is_wall(e, view, node, bytes, walls) ||
+                   (strict && node->a != TNMI_NONE &&
+                    tnmi_engine_is_stranded(e, view, node->a, strict));
+        run = wall ? 0 : run + bytes;
+        if (wall) *whole = 0;
         longest = tnmi_base_max(longest, run);
     }
     return longest;
 }
 
-/* Calls itself for the tier below, whose walls strand what has to leave this one. */
-static void tnmi_engine_walls(const tnmi_engine *e, uint32_t tier, uint32_t request,
-                              tnmi_walls *walls) {
+/* Would compaction help, and has it not said no yet? */
+static int tnmi_engine_may_compact(const tnmi_engine *e, const tnmi_tier *t,
+                                   const tnmi_walls *walls) {
+    return walls->stuck && !tnmi_tier_is_off(&t->stiff, e->tick) && t->moved_mark != e->changed &&
+           t->desc.segment_bytes != TNM_DEDICATED;
+}
+
+/* The walls of one tier. What is to leave a tier below, or a segment that drains, must find room
+ * further down: `below` says how much each tier there takes. */
+static void tnmi_engine_walls_of(const tnmi_engine *e, uint32_t tier, uint32_t request,
+                                 const uint64_t *below, int strict, tnmi_walls *walls) {
     const tnmi_tier *t = tnmi_engine_tier(e, tier);
     tnmi_view view = tnmi_engine_view(e, tier);
-    tnmi_walls below;
     memset(walls, 0, sizeof *walls);
-    memset(&below, 0, sizeof below);
-    if (t->draining > 0 && t->spill >= 0)
-        tnmi_engine_walls(e, (uint32_t)t->spill, TNMI_NONE, &below);
     for (uint32_t i = t->segments; i != TNMI_NONE;) {
         const tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
         i = s->next;
         int live = s->state == TNMI_SEGMENT_LIVE, whole;
-        if (s->dedicated) tnmi_engine_walls_dedicated(e, &view, s, request, walls);
-        uint64_t run = tnmi_engine_run(e, &view, s, request, walls, &whole);
-        whole = whole && !tnmi_engine_is_held(e, &view, s, below.most);
+        const uint64_t *asked = strict || s->state == TNMI_SEGMENT_DRAINING ? below : NULL;
+        if (s->dedicated)
+            tnmi_engine_walls_dedicated(e, &view, s, request, strict ? below : NULL, walls);
+        uint64_t run = tnmi_engine_run(e, &view, s, request, asked, walls, &whole);
         if (live) walls->gap = tnmi_base_max(walls->gap, run);
         if (live && whole && !s->dedicated) walls->whole += s->size;
         if (live || !whole || tnmi_tier_is_vacant(s)) continue;
@@ -5915,10 +5910,32 @@ static void tnmi_engine_walls(const tnmi_engine *e, uint32_t tier, uint32_t requ
         walls->gap = tnmi_base_max(walls->gap, t->budget);
     }
     int dedicated = t->desc.segment_bytes == TNM_DEDICATED;
-    uint64_t beside = dedicated ? tnmi_base_less(tnmi_tier_room(t), t->set_aside) : 0;
-    walls->most = tnmi_base_max(walls->gap + beside, walls->whole + tnmi_tier_room(t));
+    uint64_t room = strict && tnmi_tier_is_off(&t->scant, e->tick) ? 0 : tnmi_tier_room(t);
+    uint64_t beside = dedicated ? tnmi_base_less(room, t->set_aside) : 0;
+    walls->most = tnmi_base_max(walls->gap + beside, walls->whole + room);
     if (dedicated) walls->most = walls->gap + beside;
+    if (strict && tnmi_engine_may_compact(e, t, walls))
+        walls->most = tnmi_base_max(walls->most, walls->movable);
     if (t->coming && !dedicated) walls->most = UINT64_MAX;
+}
+
+/* How much each tier below this one takes at most: from the bottom up. */
+static void tnmi_engine_most_below(const tnmi_engine *e, uint32_t tier, uint64_t *most) {
+    tnmi_walls walls;
+    for (uint32_t t = e->tiers.count; t-- > 0;) {
+        most[t] = UINT64_MAX;
+        if (t <= tier || !((e->below[tier] >> t) & 1u)) continue;
+        tnmi_engine_walls_of(e, t, TNMI_NONE, most, 1, &walls);
+        most[t] = walls.most;
+    }
+}
+
+static void tnmi_engine_walls(const tnmi_engine *e, uint32_t tier, uint32_t request,
+                              tnmi_walls *walls) {
+    uint64_t most[TNM_MAX_TIERS];
+    int drains = tnmi_engine_tier(e, tier)->draining > 0;
+    if (drains) tnmi_engine_most_below(e, tier, most);
+    tnmi_engine_walls_of(e, tier, request, drains ? most : NULL, 0, walls);
 }
 
 /* A demand overtakes: fetches nobody waits for that have not begun give their room back. */
@@ -5951,10 +5968,9 @@ static tnm_result tnmi_engine_classify(tnmi_engine *e, tnmi_plan *plan, uint32_t
         return TNM_PENDING;
     }
     if (need <= walls.most && walls.passing) return TNM_PENDING;
-    if (walls.stuck && need <= walls.movable && !tnmi_tier_is_off(&t->stiff, e->tick) &&
-        t->moved_mark != e->changed && t->desc.segment_bytes != TNM_DEDICATED) {
+    if (need <= walls.movable && tnmi_engine_may_compact(e, t, &walls)) {
         t->compact = 1;
-        return TNM_PENDING; /* compaction has not said no yet */
+        return TNM_PENDING;
     }
     if (tnmi_tier_is_off(&t->scant, e->tick) && !walls.pinned) return TNM_ERR_BACKEND;
     return walls.sick ? walls.sick : TNM_ERR_BUDGET;
@@ -5977,7 +5993,7 @@ static uint64_t tnmi_engine_vacate(tnmi_engine *e, uint32_t tier, uint32_t reque
 
 /* Bytes that come back to the ledger of a dedicated tier by themselves. */
 static uint64_t tnmi_engine_coming_back(const tnmi_engine *e, const tnmi_view *view,
-                                        uint64_t below) {
+                                        const uint64_t *most) {
     uint64_t sum = 0;
     for (uint32_t i = tnmi_engine_tier(e, view->tier)->segments; i != TNMI_NONE;) {
         const tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
@@ -5987,7 +6003,7 @@ static uint64_t tnmi_engine_coming_back(const tnmi_engine *e, const tnmi_view *v
             tnmi_leave leave =
                 tnmi_policy_may_leave(view, tnmi_tensor_replica(&e->tensors, view->tier, s->owner));
             if (leave > TNMI_LEAVE_LATER || tnmi_engine_is_used(e, view->tier, s->owner, 1) ||
-                tnmi_engine_is_stranded(e, view, s->owner, below))
+                tnmi_engine_is_stranded(e, view, s->owner, most))
                 continue;
         }
         sum += s->size;
@@ -6004,17 +6020,16 @@ static tnm_result tnmi_engine_drain_oldest(tnmi_engine *e, tnmi_plan *plan, uint
     uint32_t steps = 0, i;
     unsigned char stays[TNMI_OLDEST];
     uint64_t have = tnmi_base_less(tnmi_tier_room(t), t->set_aside), key;
+    uint64_t most[TNM_MAX_TIERS];
     tnmi_wish wish;
-    tnmi_walls below;
     if (have >= need) return tnmi_engine_classify(e, plan, tier, need);
-    memset(&below, 0, sizeof below);
-    if (t->spill >= 0) tnmi_engine_walls(e, (uint32_t)t->spill, TNMI_NONE, &below);
+    tnmi_engine_most_below(e, tier, most);
     memset(&wish, 0, sizeof wish);
     wish.before = plan->before;
     wish.guess = plan->guess;
     oldest.count = 0;
     oldest.more = 0;
-    have += tnmi_engine_coming_back(e, &view, below.most);
+    have += tnmi_engine_coming_back(e, &view, most);
     uint64_t vacate = have;
     have = tnmi_engine_vacate(e, tier, plan->request, need, have, 0);
     while (have < need && tnmi_engine_pop_oldest(e, &view, &oldest, &steps)) {
@@ -6023,7 +6038,7 @@ static tnm_result tnmi_engine_drain_oldest(tnmi_engine *e, tnmi_plan *plan, uint
         const tnmi_segment *s = tnmi_tier_segment(&e->tiers, replica->segment);
         stays[oldest.count - 1] = s->state != TNMI_SEGMENT_LIVE ||
                                   !tnmi_policy_may_take(&view, &wish, replica, &key) ||
-                                  tnmi_engine_is_stranded(e, &view, index, below.most);
+                                  tnmi_engine_is_stranded(e, &view, index, most);
         if (!stays[oldest.count - 1]) have += s->size;
     }
     tnmi_engine_put_back(e, tier, &oldest);
@@ -8929,6 +8944,8 @@ static tnm_result tnmi_engine_flush(tnmi_engine *e, uint32_t content, uint32_t t
 static tnm_result tnmi_engine_shrink(tnmi_engine *e, uint32_t tier) {
     tnmi_tier *t = tnmi_engine_tier(e, tier);
     tnm_result worst = TNM_OK;
+    uint64_t most[TNM_MAX_TIERS];
+    int stranded = 0;
     if (t->reserved <= t->budget) return TNM_OK;
     if (t->spill < 0 && tnmi_move_unstage(&e->move, tier))
         return TNM_PENDING; /* nothing else can go from a bottom */
@@ -8941,6 +8958,7 @@ static tnm_result tnmi_engine_shrink(tnmi_engine *e, uint32_t tier) {
     }
     const tnmi_residents *on = &e->tensors.on[tier];
     tnmi_view view = tnmi_engine_view(e, tier);
+    tnmi_engine_most_below(e, tier, most);
     for (uint32_t i = 0; i < on->order.count; i++) {
         uint32_t node = tnmi_store_slot(&on->order, i)->owner;
         uint32_t index = tnmi_space_node(&t->space, node)->a;
@@ -8956,9 +8974,12 @@ static tnm_result tnmi_engine_shrink(tnmi_engine *e, uint32_t tier) {
             worst = TNM_ERR_BACKEND;
         else if (leave == TNMI_LEAVE_STUCK)
             worst = TNM_ERR_BUDGET;
+        else if (tnmi_engine_is_stranded(e, &view, index, most))
+            stranded = 1; /* it goes when pins below do */
         else
             return TNM_PENDING;
     }
+    if (stranded && worst == TNM_OK) return TNM_ERR_BUDGET;
     for (uint32_t i = t->segments; worst == TNM_ERR_BUDGET && i != TNMI_NONE;) {
         tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
         i = s->next;

@@ -533,6 +533,85 @@ EACH(a_drain_that_a_pin_below_holds_up_is_not_waited_for) { /* P4: pins never wa
     rig_end(g);
 }
 
+/* A drain of the top whose bytes find no room further down: a pin there is refused, not kept
+ * waiting, and so is the budget; when pins let go, it goes on. */
+static void no_way_down(rig *g, int kind, int middle) {
+    tnm_tensor high, in[2], low[2], late;
+    tnm_pinned held[2], p;
+    rig_tier(g, "fast", kind, rig_room(4, ONE));
+    rig_tier(g, "middle", SIM_PLAIN, rig_room(2, ONE));
+    rig_tier(g, "slow", SIM_PLAIN, rig_room(4, ONE));
+    if (!rig_create(g)) return;
+    late = rig_tensor(g, ONE, 0);
+    for (int i = 0; i < 2; i++) {
+        low[i] = rig_tensor(g, 2 * ONE, 0);
+        rig_write(g, low[i], 2, 10 + (uint64_t)i);
+        CHECK_EQ(rig_pin(g, low[i], 2, TNM_READ, &held[i]), TNM_OK);
+        in[i] = rig_tensor(g, ONE, 0);
+        if (middle) rig_write(g, in[i], 1, (uint64_t)i);
+    }
+    if (!middle) CHECK(rig_budget(g, 1, 0) >= 0);
+    high = rig_tensor(g, ONE, 0);
+    rig_write(g, high, 0, 3);
+    CHECK(rig_budget(g, 0, rig_room(1, ONE)) < 0);
+    CHECK_EQ(rig_pin(g, late, 0, TNM_DISCARD, &p), TNM_ERR_BUDGET);
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQ(rig_unpin(g, &held[i], 0), TNM_OK);
+        CHECK_EQ(tnm_tensor_destroy(g->ctx, low[i]), TNM_OK);
+    }
+    rig_write(g, late, 0, 4);
+    rig_rest(g);
+    CHECK(rig_stats(g, 0).reserved_bytes <= rig_room(1, ONE)); /* P2 */
+    rig_expect(g, late, 0, 4);
+    rig_expect(g, high, 0, 3);
+    for (int i = 0; i < 2 && middle; i++)
+        rig_expect(g, in[i], 1, (uint64_t)i);
+    rig_end(g);
+}
+
+EACH(a_drain_into_a_full_middle_over_pins_is_not_waited_for) { /* P4 */
+    no_way_down(g, kind, 1);
+}
+
+EACH(a_drain_past_an_empty_middle_to_pins_is_not_waited_for) {
+    no_way_down(g, kind, 0);
+}
+
+EACH(a_drain_into_a_tier_that_never_gives_is_not_waited_for) {
+    tnm_tensor high, late;
+    tnm_pinned p;
+    rig_tier(g, "fast", kind, rig_room(2, ONE));
+    rig_tier(g, "middle", SIM_PLAIN, rig_room(4, ONE))->capacity = 1;
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    if (!rig_create(g)) return;
+    high = rig_tensor(g, ONE, 0);
+    late = rig_tensor(g, ONE, 0);
+    rig_write(g, high, 0, 1);
+    CHECK(rig_budget(g, 0, rig_room(1, ONE)) != TNM_OK);
+    CHECK(rig_pin(g, late, 0, TNM_DISCARD, &p) < 0);
+    rig_expect(g, high, 0, 1);
+    rig_end(g);
+}
+
+EACH(a_drain_waits_for_a_bottom_that_is_compacted) { /* holes below make one large enough */
+    tnm_tensor low[4], high, late;
+    rig_tier(g, "fast", kind, rig_room(4, ONE));
+    rig_tier(g, "slow", SIM_PLAIN, rig_room(4, ONE));
+    if (!rig_create(g)) return;
+    rig_make(g, low, 4, ONE, 1);
+    CHECK_EQ(tnm_tensor_destroy(g->ctx, low[0]), TNM_OK);
+    CHECK_EQ(tnm_tensor_destroy(g->ctx, low[2]), TNM_OK);
+    high = rig_tensor(g, 2 * ONE, 0);
+    late = rig_tensor(g, ONE, 0);
+    rig_write(g, high, 0, 7);
+    CHECK_EQ(rig_budget(g, 0, rig_room(1, ONE)), TNM_PENDING);
+    rig_write(g, late, 0, 8);
+    rig_expect(g, high, 1, 7);
+    rig_expect(g, low[1], 1, 1);
+    rig_expect(g, low[3], 1, 3);
+    rig_end(g);
+}
+
 EACH(no_staging_no_way_out_no_waiting) { /* its tier may hold nothing any more: P4 */
     tnm_tensor cold, hot;
     tnm_pinned p;
@@ -604,5 +683,9 @@ int main(void) {
     RUN(a_drain_that_a_pin_below_holds_up_is_not_waited_for);
     RUN(no_staging_no_way_out_no_waiting);
     RUN(a_drain_yields_to_a_writer);
+    RUN(a_drain_into_a_full_middle_over_pins_is_not_waited_for);
+    RUN(a_drain_past_an_empty_middle_to_pins_is_not_waited_for);
+    RUN(a_drain_into_a_tier_that_never_gives_is_not_waited_for);
+    RUN(a_drain_waits_for_a_bottom_that_is_compacted);
     return check_done();
 }
