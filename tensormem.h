@@ -6273,6 +6273,20 @@ static void tnmi_engine_enqueue(tnmi_engine *e, uint32_t op_index) {
         tnmi_move_enqueue(&e->move, op_index, (int)op->class_);
 }
 
+static void tnmi_engine_advise(tnmi_engine *e, uint32_t content, uint32_t advice) {
+    tnmi_tensor_set_field(tnmi_engine_content(e, content), TNMI_ADVICE_SHIFT, 5, advice);
+    for (uint32_t t = 0; t < e->tiers.count; t++) { /* a place that waits may need zeros now */
+        const tnmi_replica *replica = tnmi_engine_on(e, content, t);
+        if (!tnmi_engine_is_busy(replica)) continue;
+        const tnmi_op *op = tnmi_engine_filling(e, replica);
+        if (op->kind == TNMI_OP_BUILD && op->state != TNMI_OP_ROOM && op->next < op->bytes &&
+            op->state != TNMI_OP_DRAINING)
+            tnmi_engine_enqueue(e, replica->offset);
+    }
+    tnmi_engine_rekey_all(e, content);
+    e->changed++;
+}
+
 /* The plan stands: its transfers enter their queues. */
 static void tnmi_engine_commit(tnmi_engine *e, tnmi_plan *plan) {
     for (uint32_t i = plan->head; i != TNMI_NONE;) {
@@ -11554,9 +11568,7 @@ TENSORMEM_API tnm_result tnm_advise(tnm_ctx *ctx, tnm_tensor tensor, uint32_t ad
     if (!tnmi_door_begin(ctx, call, tnmi_door_check_advice(advice))) return TNM_ERR_ARGUMENT;
     uint32_t content = tnmi_door_content(ctx, tensor, call, &r);
     if (r == TNM_OK) {
-        tnmi_tensor_set_field(tnmi_engine_content(&ctx->e, content), TNMI_ADVICE_SHIFT, 5, advice);
-        tnmi_engine_rekey_all(&ctx->e, content);
-        ctx->e.changed++;
+        tnmi_engine_advise(&ctx->e, content, advice);
     }
     return tnmi_door_leave(ctx, r);
 }

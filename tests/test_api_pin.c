@@ -863,6 +863,30 @@ EACH(no_zeros_arrive_after_the_grant) { /* SCRUB is taken back while they are on
     rig_end(g);
 }
 
+EACH(zeros_are_made_though_asked_for_late) { /* SCRUB comes while the place waits for a set */
+    tnm_tensor t[2];
+    tnm_use set[2];
+    tnm_pinned p[2];
+    tnm_result r;
+    uint8_t zeros[ONE] = { 0 };
+    rig_pair(g, kind, rig_room(3, ONE));
+    rig_make(g, t, 1, ONE, 1);
+    rig_expect(g, t[0], 0, 0);
+    RIG_UNTIL(r, g, tnm_evict(g->ctx, t[0], 0)); /* used memory is there */
+    t[1] = rig_tensor(g, ONE, 0);
+    set[0] = rig_use(t[0], 0, TNM_READ);
+    set[1] = rig_use(t[1], 0, TNM_DISCARD);
+    CHECK_EQ(tnm_try_pin(g->ctx, set, 2, p), TNM_PENDING);
+    CHECK_EQ(tnm_advise(g->ctx, t[1], TNM_SCRUB), TNM_OK);
+    RIG_UNTIL(r, g, tnm_try_pin(g->ctx, set, 2, p));
+    CHECK_EQ(r, TNM_OK);
+    CHECK(memcmp(sim_at(&g->sim, &p[1]), zeros, ONE) == 0);
+    sim_fill(sim_at(&g->sim, &p[1]), 7, 0, ONE);
+    CHECK_EQ(tnm_unpin(g->ctx, p, 2, 0), TNM_OK);
+    rig_expect(g, t[1], 1, 7);
+    rig_end(g);
+}
+
 EACH(a_claim_goes_with_its_replica) { /* and is not taken back from the next one's */
     tnm_tensor t[2];
     tnm_use both[2];
@@ -973,6 +997,7 @@ int main(void) {
     RUN(a_set_does_not_wait_for_what_it_builds_itself);
     RUN(who_discards_never_misses_bytes);
     RUN(no_zeros_arrive_after_the_grant);
+    RUN(zeros_are_made_though_asked_for_late);
     RUN(a_claim_goes_with_its_replica);
     RUN(uses_that_cannot_be_counted_are_refused);
     RUN(one_content_twice_on_each_of_two_tiers);
