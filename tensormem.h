@@ -5812,6 +5812,18 @@ static int tnmi_engine_is_wall(const tnmi_engine *e, const tnmi_view *view, cons
     return leave == TNMI_LEAVE_STUCK || leave == TNMI_LEAVE_SICK;
 }
 
+/* Does a request that is not this one build the content further down? That ends by itself. */
+static int tnmi_engine_is_built_below(const tnmi_engine *e, uint32_t content, uint32_t tier,
+                                      uint32_t request) {
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        const tnmi_replica *there = tnmi_engine_on(e, content, t);
+        if (t == tier || !tnmi_engine_is_busy(there)) continue;
+        if (tnmi_engine_filling(e, there)->kind == TNMI_OP_BUILD)
+            return !tnmi_engine_is_own(e, there->offset, request);
+    }
+    return 0;
+}
+
 /* Dirty bytes for which there is no way out: no tier below will take so many at once. `most` = what
  * the tiers below take. */
 static int tnmi_engine_is_stranded(const tnmi_engine *e, const tnmi_view *view, uint32_t index,
@@ -5820,7 +5832,7 @@ static int tnmi_engine_is_stranded(const tnmi_engine *e, const tnmi_view *view, 
     uint32_t content = replica->content;
     if (tnmi_policy_may_leave(view, replica) != TNMI_LEAVE_DIRTY) return 0;
     uint32_t down = tnmi_engine_leg_tier(e, content, view->tier);
-    if (down == TNMI_NONE) return 1;
+    if (down == TNMI_NONE) return !tnmi_engine_is_built_below(e, content, view->tier, TNMI_NONE);
     if (tnmi_engine_on(e, content, down)) return 0;
     return tnmi_tier_placed(tnmi_engine_tier(e, down), tnmi_engine_content(e, content)->bytes, 0) >
            most[down];
@@ -5912,8 +5924,8 @@ static void tnmi_engine_walls_of(const tnmi_engine *e, uint32_t tier, uint32_t r
     int dedicated = t->desc.segment_bytes == TNM_DEDICATED;
     uint64_t room = strict && tnmi_tier_is_off(&t->scant, e->tick) ? 0 : tnmi_tier_room(t);
     uint64_t beside = dedicated ? tnmi_base_less(room, t->set_aside) : 0;
-    walls->most = tnmi_base_max(walls->gap + beside, walls->whole + room);
-    if (dedicated) walls->most = walls->gap + beside;
+    if (!tnmi_base_add(walls->gap, beside, &walls->most)) walls->most = UINT64_MAX;
+    if (!dedicated) walls->most = tnmi_base_max(walls->gap, walls->whole + room);
     if (strict && tnmi_engine_may_compact(e, t, walls))
         walls->most = tnmi_base_max(walls->most, walls->movable);
     if (t->coming && !dedicated) walls->most = UINT64_MAX;
@@ -6147,18 +6159,6 @@ static tnm_result tnmi_engine_find_place(tnmi_engine *e, tnmi_plan *plan, uint32
     return tnmi_engine_classify(e, plan, op->tier, need);
 }
 
-/* Does a request that is not this one build the content further down? That ends by itself. */
-static int tnmi_engine_is_built_below(const tnmi_engine *e, const tnmi_plan *plan, uint32_t content,
-                                      uint32_t tier) {
-    for (uint32_t t = 0; t < e->tiers.count; t++) {
-        const tnmi_replica *there = tnmi_engine_on(e, content, t);
-        if (t == tier || !tnmi_engine_is_busy(there)) continue;
-        if (tnmi_engine_filling(e, there)->kind == TNMI_OP_BUILD)
-            return !tnmi_engine_is_own(e, there->offset, plan->request);
-    }
-    return 0;
-}
-
 /* Does a request other than `but` wait to write the content, on `tier` (TNMI_NONE: on any), and
  * holds what it waits with? */
 static int tnmi_engine_awaits_write(const tnmi_engine *e, uint32_t content, uint32_t tier,
@@ -6198,7 +6198,8 @@ static tnm_result tnmi_engine_want_leg(tnmi_engine *e, tnmi_plan *plan, uint32_t
         plan->short_on = tier;
         plan->need =
             tnmi_tier_placed(tnmi_engine_tier(e, tier), tnmi_engine_content(e, content)->bytes, 0);
-        return tnmi_engine_is_built_below(e, plan, content, tier) ? TNM_PENDING : TNM_ERR_BUDGET;
+        return tnmi_engine_is_built_below(e, content, tier, plan->request) ? TNM_PENDING
+                                                                           : TNM_ERR_BUDGET;
     }
     tnmi_replica *there = tnmi_engine_on(e, content, down);
     if (tnmi_engine_is_busy(there)) {

@@ -636,6 +636,33 @@ EACH(no_staging_no_way_out_no_waiting) { /* its tier may hold nothing any more: 
     rig_end(g);
 }
 
+EACH(a_drain_waits_for_who_builds_below) { /* he is granted, or forgotten: that ends by itself */
+    tnm_tensor high, low;
+    tnm_use set[2];
+    tnm_pinned p[2];
+    tnm_result r;
+    rig_pair(g, kind, rig_room(3, ONE));
+    low = rig_tensor(g, ONE, 0);
+    high = rig_tensor(g, ONE, 0);
+    rig_write(g, low, 1, 1);
+    rig_write(g, high, 0, 2);
+    CHECK_EQ(rig_pin(g, low, 1, TNM_WRITE, p), TNM_OK);
+    CHECK_EQ(rig_unpin(g, p, TNM_FENCE(0, g->sim.now[0] + 1)), TNM_OK);
+    set[0] = rig_use(high, 1, TNM_DISCARD);
+    set[1] = rig_use(low, 0, TNM_READ); /* waits for the fence, and its mate with it */
+    CHECK_EQ(tnm_try_pin(g->ctx, set, 2, p), TNM_PENDING);
+    CHECK_EQ(rig_budget(g, 0, 0), TNM_PENDING);
+    CHECK(rig_budget(g, 0, rig_room(3, ONE)) >= 0);
+    g->sim.now[0]++;
+    RIG_UNTIL(r, g, tnm_try_pin(g->ctx, set, 2, p));
+    CHECK_EQ(r, TNM_OK);
+    sim_fill(sim_at(&g->sim, &p[0]), 9, 0, ONE);
+    CHECK_EQ(tnm_unpin(g->ctx, p, 2, 0), TNM_OK);
+    rig_expect(g, high, 0, 9);
+    rig_expect(g, low, 0, 1);
+    rig_end(g);
+}
+
 EACH(a_drain_yields_to_a_writer) { /* who would take back its write-back, and be kept by it: P6 */
     tnm_tensor t;
     rig_tier(g, "fast", kind, rig_room(2, ONE));
@@ -682,6 +709,7 @@ int main(void) {
     RUN(default_backend_uses_our_allocator);
     RUN(a_drain_that_a_pin_below_holds_up_is_not_waited_for);
     RUN(no_staging_no_way_out_no_waiting);
+    RUN(a_drain_waits_for_who_builds_below);
     RUN(a_drain_yields_to_a_writer);
     RUN(a_drain_into_a_full_middle_over_pins_is_not_waited_for);
     RUN(a_drain_past_an_empty_middle_to_pins_is_not_waited_for);
