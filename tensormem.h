@@ -211,8 +211,9 @@
  *
  * tnm_write into an EMPTY tensor covers it whole or zero-fills the rest; a LOST one it must cover
  * whole. Over existing bytes it works where the CPU sees them: if they are not on such a tier, they
- * are fetched to one first, and a failure on the way changes nothing. Where no tier that can hold
- * the tensor is seen by the CPU, its sole copy is written in place, and half a write is LOST.
+ * are fetched to one first, unless none of them will be left, and a failure on the way changes
+ * nothing. Where no tier that can hold the tensor is seen by the CPU, its sole copy is written in
+ * place, and half a write is LOST.
  *
  * Dirty bytes travel down before they leave, and are lost if you destroy the context without
  * tnm_flush. TNM_DROPPABLE says that they may be dropped instead, and the tensor is EMPTY then.

@@ -341,12 +341,16 @@ TEST(from_a_callback_only_sight_is_allowed) {
     end();
 }
 
-TEST(no_callback_runs_under_the_lock) {
-    describe()->trace = trace;
+static void create_locked(void) { /* by an application that brings its own lock */
     desc_.lock = hold;
     desc_.unlock = let_go;
     threaded = 1;
     create();
+}
+
+TEST(no_callback_runs_under_the_lock) {
+    describe()->trace = trace;
+    create_locked();
     CHECK(depth == 0 && locks > 0);
     live();
     CHECK_EQ(depth, 0);
@@ -359,10 +363,7 @@ TEST(a_name_destroyed_while_its_pin_waits_is_stale) { /* its content has another
     tnm_tensor view;
     tnm_pinned p;
     describe();
-    desc_.lock = hold;
-    desc_.unlock = let_go;
-    threaded = 1;
-    create();
+    create_locked();
     memset(&part, 0, sizeof part);
     part.bytes = 64;
     tnm_use use = rig_use(known, 0, TNM_DISCARD);
@@ -381,10 +382,7 @@ TEST(a_name_destroyed_while_its_pin_waits_is_stale) { /* its content has another
 TEST(a_hit_takes_no_lock) {
     tnm_pinned p;
     describe();
-    desc_.lock = hold;
-    desc_.unlock = let_go;
-    threaded = 1;
-    create();
+    create_locked();
     tnm_use use = rig_use(known, 0, TNM_DISCARD);
     CHECK_EQ(tnm_pin(ctx, &use, 1, &p), TNM_OK);
     CHECK_EQ(tnm_unpin(ctx, &p, 1, 0), TNM_OK);
