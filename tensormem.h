@@ -4924,20 +4924,22 @@ static int tnmi_engine_wipe(tnmi_engine *e, uint32_t tier, const tnmi_replica *r
     return 1;
 }
 
-/* The replica goes, and with it the claims of those who wait: they find nothing there and ask anew.
- * They must not take back what is claimed of a later one in its stead. */
-static void tnmi_engine_drop_claims(tnmi_engine *e, uint32_t tier, const tnmi_replica *replica) {
-    if (replica->node != TNMI_NONE) {
-        if (!(tnmi_base_peek64(&replica->word) & TNMI_CLAIM)) return;
-        tnmi_space_node(&tnmi_engine_tier(e, tier)->space, replica->node)->b = 0;
-    }
+/* A replica or a transfer goes, and with it every claim on it: none may later be taken back from
+ * what comes in its stead. Those who wait learn the code; with OK they find nothing there and ask
+ * anew, and so does who discards where there were no bytes to fetch, since he misses none. */
+static void tnmi_engine_drop_claims(tnmi_engine *e, uint32_t content, uint32_t tier,
+                                    tnm_result code) {
+    int bytes_gone = code == TNM_ERR_EMPTY || code == TNM_ERR_LOST;
     for (uint32_t r = e->oldest_request; r != TNMI_NONE;) {
-        const tnmi_request *request = (tnmi_request *)tnmi_store_at(&e->requests, r);
+        tnmi_request *request = (tnmi_request *)tnmi_store_at(&e->requests, r);
+        int waits = code != TNM_OK && request->admitted && request->result == TNM_PENDING;
         r = request->next;
         for (uint32_t m = request->members; m != TNMI_NONE;) {
             tnmi_member *member = (tnmi_member *)tnmi_store_at(&e->members, m);
             m = member->next;
-            if (member->content == replica->content && member->tier == tier) member->claimed = 0;
+            if (member->content != content || member->tier != tier) continue;
+            member->claimed = 0;
+            if (waits && !(bytes_gone && member->access == TNM_DISCARD)) request->result = code;
         }
     }
 }
@@ -4949,7 +4951,10 @@ static void tnmi_engine_leave(tnmi_engine *e, uint32_t tier, uint32_t index, int
     uint32_t content = replica->content, node = replica->node, segment = replica->segment;
     tnmi_tensor *tensor = tnmi_engine_content(e, content);
     tnm_event *event = tnmi_engine_event(e, TNM_EVENT_LEAVE, tier, content);
-    tnmi_engine_drop_claims(e, tier, replica);
+    if (node == TNMI_NONE || (tnmi_base_peek64(&replica->word) & TNMI_CLAIM)) {
+        if (node != TNMI_NONE) tnmi_space_node(&t->space, node)->b = 0;
+        tnmi_engine_drop_claims(e, content, tier, TNM_OK);
+    }
     if (event) {
         tnmi_view view = tnmi_engine_view(e, tier);
         event->detail = tnmi_policy_is_dirty(&view, content, tier) ? 2 : 1;
@@ -5109,25 +5114,6 @@ static void tnmi_engine_abandon(tnmi_engine *e, uint32_t op_index) {
     e->changed++;
 }
 
-/* Requests that joined a transfer learn its code. Who discards misses no bytes: where there were
- * none to fetch his grant finds nothing and asks anew. */
-static void tnmi_engine_tell_requests(tnmi_engine *e, uint32_t content, uint32_t tier,
-                                      tnm_result code) {
-    for (uint32_t r = e->oldest_request; r != TNMI_NONE;) {
-        tnmi_request *request = (tnmi_request *)tnmi_store_at(&e->requests, r);
-        r = request->next;
-        if (!request->admitted || request->result != TNM_PENDING) continue;
-        for (uint32_t m = request->members; m != TNMI_NONE;) {
-            tnmi_member *member = (tnmi_member *)tnmi_store_at(&e->members, m);
-            m = member->next;
-            if (member->content != content || member->tier != tier) continue;
-            member->claimed = 0; /* the transfer took it along */
-            if (member->access != TNM_DISCARD || (code != TNM_ERR_EMPTY && code != TNM_ERR_LOST))
-                request->result = code;
-        }
-    }
-}
-
 /* Nobody is told again: a log item, an event, a count, last_error. */
 static void tnmi_engine_note_failure(tnmi_engine *e, uint32_t content, uint32_t tier,
                                      tnm_result code) {
@@ -5243,7 +5229,7 @@ static void tnmi_engine_drained(tnmi_engine *e, uint32_t op_index) {
         tnmi_engine_note_failure(e, content, tier, code);
     else
         tnmi_engine_event(e, TNM_EVENT_CANCEL, tier, content);
-    if (code != TNM_OK && op->claims) tnmi_engine_tell_requests(e, content, tier, code);
+    if (code != TNM_OK && op->claims) tnmi_engine_drop_claims(e, content, tier, code);
     tnmi_engine_abandon(e, op_index);
     for (uint32_t t = 0; failed && t < e->tiers.count; t++) { /* whose way out led here? */
         tnmi_view view = tnmi_engine_view(e, t);
@@ -7180,13 +7166,12 @@ static void tnmi_engine_break(tnmi_engine *e, uint32_t op_index) {
     for (uint32_t r = e->oldest_request; r != TNMI_NONE; r = tnmi_engine_request(e, r)->next) {
         tnmi_request *request = tnmi_engine_request(e, r);
         int joined = 0;
-        if (!request->admitted || request->result != TNM_PENDING) continue;
         for (uint32_t m = request->members; m != TNMI_NONE;) {
             tnmi_member *member = tnmi_engine_member(e, m);
             m = member->next;
             if (member->content != content || member->tier != tier || !member->claimed) continue;
             member->claimed = 0; /* the transfer took it along */
-            joined = 1;
+            joined = request->admitted && request->result == TNM_PENDING;
         }
         if (!joined) continue;
         tnmi_engine_release_claims(e, r);

@@ -910,6 +910,31 @@ EACH(a_claim_goes_with_its_replica) { /* and is not taken back from the next one
     rig_end(g);
 }
 
+EACH(a_claim_goes_with_its_transfer) { /* though another member's had failed before */
+    tnm_tensor t[2];
+    tnm_use both[2];
+    tnm_pinned p[2];
+    rig_pair(g, kind, rig_room(4, ONE));
+    rig_make(g, t, 2, ONE, 1);
+    rig_expect_all(g, t, 2, 0); /* the fast tier has its memory, */
+    for (int i = 0; i < 2; i++) {
+        tnm_result r;
+        RIG_UNTIL(r, g, tnm_evict(g->ctx, t[i], 0));
+        both[i] = rig_use(t[i], 0, TNM_READ);
+    }
+    CHECK_EQ(tnm_try_pin(g->ctx, both, 2, p), TNM_PENDING);
+    sim_break(&g->sim, SIM_COPY, 1, 1);
+    for (int i = 0; i < 40; i++)
+        tnm_pump(g->ctx, TNM_ALL); /* and both fetches fail */
+    g->sim.fault_at = 0;
+    CHECK_EQ(rig_try(g, t[0], 0, TNM_READ, p), TNM_PENDING);
+    CHECK_EQ(tnm_cancel(g->ctx, &t[1], 1), TNM_OK);
+    CHECK_EQ(tnm_evict(g->ctx, t[0], 0), TNM_PENDING);
+    CHECK_EQ(rig_state(g, t[0], 0), TNM_STATE_BUSY);
+    CHECK_EQ(tnm_cancel(g->ctx, &t[0], 1), TNM_OK);
+    rig_end(g);
+}
+
 EACH(uses_that_cannot_be_counted_are_refused) { /* P3: 65536 pins are not none */
     enum { MANY = 65536 };
     tnm_use *u = (tnm_use *)calloc(MANY, sizeof *u);
@@ -999,6 +1024,7 @@ int main(void) {
     RUN(no_zeros_arrive_after_the_grant);
     RUN(zeros_are_made_though_asked_for_late);
     RUN(a_claim_goes_with_its_replica);
+    RUN(a_claim_goes_with_its_transfer);
     RUN(uses_that_cannot_be_counted_are_refused);
     RUN(one_content_twice_on_each_of_two_tiers);
     return check_done();
