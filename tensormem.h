@@ -11341,20 +11341,23 @@ TENSORMEM_API tnm_result tnm_read(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offs
     return tnmi_door_leave(ctx, r);
 }
 
-/* Bytes into a content that holds nothing (or nothing any more): zeros around them. */
+/* Bytes into a content that holds nothing, or lost what it held: zeros around them. A failure
+ * leaves it as it was. */
 static tnm_result tnmi_door_write_first(tnm_ctx *ctx, tnm_tensor tensor, uint32_t content,
                                         uint64_t at, void *src, uint64_t bytes) {
     static const char call[] = "tnm_write";
     tnmi_engine *e = &ctx->e;
     tnmi_plain plain;
     uint64_t all = tnmi_tensor_at(&e->tensors, content)->bytes;
+    int broken = (tnmi_tensor_at(&e->tensors, content)->flags & TNMI_BROKEN) != 0;
     uint32_t tier = tnmi_door_meet(e, content, 1);
     tnm_result r = tnmi_door_pin_whole(ctx, tensor, content, tier, TNM_DISCARD, &plain, call);
     if (r != TNM_OK) return r;
     r = tnmi_door_move_plain(ctx, &plain, at, src, bytes);
     if (r == TNM_OK) r = tnmi_door_move_plain(ctx, &plain, 0, NULL, at);
     if (r == TNM_OK) r = tnmi_door_move_plain(ctx, &plain, at + bytes, NULL, all - at - bytes);
-    if (r != TNM_OK) tnmi_engine_forget_bytes(e, tier, (uint32_t)plain.pinned.id);
+    if (r != TNM_OK && broken) tnmi_engine_lose(e, tier, (uint32_t)plain.pinned.id);
+    if (r != TNM_OK && !broken) tnmi_engine_forget_bytes(e, tier, (uint32_t)plain.pinned.id);
     tnmi_door_drop_pin(ctx, &plain.pinned);
     return r;
 }

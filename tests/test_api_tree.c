@@ -187,6 +187,8 @@ EACH(destroy_in_every_place) {
 }
 
 /* ---- a device whose memory is gone ---- */
+static unsigned char mould[ONE];
+
 static void lose(rig *g, int tier) {
     tnm_use u;
     tnm_pinned p;
@@ -224,6 +226,23 @@ EACH(a_lost_device) {
     rig_write(g, t[2], 1, 12);
     rig_expect(g, t[1], 1, 11);
     rig_expect(g, t[2], 0, 12);
+    rig_end(g);
+}
+
+EACH(a_failed_write_over_what_was_lost_leaves_it_lost) {
+    rig_tier(g, "fast", kind | SIM_HIDDEN, rig_room(8, ONE)); /* else no callback writes it */
+    rig_create(g);
+    rig_make(g, t, 1, ONE, 0);
+    sim_lose(&g->sim.device[0]);
+    CHECK_EQ(tnm_read(g->ctx, t[0], 0, mould, ONE), TNM_ERR_LOST);
+    g->sim.device[0].lost = 0;
+    rig_pump(g, 600);
+    sim_break(&g->sim, SIM_COPY, 1, 1);
+    CHECK_EQ(tnm_write(g->ctx, t[0], 0, mould, ONE), TNM_ERR_BACKEND);
+    g->sim.fault_at = 0;
+    CHECK_EQ(tnm_read(g->ctx, t[0], 0, mould, ONE), TNM_ERR_LOST);
+    rig_write(g, t[0], 0, 5);
+    rig_expect(g, t[0], 0, 5);
     rig_end(g);
 }
 
@@ -409,6 +428,7 @@ int main(void) {
     RUN(a_bottom_is_compacted);
     RUN(destroy_in_every_place);
     RUN(a_lost_device);
+    RUN(a_failed_write_over_what_was_lost_leaves_it_lost);
     RUN(a_lost_device_under_pins);
     RUN(a_device_lost_with_copies_in_flight);
     RUN(destroy_with_a_lost_device);
