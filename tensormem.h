@@ -1972,6 +1972,29 @@ static void tnmi_shelf_give(const tnmi_shelf_host *heap, void *ptr, size_t size)
         free(ptr);
 }
 
+#    if defined(__linux__) && defined(__GNUC__)
+#        ifndef TNMI_SHELF_MADVISE
+extern int tnmi_shelf_madvise(void *, size_t, int) __asm__("madvise"); /* hidden by strict C */
+#            define TNMI_SHELF_MADVISE tnmi_shelf_madvise
+#        endif
+#    endif
+
+/* malloc's memory asks for large pages, as far as they lie inside it: a direct transfer is cut
+ * where physical memory is, and pieces of 2 MiB come twice as fast from a good disk as pages do. It
+ * is only advice, and the memory of the application's allocator is left as it is. */
+static void tnmi_shelf_large_pages(const tnmi_shelf_host *heap, void *ptr, size_t size) {
+#    ifdef TNMI_SHELF_MADVISE
+    const uintptr_t page = (uintptr_t)1 << 21;
+    uintptr_t first = ((uintptr_t)ptr + page - 1) & ~(page - 1);
+    uintptr_t last = ((uintptr_t)ptr + size) & ~(page - 1);
+    if (!heap->alloc && first < last)
+        (void)TNMI_SHELF_MADVISE((void *)first, (size_t)(last - first), 14 /* MADV_HUGEPAGE */);
+#    endif
+    (void)heap;
+    (void)ptr;
+    (void)size;
+}
+
 static tnm_result tnmi_shelf_host_alloc(void *user, uint64_t size, uint64_t align, void *item,
                                         uint64_t *mem, void **host) {
     tnmi_shelf_front front;
@@ -1987,6 +2010,7 @@ static tnm_result tnmi_shelf_host_alloc(void *user, uint64_t size, uint64_t alig
     front.size = (size_t)total;
     front.raw = tnmi_shelf_take((const tnmi_shelf_host *)user, front.size);
     if (!front.raw) return TNM_ERR_MEMORY;
+    tnmi_shelf_large_pages((const tnmi_shelf_host *)user, front.raw, front.size);
     uintptr_t raw = (uintptr_t)front.raw, mask = (uintptr_t)align - 1;
     uintptr_t skip = ((raw + sizeof front + mask) & ~mask) - raw;
     unsigned char *at = (unsigned char *)front.raw + skip;

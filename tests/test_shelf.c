@@ -22,6 +22,8 @@ static ssize_t hook_pwrite(int fd, const void *at, size_t size, int64_t offset);
 static int hook_unnamed = O_TMPFILE;
 static int hook_fallocate(int fd, int how, int64_t at, int64_t size);
 static int hook_switch(int fd, int flags);
+static int hook_madvise(void *at, size_t size, int advice);
+#    define TNMI_SHELF_MADVISE   hook_madvise
 #    define TNMI_SHELF_UNNAMED   hook_unnamed
 #    define TNMI_SHELF_FALLOCATE hook_fallocate
 #    define TNMI_SHELF_SWITCH    hook_switch
@@ -105,6 +107,50 @@ TEST(host_blocks_are_aligned_and_given_back_exactly) {
         }
     backend.release(backend.user, 0, 0);
 }
+
+#if defined(__linux__)
+static struct {
+    uintptr_t first, last;
+    int calls, advice;
+} advised;
+
+static int hook_madvise(void *at, size_t size, int advice) {
+    advised.first = (uintptr_t)at;
+    advised.last = (uintptr_t)at + size;
+    advised.advice = advice;
+    advised.calls++;
+    return -1; /* a refusal changes nothing */
+}
+
+TEST(large_host_blocks_ask_for_large_pages) {
+    const uint64_t page = (uint64_t)1 << 21;
+    tnmi_shelf_host heap = host_heap(), plain_heap;
+    tnm_backend backend, own;
+    uint64_t mem;
+    void *host;
+    memset(&plain_heap, 0, sizeof plain_heap);
+    tnmi_shelf_host_backend(&plain_heap, &backend);
+    tnmi_shelf_host_backend(&heap, &own);
+    for (uint64_t size = page / 4; size <= 8 * page; size += page / 4) {
+        advised.calls = 0;
+        CHECK_EQ(backend.alloc(backend.user, size, 256, NULL, &mem, &host), TNM_OK);
+        if (size >= 2 * page) CHECK_EQ(advised.calls, 1);
+        if (size < page / 2) CHECK_EQ(advised.calls, 0);
+        if (advised.calls) {
+            CHECK_EQ(advised.advice, 14);
+            CHECK_EQ(advised.first % page, 0);
+            CHECK_EQ(advised.last % page, 0);
+            CHECK(advised.first + 1024 >= mem && advised.last <= mem + size + 256);
+            CHECK(advised.last - advised.first + 2 * page > size);
+        }
+        backend.release(backend.user, mem, size);
+        advised.calls = 0;
+        CHECK_EQ(own.alloc(own.user, size, 256, NULL, &mem, &host), TNM_OK);
+        CHECK_EQ(advised.calls, 0);
+        own.release(own.user, mem, size);
+    }
+}
+#endif
 
 TEST(host_refuses_what_cannot_be) {
     static const uint64_t sizes[] = { UINT64_MAX, UINT64_MAX - 16, (uint64_t)PTRDIFF_MAX,
@@ -659,6 +705,9 @@ TEST(every_allocation_may_fail) {
 
 static void run_everywhere(void) {
     RUN(host_blocks_are_aligned_and_given_back_exactly);
+#if defined(__linux__)
+    RUN(large_host_blocks_ask_for_large_pages);
+#endif
     RUN(host_refuses_what_cannot_be);
     RUN(host_copies_what_the_cpu_sees);
     RUN(open_refuses_bad_descriptors);
