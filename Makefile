@@ -19,7 +19,7 @@ VERSION := $(call version_part,MAJOR).$(call version_part,MINOR).$(call version_
 
 TESTS := $(patsubst %.c,$(OUT)/%,$(wildcard tests/test_*.c))
 EXAMPLES := $(patsubst %.c,$(OUT)/%,$(wildcard examples/[0-9]*.c examples/llm_stream.c))
-BENCHES := $(patsubst %.c,$(OUT)/%,$(wildcard tests/bench_*.c))
+BENCHES := $(patsubst %.c,$(OUT)/%,$(filter-out tests/bench_stream.c,$(wildcard tests/bench_*.c)))
 FUZZERS := $(patsubst %.c,$(OUT)/%,$(wildcard fuzz/fuzz_*.c))
 
 # A source may say in its first five lines what it links with: /* needs: -lm -pthread */
@@ -42,6 +42,9 @@ test: ## every test, some minutes; the last line is the total; ONLY="samples api
 bench: $(BENCHES) ## measure; one line a figure with its target; never fails on a number
 	@set -e; uname -srm; for b in $(BENCHES); do echo "# $$b"; $$b $(BENCH_ARGS); done
 	@tests/bench_build.sh
+
+bench-disk: $(OUT)/tests/bench_stream ## sweeps from disk, beside mmap, StarPU and fio: 10 minutes, root
+	@uname -srm; BENCH_DIR=$${BENCH_DIR:-$(OUT)} $(OUT)/tests/bench_stream $(BENCH_ARGS)
 
 fuzz: ## libFuzzer with ASan and UBSan, FUZZ_SECONDS (60) for each target; needs clang
 	@ONLY=fuzz tests/run.sh
@@ -80,7 +83,7 @@ clean: ## remove build/
 
 help: ## this list
 	@echo "tensormem $(VERSION)"
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 $(OUT)/tests/%: tests/%.c
 	$(compile)
@@ -95,6 +98,10 @@ $(OUT)/fuzz/%: EXTRA = fuzz/standalone.c
 $(OUT)/fuzz/%: fuzz/%.c fuzz/standalone.c
 	$(compile)
 
+# StarPU is a rival where it is installed. Its headers are not ours to keep clean.
+STARPU = $(shell pkg-config --cflags --libs starpu-1.3 2>/dev/null | sed 's/-I/-isystem /g')
+$(OUT)/tests/bench_stream: EXTRA = $(if $(STARPU),-DBENCH_STARPU $(STARPU))
+
 -include $(wildcard $(OUT)/*/*.d)
 
-.PHONY: all demo test bench fuzz valgrind asan ubsan tsan lint coverage nightly tools install clean help
+.PHONY: all demo test bench bench-disk fuzz valgrind asan ubsan tsan lint coverage nightly tools install clean help
