@@ -1353,10 +1353,9 @@ typedef struct tnmi_table {
     uint32_t link_at;  /* where a free entry keeps the next free index */
     uint32_t free_head;
     uint32_t live;
-    uint32_t retired;                        /* neither live nor free, for ever */
-    const char *name;                        /* of the descriptor's field, for CAPACITY */
-    uintptr_t base[TNMI_STORE_CHUNKS];       /* where entry 0 would lie if chunk k began there */
-    unsigned char *chunk[TNMI_STORE_CHUNKS]; /* behind what every look-up reads */
+    uint32_t retired;                  /* neither live nor free, for ever */
+    const char *name;                  /* of the descriptor's field, for CAPACITY */
+    uintptr_t base[TNMI_STORE_CHUNKS]; /* where entry 0 would lie if chunk k began there */
 } tnmi_table;
 
 static void tnmi_store_init(tnmi_table *table, const char *name, size_t stride, size_t link_at,
@@ -1373,10 +1372,13 @@ static void tnmi_store_init(tnmi_table *table, const char *name, size_t stride, 
             table->first++;
 }
 
+static TNMI_INLINE uint32_t tnmi_store_chunk(uint32_t index) {
+    return tnmi_base_log2((index >> (TNMI_STORE_FIRST - 1)) | 1u);
+}
+
 /* An entry of a table whose stride the caller knows. */
 static TNMI_INLINE void *tnmi_store_of(const tnmi_table *table, uint32_t index, size_t stride) {
-    uint32_t k = tnmi_base_log2((index >> (TNMI_STORE_FIRST - 1)) | 1u);
-    return (void *)(table->base[k] + (uintptr_t)index * stride);
+    return (void *)(table->base[tnmi_store_chunk(index)] + (uintptr_t)index * stride);
 }
 
 static void *tnmi_store_at(const tnmi_table *table, uint32_t index) {
@@ -1396,14 +1398,19 @@ static uint64_t tnmi_store_grow_bytes(const tnmi_table *table) {
 
 /* The chunk comes full of zeros: filling it is for those who do not hold the lock. */
 static void tnmi_store_grow(tnmi_table *table, void *chunk) {
-    uint32_t k = 0;
-    while (table->chunk[k])
-        k++;
-    uint32_t count = tnmi_store_grow_count(table);
-    table->chunk[k] = (unsigned char *)chunk;
-    for (uint32_t i = k; i < TNMI_STORE_CHUNKS; i++) /* the one chunk of a fixed table is all */
-        table->base[i] = (uintptr_t)chunk - (uintptr_t)table->capacity * table->stride;
+    uint32_t count = tnmi_store_grow_count(table), k = tnmi_store_chunk(table->capacity);
+    for (; k < TNMI_STORE_CHUNKS; k++) /* the one chunk of a fixed table is all of them */
+        table->base[k] = (uintptr_t)chunk - (uintptr_t)table->capacity * table->stride;
     table->capacity += count;
+}
+
+/* The chunk that came last goes, of a table that has one. */
+static void *tnmi_store_shed(tnmi_table *table, uint64_t *bytes) {
+    uint32_t last = table->capacity - 1;
+    uint32_t start = last >> table->first ? (uint32_t)1 << tnmi_base_log2(last) : 0;
+    *bytes = (uint64_t)(table->capacity - start) * table->stride;
+    table->capacity = start;
+    return tnmi_store_at(table, start);
 }
 
 static uint32_t tnmi_store_spare(const tnmi_table *table) {
@@ -10307,14 +10314,10 @@ static void tnmi_door_free_all(tnm_ctx *ctx) {
     tnmi_table *table;
     for (uint32_t i = 0;
          e->tiers.tier && e->tensors.on && (table = tnmi_door_each_table(ctx, i)) != NULL; i++) {
-        uint32_t capacity = table->capacity;
-        table->capacity = 0;
-        for (int c = 0; c < TNMI_STORE_CHUNKS && table->chunk[c]; c++) {
-            uint32_t count = tnmi_store_grow_count(table);
-            if (count > capacity) count = capacity;
-            tnmi_door_give(&ctx->desc, table->chunk[c], (uint64_t)count * table->stride);
-            table->capacity += count;
-            capacity -= count;
+        while (table->capacity) {
+            uint64_t bytes;
+            void *chunk = tnmi_store_shed(table, &bytes);
+            tnmi_door_give(&ctx->desc, chunk, bytes);
         }
     }
     tnmi_door_give(&ctx->desc, e->tell.ring, tnmi_door_ring_bytes(e));

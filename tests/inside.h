@@ -21,15 +21,12 @@ static inline void bring(tnmi_table *table) {
     tnmi_store_grow(table, chunk);
 }
 
-static inline void give_back(const tnmi_table *table) {
-    uint32_t before = 0;
-    for (uint32_t i = 0; i < TNMI_STORE_CHUNKS && table->chunk[i]; i++) {
-        uint32_t count = before ? before : (uint32_t)1 << table->first;
-        if (count > table->capacity - before) count = table->capacity - before;
-        check_release(NULL, table->chunk[i], (size_t)count * table->stride);
-        before += count;
+static inline void give_back(tnmi_table *table) {
+    while (table->capacity) {
+        uint64_t bytes;
+        void *chunk = tnmi_store_shed(table, &bytes);
+        check_release(NULL, chunk, (size_t)bytes);
     }
-    CHECK_EQ(before, table->capacity);
 }
 
 /* ---- names ---- */

@@ -20,7 +20,7 @@ static void move_begin(tnmi_move *move) {
     move->stage_next = stage_memory;
 }
 
-static void move_end(const tnmi_move *move) {
+static void move_end(tnmi_move *move) {
     give_back(&move->ops);
 }
 

@@ -11,7 +11,7 @@ static void space_of(tnmi_space *space, uint32_t nodes) {
     bring(&space->nodes);
 }
 
-static void space_end(const tnmi_space *space) {
+static void space_end(tnmi_space *space) {
     give_back(&space->nodes);
 }
 
