@@ -2832,30 +2832,31 @@ typedef struct tnmi_backoff { /* 1, 2, 4 .. 256, counted by the caller's ticks *
 
 enum { TNMI_TIER_UNITS = 8 }; /* of a granule */
 
+/* What most of the code reads stands first: an offset below 128 is one byte of an instruction. */
 typedef struct tnmi_tier {
-    tnm_tier_desc desc;
-    int spill;           /* -1 = a bottom */
-    int own_backend;     /* the application's, not the context's allocator */
-    int hidden, visible; /* its backend gave memory without, with a CPU address */
-    int dark;            /* without one when staging was asked for */
     uint64_t budget, reserved, peak;
+    uint64_t granule, unit; /* placement; a replica's offset counts units */
     uint64_t set_aside;     /* of the budget, for staging that a route will need */
     uint64_t spared;        /* left for staging by segments that may be smaller: nobody knows yet */
-    uint64_t granule, unit; /* placement; a replica's offset counts units */
-    uint32_t granule_log;   /* a granule is a power of two */
-    uint64_t refused;       /* the smallest segment size alloc refused; 0 = none */
-    tnmi_backoff sick;      /* what is dirty here cannot be written down: that failed, */
-    tnm_result sick_of;     /* with this */
-    tnmi_backoff scant;     /* alloc refuses below the budget */
-    tnmi_backoff stiff;     /* compaction's copies fail */
+    uint64_t guess_bytes;   /* of guesses among the copies in flight */
+    int spill;              /* -1 = a bottom */
+    int own_backend;        /* the application's, not the context's allocator */
     uint32_t segments, last_segment; /* list */
     uint32_t segment_count, draining;
-    uint32_t coming;      /* segments asked for and not answered */
-    uint32_t windows;     /* open ones */
-    uint32_t vacant;      /* dedicated segments that wait for their tensor */
-    uint32_t in_flight;   /* copies this backend has to answer */
-    uint64_t guess_bytes; /* of guesses among them */
+    uint32_t coming;    /* segments asked for and not answered */
+    uint32_t windows;   /* open ones */
+    uint32_t vacant;    /* dedicated segments that wait for their tensor */
+    uint32_t in_flight; /* copies this backend has to answer */
     tnmi_space space;
+    tnmi_backoff scant; /* alloc refuses below the budget */
+    tnmi_backoff sick;  /* what is dirty here cannot be written down: that failed, */
+    tnm_result sick_of; /* with this */
+    tnmi_backoff stiff; /* compaction's copies fail */
+    tnm_tier_desc desc;
+    int hidden, visible;  /* its backend gave memory without, with a CPU address */
+    int dark;             /* without one when staging was asked for */
+    uint32_t granule_log; /* a granule is a power of two */
+    uint64_t refused;     /* the smallest segment size alloc refused; 0 = none */
     uint64_t in_flight_bytes;
     uint64_t hits, misses, late, bytes_in, bytes_out, evictions, evictions_clean;
     uint64_t prefetches, prefetches_wasted, prefetches_refused;
@@ -2870,8 +2871,8 @@ typedef struct tnmi_tier {
 typedef struct tnmi_tiers {
     tnmi_tier *tier;
     uint32_t count;
-    tnmi_table segments;
     uint32_t todo_head, todo_tail;
+    tnmi_table segments;
 } tnmi_tiers;
 
 static uint64_t tnmi_tier_room(const tnmi_tier *tier) {
@@ -3082,17 +3083,16 @@ typedef enum tnmi_op_state {
 } tnmi_op_state;
 
 typedef struct tnmi_op {
+    tnmi_op_kind kind;
+    tnmi_op_state state;
     uint64_t bytes, next, done; /* of the content: all, handed out, arrived */
     uint64_t step;              /* deadline: smaller is sooner, within a class */
-    uint64_t pass;              /* the last pass that looked at it while it waited for room */
-    uint64_t plain_offset;      /* READ, WRITE: where in the content the range starts */
-    unsigned char *plain;
-    uint32_t content, replica; /* cookies: what is filled */
-    uint32_t tier;             /* of the destination (READ: of the source) */
-    uint32_t from;             /* tier of the source, TNMI_NONE until chosen */
-    uint32_t window;           /* first node of the window, TNMI_NONE = none */
-    uint32_t window_end;       /* granule where it ends */
-    uint32_t place;            /* SHIFT: the new node */
+    uint32_t content, replica;  /* cookies: what is filled */
+    uint32_t tier;              /* of the destination (READ: of the source) */
+    uint32_t from;              /* tier of the source, TNMI_NONE until chosen */
+    uint32_t window;            /* first node of the window, TNMI_NONE = none */
+    uint32_t window_end;        /* granule where it ends */
+    uint32_t place;             /* SHIFT: the new node */
     uint32_t place_segment, place_offset;
     uint32_t shift;            /* bytes in front of the tensor in its first granule(s) */
     uint32_t need;             /* granules */
@@ -3101,16 +3101,17 @@ typedef struct tnmi_op {
     uint32_t out;              /* slots in use */
     uint32_t next_op, prev_op; /* in the queue of its class, or of those that wait for room */
     uint32_t plan;             /* next in the plan that is being made */
-    tnmi_op_kind kind;
-    tnmi_op_state state;
     tnm_class class_;
     tnm_result error;
-    int queued; /* which queue it is in, -1 = none */
-    int route;  /* 0 = ask the destination, 1 = the source, 2 = two hops through staging */
-    int via;    /* an optional stop on the way of another fill */
-    int fresh;  /* a prefetch nobody has used */
-    int loose;  /* its place need not keep the remainder of adopted bytes */
-    int astray; /* nor lie on the schedule's side of the wall */
+    int queued;            /* which queue it is in, -1 = none */
+    int route;             /* 0 = ask the destination, 1 = the source, 2 = two hops by staging */
+    int via;               /* an optional stop on the way of another fill */
+    int fresh;             /* a prefetch nobody has used */
+    int loose;             /* its place need not keep the remainder of adopted bytes */
+    int astray;            /* nor lie on the schedule's side of the wall */
+    uint64_t pass;         /* the last pass that looked at it while it waited for room */
+    uint64_t plain_offset; /* READ, WRITE: where in the content the range starts */
+    unsigned char *plain;
 } tnmi_op;
 
 typedef enum tnmi_copy_state {
@@ -4663,24 +4664,26 @@ typedef struct tnmi_shortage { /* the last refusal, as [watch] tells it */
     uint64_t need;
 } tnmi_shortage;
 
+/* Here too what most of the code reads stands first. */
 typedef struct tnmi_engine {
-    tnmi_tell tell;
+    uint64_t clock, tick, round, changed; /* changed counts whatever may let a plan succeed */
+    tnmi_table *grow;                     /* a table that must grow before the plan can be made */
+    uint32_t oldest_request, newest_request;
     tnmi_tiers tiers;
+    tnmi_tell tell;
     tnmi_tensors tensors;
     tnmi_move move;
     tnmi_hints hints;
     tnmi_table members, requests, fences;
-    tnmi_table *grow; /* a table that must grow before the plan can be made */
-    uint32_t oldest_request, newest_request, bucket[TNMI_BUCKETS];
+    uint32_t bucket[TNMI_BUCKETS];
     uint32_t fence_head[TNMI_QUEUES], fence_tail[TNMI_QUEUES], fence_count;
     uint32_t gone[TNM_MAX_TIERS]; /* adopted replicas whose `released` has to be called */
     uint32_t cost_in[TNM_MAX_TIERS], cost_out[TNM_MAX_TIERS];
     uint64_t below[TNM_MAX_TIERS];
     uint64_t busy_round[TNM_MAX_TIERS]; /* the round in which this backend's queue was full */
     uint64_t plan_round, plan_seen, look_round, look_seen;
-    uint64_t clock, tick, round, changed; /* changed counts whatever may let a plan succeed */
-    uint64_t pass;                        /* over the transfers that wait for room */
-    uint64_t allowance;                   /* bytes this pump may still start */
+    uint64_t pass;      /* over the transfers that wait for room */
+    uint64_t allowance; /* bytes this pump may still start */
     uint64_t guess_bytes;
     uint64_t grain;      /* the largest granularity of any backend */
     uint64_t newest_age; /* of a request */
