@@ -1622,6 +1622,7 @@ typedef struct tnmi_space {
     uint32_t bin[TNMI_SPACE_BINS];
     uint32_t map[TNMI_SPACE_BINS / 32];
     uint64_t free_granules, held_granules, used_granules;
+    uint32_t at; /* where a walk over many nodes goes on, TNMI_NONE = none: stays with the ring */
 } tnmi_space;
 
 static tnmi_node *tnmi_space_node(const tnmi_space *space, uint32_t node) {
@@ -1640,6 +1641,7 @@ static void tnmi_space_init(tnmi_space *space, uint32_t max_nodes, int fixed) {
     memset(space, 0, sizeof *space);
     tnmi_store_init(&space->nodes, "max_replicas", sizeof(tnmi_node), offsetof(tnmi_node, prev),
                     max_nodes, fixed);
+    space->at = TNMI_NONE;
     for (uint32_t i = 0; i < TNMI_SPACE_BINS; i++)
         space->bin[i] = TNMI_NONE;
 }
@@ -1695,6 +1697,7 @@ static void tnmi_space_unlink(tnmi_space *space, uint32_t index) {
     tnmi_node *node = tnmi_space_node(space, index);
     tnmi_space_node(space, node->prev)->next = node->next;
     tnmi_space_node(space, node->next)->prev = node->prev;
+    if (space->at == index) space->at = node->next;
     tnmi_store_give(&space->nodes, index);
 }
 
@@ -1820,6 +1823,25 @@ static void tnmi_space_take(tnmi_space *space, uint32_t index, const tnmi_room *
     tnmi_space_carve(space, index, start, room->need, owner);
 }
 
+/* What a drain holds is one node with the gaps beside it and what else it holds there: an empty
+ * segment is one node, however many tensors it had. */
+static void tnmi_space_gather(tnmi_space *space, uint32_t index) {
+    tnmi_node *node = tnmi_space_node(space, index);
+    const uint32_t side[2] = { node->prev, node->next };
+    for (int i = 0; i < 2; i++) {
+        const tnmi_node *beside = tnmi_space_node(space, side[i]);
+        uint32_t kind = tnmi_space_kind(beside), size = tnmi_space_size(beside);
+        if (kind == TNMI_SPACE_FREE) {
+            tnmi_space_bin_drop(space, side[i]);
+            space->held_granules += size;
+        } else if (kind != TNMI_SPACE_HELD || beside->a != TNMI_SPACE_DRAIN)
+            continue;
+        if (i == 0) node->offset -= size;
+        node->span += size << 2;
+        tnmi_space_unlink(space, side[i]);
+    }
+}
+
 /* Give back a used node: to everyone, or to a holder (TNMI_NONE = none). */
 static void tnmi_space_free(tnmi_space *space, uint32_t index, uint32_t holder) {
     tnmi_node *node = tnmi_space_node(space, index);
@@ -1833,6 +1855,7 @@ static void tnmi_space_free(tnmi_space *space, uint32_t index, uint32_t holder) 
         node->span = size << 2 | TNMI_SPACE_HELD;
         node->a = holder;
         space->held_granules += size;
+        if (holder == TNMI_SPACE_DRAIN) tnmi_space_gather(space, index);
     }
 }
 
@@ -1843,6 +1866,7 @@ static void tnmi_space_hold(tnmi_space *space, uint32_t index, uint32_t holder) 
     node->span = (node->span & ~3u) | TNMI_SPACE_HELD;
     node->a = holder;
     space->held_granules += tnmi_space_size(node);
+    if (holder == TNMI_SPACE_DRAIN) tnmi_space_gather(space, index);
 }
 
 static void tnmi_space_unhold(tnmi_space *space, uint32_t index) {
@@ -2821,8 +2845,10 @@ typedef struct tnmi_segment {
     uint32_t next, prev; /* in the tier's list, oldest first */
     uint32_t todo;       /* in the list of segments to ask for or give back */
     uint32_t state;
-    uint32_t dedicated; /* 1: holds one tensor, whose node is in no segment's ring */
     uint32_t owner;     /* dedicated: its replica, TNMI_NONE = none yet */
+    uint8_t dedicated;  /* 1: holds one tensor, whose node is in no segment's ring */
+    uint8_t thaw;       /* LIVE, and some gaps are still held for the drain it was in */
+    uint8_t stop;       /* DRAINING: 1 = a pin or claim is in the way; 2 = found by this walk */
 } tnmi_segment;
 
 typedef struct tnmi_backoff { /* 1, 2, 4 .. 256, counted by the caller's ticks */
@@ -2830,7 +2856,8 @@ typedef struct tnmi_backoff { /* 1, 2, 4 .. 256, counted by the caller's ticks *
     uint64_t until;
 } tnmi_backoff;
 
-enum { TNMI_TIER_UNITS = 8 }; /* of a granule */
+enum { TNMI_TIER_UNITS = 8 };    /* of a granule */
+enum { TNMI_TIER_GAPS = 1024 }; /* nodes looked at in one go; the engine's walk does the rest */
 
 /* What most of the code reads stands first: an offset below 128 is one byte of an instruction. */
 typedef struct tnmi_tier {
@@ -2843,10 +2870,13 @@ typedef struct tnmi_tier {
     int own_backend;        /* the application's, not the context's allocator */
     uint32_t segments, last_segment; /* list */
     uint32_t segment_count, draining;
-    uint32_t coming;    /* segments asked for and not answered */
-    uint32_t windows;   /* open ones */
-    uint32_t vacant;    /* dedicated segments that wait for their tensor */
-    uint32_t in_flight; /* copies this backend has to answer */
+    uint32_t thawing;    /* segments with `thaw` */
+    uint32_t walk;       /* segment + 1 in which the walk goes on at space.at, 0 = none */
+    uint32_t coming;     /* segments asked for and not answered */
+    uint32_t windows;    /* open ones */
+    uint32_t vacant;     /* dedicated segments that wait for their tensor */
+    uint32_t in_flight;  /* copies this backend has to answer */
+    uint64_t walk_round; /* in which the walk last went on */
     tnmi_space space;
     tnmi_backoff scant; /* alloc refuses below the budget */
     tnmi_backoff sick;  /* what is dirty here cannot be written down: that failed, */
@@ -2992,10 +3022,18 @@ static uint32_t tnmi_tier_want(tnmi_tiers *tiers, uint32_t tier_index, uint64_t 
     return index;
 }
 
+/* The walk is through with this segment, or it ends. */
+static void tnmi_tier_pass(tnmi_tier *tier, const tnmi_segment *segment, uint32_t index) {
+    if (tier->walk != index + 1) return;
+    tier->walk = segment->next + 1; /* TNMI_NONE + 1 is 0 */
+    tier->space.at = TNMI_NONE;
+}
+
 /* A segment leaves the ledger and the list. */
 static void tnmi_tier_forget(tnmi_tiers *tiers, uint32_t index) {
     tnmi_segment *segment = tnmi_tier_segment(tiers, index);
     tnmi_tier *tier = &tiers->tier[segment->tier];
+    tnmi_tier_pass(tier, segment, index);
     if (segment->prev == TNMI_NONE)
         tier->segments = segment->next;
     else
@@ -3011,33 +3049,46 @@ static void tnmi_tier_forget(tnmi_tiers *tiers, uint32_t index) {
     tnmi_store_give(&tiers->segments, index);
 }
 
-/* From now on the segment gives no room: its gaps are held for the drain. */
+/* A walk that is in this segment begins it anew: its gaps are held, or given back, from now on. */
+static void tnmi_tier_rewalk(tnmi_tier *tier, const tnmi_segment *segment) {
+    const tnmi_node *edge = tnmi_space_node(&tier->space, segment->edge);
+    if (tier->walk == edge->a + 1) tier->space.at = edge->next;
+}
+
+/* From now on the segment gives no room: its gaps are held for the drain. The first ones at once;
+ * what is placed in the others, before the walk of the drain comes there, leaves with the rest. */
 static void tnmi_tier_drain(tnmi_tier *tier, tnmi_segment *segment) {
     tier->vacant -= (uint32_t)tnmi_tier_is_vacant(segment);
     segment->state = TNMI_SEGMENT_DRAINING;
     tier->draining++;
+    tier->thawing -= segment->thaw;
+    segment->thaw = segment->stop = 0;
     if (segment->edge == TNMI_NONE) return;
     uint32_t index = tnmi_space_node(&tier->space, segment->edge)->next;
-    while (index != segment->edge) {
+    for (int i = 0; i < TNMI_TIER_GAPS && index != segment->edge; i++) {
         const tnmi_node *node = tnmi_space_node(&tier->space, index);
         if (tnmi_space_kind(node) == TNMI_SPACE_FREE)
             tnmi_space_hold(&tier->space, index, TNMI_SPACE_DRAIN);
         index = node->next;
     }
+    tnmi_tier_rewalk(tier, segment);
 }
 
-/* Its bytes are wanted no more: it gives room again. */
+/* Its bytes are wanted no more: it gives room again, all of it once the walk was there. */
 static void tnmi_tier_revive(tnmi_tier *tier, tnmi_segment *segment) {
     segment->state = TNMI_SEGMENT_LIVE;
     tier->draining--;
     if (segment->edge == TNMI_NONE) return;
     uint32_t index = tnmi_space_node(&tier->space, segment->edge)->next;
-    while (index != segment->edge) {
+    for (int i = 0; i < TNMI_TIER_GAPS && index != segment->edge; i++) {
         const tnmi_node *node = tnmi_space_node(&tier->space, index);
         if (tnmi_space_kind(node) == TNMI_SPACE_HELD && node->a == TNMI_SPACE_DRAIN)
             tnmi_space_unhold(&tier->space, index);
         index = node->next; /* a merge keeps this node */
     }
+    segment->thaw = index != segment->edge;
+    tier->thawing += segment->thaw;
+    tnmi_tier_rewalk(tier, segment);
 }
 
 /* An empty segment is on its way out. */
@@ -3045,6 +3096,7 @@ static void tnmi_tier_retire(tnmi_tiers *tiers, uint32_t index) {
     tnmi_segment *segment = tnmi_tier_segment(tiers, index);
     tnmi_tier *tier = &tiers->tier[segment->tier];
     if (segment->state == TNMI_SEGMENT_DRAINING) tier->draining--;
+    tnmi_tier_pass(tier, segment, index);
     if (segment->edge != TNMI_NONE) tnmi_space_close(&tier->space, segment->edge);
     segment->edge = TNMI_NONE;
     segment->state = TNMI_SEGMENT_RELEASING;
@@ -4612,6 +4664,7 @@ typedef enum tnmi_ask_kind {
     TNMI_ASK_PASSED,
     TNMI_ASK_RELEASED, /* tnm_adopt_desc.released */
     TNMI_ASK_ZERO,     /* fill `host` with zeros */
+    TNMI_ASK_BREATH,   /* nothing: the lock goes for a moment, there is more to look at */
     TNMI_ASK_IDLE
 } tnmi_ask_kind;
 
@@ -4656,6 +4709,7 @@ typedef struct tnmi_request {
 enum { TNMI_BUCKETS = 64, TNMI_LAPSE_TICKS = 64, TNMI_OLDEST = 128 };
 enum { TNMI_WALK_NODES = 4096, TNMI_REKEYS = 1024, TNMI_LOOK_USES = 256, TNMI_SHIFTS = 8 };
 enum { TNMI_GO_OVER = 256, TNMI_EXPIRE = 512 };
+enum { TNMI_SOME_NODES = 1024, TNMI_HEAVY = 32, TNMI_ENOUGH = 256 };
 #    define TNMI_CLAIMED ((uint32_t)1 << 31) /* in a used node's mark: the rest counts claims */
 
 typedef struct tnmi_shortage { /* the last refusal, as [watch] tells it */
@@ -5090,7 +5144,10 @@ static void tnmi_engine_close_window(tnmi_engine *e, uint32_t op_index) {
             tnmi_engine_spare(e, op->tier, node);
         if (tnmi_space_kind(n) == TNMI_SPACE_HELD && n->a == op_index) {
             n->a = tnmi_tier_holder(tnmi_tier_segment(&e->tiers, segment));
-            if (n->a == TNMI_NONE) tnmi_space_unhold(&t->space, node);
+            if (n->a == TNMI_NONE)
+                tnmi_space_unhold(&t->space, node);
+            else
+                tnmi_space_gather(&t->space, node);
         }
         node = next;
     } while (at < op->window_end);
@@ -5443,16 +5500,17 @@ static int tnmi_engine_is_used(const tnmi_engine *e, uint32_t tier, uint32_t ind
     return claims && tnmi_tensor_is(word, TNMI_BUSY) && tnmi_engine_filling(e, replica)->claims;
 }
 
-/* Does one stand in this segment? */
+/* Does one stand in this segment, among its first `most` nodes? */
 static int tnmi_engine_segment_used(const tnmi_engine *e, uint32_t tier, const tnmi_segment *s,
-                                    int claims) {
+                                    int claims, uint32_t most) {
     const tnmi_space *space = &tnmi_engine_tier(e, tier)->space;
     if (s->dedicated)
         return s->used && s->owner != TNMI_NONE && tnmi_engine_is_used(e, tier, s->owner, claims);
     if (s->edge == TNMI_NONE) return 0;
-    for (uint32_t i = tnmi_space_node(space, s->edge)->next; i != s->edge;
-         i = tnmi_space_node(space, i)->next) {
+    uint32_t i = tnmi_space_node(space, s->edge)->next;
+    for (uint32_t seen = 0; i != s->edge && seen < most; seen++) {
         const tnmi_node *node = tnmi_space_node(space, i);
+        i = node->next;
         if (tnmi_space_kind(node) != TNMI_SPACE_USED || node->a == TNMI_NONE) continue;
         if (tnmi_engine_is_used(e, tier, node->a, claims)) return 1;
     }
@@ -5460,14 +5518,15 @@ static int tnmi_engine_segment_used(const tnmi_engine *e, uint32_t tier, const t
 }
 
 /* Bytes that come back to the ledger by themselves: segments being drained or released. A drain
- * that a pin stopped does not count. */
+ * that a pin stopped does not count; in a large segment the walk of the drain has to find it. */
 static uint64_t tnmi_engine_returning(const tnmi_engine *e, uint32_t tier) {
     uint64_t sum = 0;
     for (uint32_t i = tnmi_engine_tier(e, tier)->segments; i != TNMI_NONE;) {
         const tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
         i = s->next;
         if (s->state == TNMI_SEGMENT_RELEASING) sum += s->size;
-        if (s->state == TNMI_SEGMENT_DRAINING && !tnmi_engine_segment_used(e, tier, s, 1))
+        if (s->state == TNMI_SEGMENT_DRAINING && !(s->stop & 1) &&
+            !tnmi_engine_segment_used(e, tier, s, 1, TNMI_SOME_NODES))
             sum += s->size;
     }
     return sum;
@@ -5482,7 +5541,7 @@ static uint32_t tnmi_engine_cheapest(const tnmi_engine *e, uint32_t tier, int pi
         i = s->next;
         if (s->state != TNMI_SEGMENT_LIVE) continue;
         if (best != TNMI_NONE && s->used >= tnmi_tier_segment(&e->tiers, best)->used) continue;
-        if (!pinned && tnmi_engine_segment_used(e, tier, s, 1)) continue;
+        if (!pinned && tnmi_engine_segment_used(e, tier, s, 1, TNMI_SOME_NODES)) continue;
         best = index;
     }
     return best;
@@ -5540,7 +5599,7 @@ static tnm_result tnmi_engine_want_segment(tnmi_engine *e, uint32_t tier, uint64
     tnmi_segment *s = tnmi_tier_segment(&e->tiers, tnmi_tier_want(&e->tiers, tier, size));
     s->item = item;
     s->least = need;
-    s->dedicated = (uint32_t)dedicated;
+    s->dedicated = (uint8_t)dedicated;
     s->asked = e->tick;
     s->age = age;
     t->vacant += (uint32_t)dedicated;
@@ -5893,7 +5952,7 @@ static uint64_t tnmi_engine_run(const tnmi_engine *e, const tnmi_view *view, con
                                 int *whole) {
     uint64_t granule = tnmi_engine_tier(e, view->tier)->granule, run = 0, longest = 0;
     uint32_t n = s->edge;
-    *whole = !tnmi_engine_segment_used(e, view->tier, s, 0);
+    *whole = !tnmi_engine_segment_used(e, view->tier, s, 0, UINT32_MAX);
     if (s->dedicated && strict && s->used && s->owner != TNMI_NONE)
         *whole &= !tnmi_engine_is_stranded(e, view, s->owner, strict);
     while (n != TNMI_NONE && (n = tnmi_space_node(view->space, n)->next) != s->edge) {
@@ -7572,59 +7631,118 @@ static void tnmi_engine_clean_ahead(tnmi_engine *e) {
     }
 }
 
-/* Whole segments that have to go: what may leave leaves, what is dirty is written down. */
-static void tnmi_engine_drain(tnmi_engine *e, uint32_t tier, uint32_t segment, int *budget) {
-    const tnmi_space *space = &tnmi_engine_tier(e, tier)->space;
-    const tnmi_segment *s = tnmi_tier_segment(&e->tiers, segment);
-    uint32_t node = s->edge == TNMI_NONE ? TNMI_NONE : tnmi_space_node(space, s->edge)->next;
-    while (s->state == TNMI_SEGMENT_DRAINING && (*budget)-- > 0) {
-        uint32_t index = s->dedicated ? s->owner : TNMI_NONE;
-        if (!s->dedicated) {
-            const tnmi_node *n = tnmi_space_node(space, node);
-            if (tnmi_space_kind(n) == TNMI_SPACE_EDGE) return;
-            if (tnmi_space_kind(n) == TNMI_SPACE_USED) index = n->a;
-            node = n->next;
+/* Whole segments that have to go: what may leave leaves, what is dirty is written down. Returns
+ * what it cost, in nodes looked at. */
+static int tnmi_engine_drain_one(tnmi_engine *e, uint32_t tier, tnmi_segment *s, uint32_t index) {
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+    tnmi_view view = tnmi_engine_view(e, tier);
+    uint32_t content = replica->content;
+    if (tnmi_engine_is_used(e, tier, index, 1)) s->stop |= 2;
+    if (tnmi_engine_is_busy(replica)) {
+        tnmi_engine_cancel_op(e, replica->offset);
+        return TNMI_HEAVY;
+    }
+    switch (tnmi_policy_may_leave(&view, replica)) {
+    case TNMI_LEAVE_DIRTY:
+        tnmi_engine_write_down(e, content, tier, TNM_CLASS_DEMAND);
+        return TNMI_HEAVY;
+    case TNMI_LEAVE_NOW:
+        if (tnmi_engine_try_leave(e, tier, index))
+            tnmi_engine_reap(e, content); /* its last pin may have gone this very moment */
+        return TNMI_HEAVY;
+    case TNMI_LEAVE_LATER:
+    case TNMI_LEAVE_SICK:
+    case TNMI_LEAVE_STUCK:
+    case TNMI_LEAVE_PINNED:
+        break;
+    }
+    return 0;
+}
+
+/* The walk comes to a segment. 1 = its nodes have to be looked at, from space.at on; 0 = it has
+ * passed on. */
+static int tnmi_engine_enter(tnmi_engine *e, uint32_t tier, uint32_t index) {
+    tnmi_tier *t = tnmi_engine_tier(e, tier);
+    tnmi_segment *s = tnmi_tier_segment(&e->tiers, index);
+    if (s->state == TNMI_SEGMENT_LIVE && !s->used &&
+        (t->reserved > t->budget || (s->dedicated && s->asked + 1 < e->tick)))
+        tnmi_engine_drain_segment(e, tier, index); /* what kept it has gone */
+    if (s->state == TNMI_SEGMENT_DRAINING && !e->closing && s->used && t->reserved <= t->budget &&
+        s->asked + 1 < e->tick)
+        tnmi_tier_revive(t, s);
+    if (s->edge != TNMI_NONE && (s->state == TNMI_SEGMENT_DRAINING || s->thaw)) {
+        t->space.at = tnmi_space_node(&t->space, s->edge)->next;
+        s->stop &= 1;
+        return 1;
+    }
+    if (s->state == TNMI_SEGMENT_DRAINING && s->owner != TNMI_NONE)
+        tnmi_engine_drain_one(e, tier, s, s->owner);
+    tnmi_engine_try_retire(e, index);
+    tnmi_tier_pass(t, s, index);
+    return 0;
+}
+
+/* It goes on in a segment, as far as its budget reaches. What it does there may end the segment, or
+ * move the place at which it goes on. */
+static void tnmi_engine_walk(tnmi_engine *e, uint32_t tier, uint32_t index, int *budget) {
+    tnmi_tier *t = tnmi_engine_tier(e, tier);
+    tnmi_segment *s = tnmi_tier_segment(&e->tiers, index);
+    while (t->walk == index + 1 && *budget > 0) {
+        uint32_t at = t->space.at;
+        const tnmi_node *node = tnmi_space_node(&t->space, at);
+        uint32_t kind = tnmi_space_kind(node);
+        int draining = s->state == TNMI_SEGMENT_DRAINING;
+        if (kind == TNMI_SPACE_EDGE || !(draining || s->thaw)) {
+            t->thawing -= s->thaw;
+            s->thaw = 0;
+            s->stop = (uint8_t)(s->stop >> 1);
+            tnmi_engine_try_retire(e, index);
+            tnmi_tier_pass(t, s, index);
+            return;
         }
-        if (index != TNMI_NONE) {
-            tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
-            tnmi_view view = tnmi_engine_view(e, tier);
-            uint32_t content = replica->content;
-            if (tnmi_engine_is_busy(replica)) {
-                tnmi_engine_cancel_op(e, replica->offset);
-            } else if (tnmi_policy_may_leave(&view, replica) == TNMI_LEAVE_DIRTY) {
-                tnmi_engine_write_down(e, content, tier, TNM_CLASS_DEMAND);
-            } else if (tnmi_engine_try_leave(e, tier, index))
-                tnmi_engine_reap(e, content); /* its last pin may have gone this very moment */
-        }
-        if (s->dedicated) return;
+        t->space.at = node->next;
+        --*budget;
+        if (!draining && kind == TNMI_SPACE_HELD && node->a == TNMI_SPACE_DRAIN)
+            tnmi_space_unhold(&t->space, at);
+        if (draining && kind == TNMI_SPACE_FREE)
+            tnmi_space_hold(&t->space, at, TNMI_SPACE_DRAIN);
+        if (draining && kind == TNMI_SPACE_USED && node->a != TNMI_NONE)
+            *budget -= tnmi_engine_drain_one(e, tier, s, node->a);
     }
 }
 
+/* Goes on where it ended: a lap over all segments of a tier takes as many steps as it needs. While
+ * much is under way already, one step a round is enough. */
 static void tnmi_engine_drain_all(tnmi_engine *e) {
     int budget = TNMI_WALK_NODES;
     for (uint32_t t = 0; t < e->tiers.count; t++) {
         tnmi_tier *tier = tnmi_engine_tier(e, t);
         int above = tier->reserved > tier->budget;
-        uint32_t i = above || tier->draining || tier->vacant ? tier->segments : TNMI_NONE;
         if (above && !tier->segment_count)
             tnmi_move_unstage(&e->move, t); /* nothing else is left to go */
-        while (i != TNMI_NONE) {
-            uint32_t index = i;
-            i = tnmi_tier_segment(&e->tiers, i)->next;
-            tnmi_segment *s = tnmi_tier_segment(&e->tiers, index);
-            if (s->state == TNMI_SEGMENT_LIVE && !s->used &&
-                (tier->reserved > tier->budget || (s->dedicated && s->asked + 1 < e->tick)))
-                tnmi_engine_drain_segment(e, t, index); /* what kept it has gone */
-            if (s->state != TNMI_SEGMENT_DRAINING) continue;
-            if (!e->closing && s->used && tier->reserved <= tier->budget &&
-                s->asked + 1 < e->tick) {
-                tnmi_tier_revive(tier, s);
-                continue;
-            }
-            tnmi_engine_drain(e, t, index, &budget);
-            tnmi_engine_try_retire(e, index);
+        if (!above && !tier->draining && !tier->vacant && !tier->thawing) tier->walk = 0;
+        if (!above && !tier->draining && !tier->vacant && !tier->thawing) continue;
+        if (tier->walk_round == e->round && e->move.ops.live >= TNMI_ENOUGH) continue;
+        tier->walk_round = e->round;
+        if (!tier->walk) {
+            tier->walk = tier->segments + 1;
+            tier->space.at = TNMI_NONE;
+        }
+        while (tier->walk && budget > 0) {
+            uint32_t index = tier->walk - 1;
+            budget--;
+            if (tier->space.at != TNMI_NONE || tnmi_engine_enter(e, t, index))
+                tnmi_engine_walk(e, t, index, &budget);
         }
     }
+}
+
+/* Has a walk not come to its end? Then this round is not over, unless a pump has to be short. */
+static int tnmi_engine_is_walking(const tnmi_engine *e) {
+    if (e->pumping || e->move.ops.live >= TNMI_ENOUGH) return 0;
+    for (uint32_t t = 0; t < e->tiers.count; t++)
+        if (tnmi_engine_tier(e, t)->walk) return 1;
+    return 0;
 }
 
 /* ---- compaction ---- */
@@ -8468,6 +8586,7 @@ static void tnmi_engine_answer(tnmi_engine *e, const tnmi_ask *ask) {
         break;
     case TNMI_ASK_RELEASED:
     case TNMI_ASK_SUBMIT:
+    case TNMI_ASK_BREATH:
     case TNMI_ASK_IDLE:
     case TNMI_ASK_DONE:
         break;
@@ -8683,8 +8802,13 @@ static void tnmi_engine_next(tnmi_engine *e, tnmi_ask *ask) {
     }
     if (tnmi_engine_issue(e, ask)) return;
     if (tnmi_engine_next_submit(e, ask)) return;
-    e->left = tnmi_engine_waiting(e);
     memset(ask, 0, sizeof *ask);
+    if (tnmi_engine_is_walking(e)) {
+        ask->kind = TNMI_ASK_BREATH;
+        e->plan_seen = e->changed - 1;
+        return;
+    }
+    e->left = tnmi_engine_waiting(e);
     ask->kind = TNMI_ASK_DONE;
 }
 
@@ -10031,6 +10155,7 @@ static void tnmi_door_perform(tnm_ctx *ctx, tnmi_ask *ask) {
         ask->result =
             ctx->desc.idle && (ctx->desc.idle)(ctx->desc.user, ask->value) ? TNM_PENDING : TNM_OK;
         break;
+    case TNMI_ASK_BREATH:
     case TNMI_ASK_DONE:
         break;
     }
@@ -10077,6 +10202,7 @@ static int tnmi_door_is_progress(const tnmi_ask *ask) {
     case TNMI_ASK_WAIT:
         return ask->result != TNM_PENDING;
     case TNMI_ASK_PASSED:
+    case TNMI_ASK_BREATH:
     case TNMI_ASK_IDLE:
     case TNMI_ASK_DONE:
         return 0;

@@ -205,6 +205,7 @@ static void reply(tnmi_ask *ask) {
     case TNMI_ASK_WAIT:
     case TNMI_ASK_RELEASED:
     case TNMI_ASK_ZERO:
+    case TNMI_ASK_BREATH:
     case TNMI_ASK_IDLE:
     case TNMI_ASK_DONE:
         break;
