@@ -1373,7 +1373,7 @@ static void tnmi_store_init(tnmi_table *table, const char *name, size_t stride, 
 }
 
 static TNMI_INLINE uint32_t tnmi_store_chunk(uint32_t index) {
-    return tnmi_base_log2((index >> (TNMI_STORE_FIRST - 1)) | 1u);
+    return tnmi_base_log2(index | ((1u << TNMI_STORE_FIRST) - 1)) - (TNMI_STORE_FIRST - 1);
 }
 
 /* An entry of a table whose stride the caller knows. */
@@ -3439,8 +3439,8 @@ static uint64_t tnmi_move_cut(const tnmi_op *op, uint64_t most, uint64_t source,
 #    define TNMI_HIT      ((uint64_t)1 << 32)
 #    define TNMI_WRITER   ((uint64_t)1 << 24)
 #    define TNMI_RECYCLE  ((uint64_t)1 << 8)
-#    define TNMI_RECYCLES ((uint64_t)0xffff << 8)
-#    define TNMI_PINNED   ((uint64_t)1 << 63)
+#    define TNMI_RECYCLES ((uint32_t)0xffff << 8)
+#    define TNMI_PINNED   ((uint32_t)1 << 31)
 /* Granted under the lock; what hits add meanwhile fits above. */
 #    define TNMI_MOST_PINS    0xff00u
 #    define TNMI_MOST_WRITERS 0xf0u
@@ -3458,7 +3458,10 @@ enum { /* the word's low 8 bits */
        TNMI_LOST = 128   /* its memory is gone; pins must still be undone */
 };
 
-enum { TNMI_INDEX_BITS = 26, TNMI_TAG_BITS = 8, TNMI_INLINE_TIERS = 4 };
+/* A handle: [ tag 2 | generation 30 | tag 6 | index 26 ]. A slot keeps the upper half as it is, and
+ * the lower one without its tag is too large for an index unless the tag is ours: so two compares
+ * know all of it. */
+enum { TNMI_INDEX_BITS = 26, TNMI_INLINE_TIERS = 4 };
 #    define TNMI_GENERATION_MAX (((uint32_t)1 << 30) - 1)
 
 enum {                         /* flags of a name; the content's live in its first name's slot */
@@ -3483,7 +3486,7 @@ typedef struct tnmi_tensor {
     uint32_t mark;                    /* member + 1 of the set in the making */
     uint32_t failed;                  /* -result | tier << 8 | 1 << 16 = not reported yet */
     uint32_t flags;                   /* from here on it is what a pin that hits reads */
-    uint32_t generation;              /* of the name */
+    uint32_t generation;              /* of the name: the upper half of its handle */
     uint64_t bytes;
     uint32_t rep[TNMI_INLINE_TIERS]; /* replica per tier; a view: parent, offset low, high */
 } tnmi_tensor;
@@ -3525,7 +3528,7 @@ typedef struct tnmi_tensors {
     tnmi_table regions;
     tnmi_residents *on; /* per tier */
     uint32_t tiers;
-    uint32_t tag;
+    uint32_t tag_low, tag_high; /* the tag's bits where both halves of a handle have them */
     uint32_t last_region;
 } tnmi_tensors;
 
@@ -3576,9 +3579,18 @@ static uint32_t tnmi_tensor_recycle(uint64_t word) {
     return (uint32_t)(word >> 8) & 0xffffu;
 }
 
+static TNMI_INLINE uint32_t tnmi_tensor_pin_mark(uint64_t word) {
+    return TNMI_PINNED | ((uint32_t)word & TNMI_RECYCLES);
+}
+
 /* What tnm_pinned.id says of a replica: its index, its recycle count, and that it is pinned. */
 static TNMI_INLINE uint64_t tnmi_tensor_pin_id(uint64_t word, uint32_t index) {
-    return TNMI_PINNED | (word & TNMI_RECYCLES) << 32 | index;
+    return (uint64_t)tnmi_tensor_pin_mark(word) << 32 | index;
+}
+
+/* Is there a pin of this id? */
+static TNMI_INLINE int tnmi_tensor_is_pin(uint64_t word, uint64_t id) {
+    return (uint32_t)(id >> 32) == tnmi_tensor_pin_mark(word) && word >= TNMI_PIN;
 }
 
 static TNMI_INLINE int tnmi_tensor_is(uint64_t word, uint32_t state) {
@@ -3627,22 +3639,29 @@ static TNMI_INLINE int tnmi_tensor_may_hit(uint64_t word, tnm_access access) {
 }
 
 static TNMI_INLINE uint64_t tnmi_tensor_pin_of(tnm_access access) {
-    return access == TNM_READ ? TNMI_PIN : TNMI_PIN + TNMI_WRITER;
+    return TNMI_PIN + (access != TNM_READ) * TNMI_WRITER;
 }
 
-static TNMI_INLINE uint64_t tnmi_tensor_hit_as(tnmi_replica *replica, tnm_access access) {
+static TNMI_INLINE int tnmi_tensor_hit_as(tnmi_replica *replica, tnm_access access, int once,
+                                          uint64_t *before) {
     uint64_t word = tnmi_base_peek64(&replica->word), pin = tnmi_tensor_pin_of(access) + TNMI_HIT;
     do {
         if (!tnmi_tensor_may_hit(word, access)) return 0;
-    } while (!tnmi_base_swap64(&replica->word, &word, (word & ~(uint64_t)TNMI_FRESH) + pin));
-    return word;
+        if (tnmi_base_swap64(&replica->word, &word, (word + pin) & ~(uint64_t)TNMI_FRESH)) {
+            *before = word;
+            return 1;
+        }
+    } while (!once);
+    return -1;
 }
 
 /* The compare-and-swap of a hit; what it compares and adds are constants for those who read and for
- * those who write. Returns the word before, or 0, which no pinnable word is. */
-static TNMI_INLINE uint64_t tnmi_tensor_hit(tnmi_replica *replica, tnm_access access) {
-    return access == TNM_READ ? tnmi_tensor_hit_as(replica, TNM_READ)
-                              : tnmi_tensor_hit_as(replica, TNM_WRITE);
+ * those who write. 0: the word allows no pin; -1: another thread was faster, and `once`. */
+static TNMI_INLINE int tnmi_tensor_hit(tnmi_replica *replica, tnm_access access, int once,
+                                       uint64_t *before) {
+    if (access == TNM_READ) return tnmi_tensor_hit_as(replica, TNM_READ, once, before);
+    if ((uint32_t)access > TNM_DISCARD) return 0;
+    return tnmi_tensor_hit_as(replica, TNM_WRITE, once, before);
 }
 
 /* Let one pin go. Returns the word before; nothing happened if that had no pins. */
@@ -3672,9 +3691,7 @@ static uint32_t tnmi_tensor_fence_unit(int write) {
 
 /* ---- handles ---- */
 static uint64_t tnmi_tensor_id(const tnmi_tensors *tensors, uint32_t index) {
-    uint64_t generation = tnmi_tensor_at(tensors, index)->generation;
-    return generation << (TNMI_INDEX_BITS + TNMI_TAG_BITS) |
-           (uint64_t)tensors->tag << TNMI_INDEX_BITS | index;
+    return (uint64_t)tnmi_tensor_at(tensors, index)->generation << 32 | (tensors->tag_low ^ index);
 }
 
 /* An entry that exists, or NULL: what a lock-free look-up finds may be out of date. */
@@ -3684,32 +3701,26 @@ static TNMI_INLINE const tnmi_tensor *tnmi_tensor_slot(const tnmi_tensors *tenso
     return (const tnmi_tensor *)tnmi_store_of(&tensors->names, index, tensors->names.stride);
 }
 
-static TNMI_INLINE uint32_t tnmi_tensor_index(uint64_t id) {
-    return (uint32_t)(id & (((uint64_t)1 << TNMI_INDEX_BITS) - 1));
+/* Of a handle; one with another context's tag has an index that no slot has. */
+static TNMI_INLINE uint32_t tnmi_tensor_index(const tnmi_tensors *tensors, uint64_t id) {
+    return (uint32_t)id ^ tensors->tag_low;
 }
 
-/* May this slot be the handle's? It is if its flags say NAMED ... */
-static TNMI_INLINE int tnmi_tensor_is_named(const tnmi_tensors *tensors, const tnmi_tensor *slot,
-                                            uint64_t id) {
-    uint64_t generation = tnmi_base_load32(&slot->generation);
-    return id >> TNMI_INDEX_BITS == (generation << TNMI_TAG_BITS | tensors->tag);
-}
-
-/* ... and if it was not destroyed while the rest of it was read. */
-static TNMI_INLINE int tnmi_tensor_is_still(const tnmi_tensor *slot, uint64_t id) {
-    return tnmi_base_load32(&slot->generation) == id >> (TNMI_INDEX_BITS + TNMI_TAG_BITS);
+/* Is the slot (if its flags say NAMED) the handle's? Asked before the rest of it is read, and
+ * again afterwards: it may be destroyed meanwhile. */
+static TNMI_INLINE int tnmi_tensor_is_named(const tnmi_tensor *slot, uint64_t id) {
+    return tnmi_base_load32(&slot->generation) == (uint32_t)(id >> 32);
 }
 
 /* The slot a handle names, lock-free; TNMI_NONE: never ours (ARGUMENT) or gone (STALE). */
 static inline uint32_t tnmi_tensor_find(const tnmi_tensors *tensors, uint64_t id, tnm_result *why) {
-    uint32_t index = tnmi_tensor_index(id), tag = (uint32_t)(id >> TNMI_INDEX_BITS) & 0xffu;
-    uint32_t generation = (uint32_t)(id >> (TNMI_INDEX_BITS + TNMI_TAG_BITS));
+    uint32_t index = tnmi_tensor_index(tensors, id), generation = (uint32_t)(id >> 32);
     *why = TNM_ERR_ARGUMENT;
-    if (generation == 0 || tag != tensors->tag) return TNMI_NONE;
     const tnmi_tensor *slot = tnmi_tensor_slot(tensors, index);
     if (!slot) return TNMI_NONE;
-    uint32_t now = tnmi_base_load32(&slot->generation);
-    if (generation > now) return TNMI_NONE;
+    uint32_t now = tnmi_base_load32(&slot->generation), count = generation & TNMI_GENERATION_MAX;
+    if ((generation ^ now) > TNMI_GENERATION_MAX || count == 0 || generation > now)
+        return TNMI_NONE; /* another context's, or not given out yet */
     if (generation == now && (tnmi_base_load32(&slot->flags) & TNMI_NAMED)) return index;
     *why = generation == now ? TNM_ERR_ARGUMENT : TNM_ERR_STALE; /* the next name of the slot */
     return TNMI_NONE;
@@ -3736,7 +3747,7 @@ static uint32_t tnmi_tensor_new(tnmi_tensors *tensors) {
     uint32_t index = tnmi_store_take(&tensors->names);
     if (index == TNMI_NONE) return TNMI_NONE;
     tnmi_tensor *tensor = tnmi_tensor_at(tensors, index);
-    if (tensor->generation == 0) tnmi_base_store32(&tensor->generation, 1);
+    if (tensor->generation == 0) tnmi_base_store32(&tensor->generation, tensors->tag_high | 1);
     tensor->refs = 1;
     tensor->use = TNMI_NONE;
     tensor->mark = 0;
@@ -3745,6 +3756,11 @@ static uint32_t tnmi_tensor_new(tnmi_tensors *tensors) {
     for (uint32_t i = 0; i < count; i++)
         tnmi_base_store32(tnmi_tensor_rep_of(tensor, i), TNMI_NONE);
     return index;
+}
+
+static void tnmi_tensor_set_tag(tnmi_tensors *tensors, uint32_t tag) {
+    tensors->tag_high = tag << 30;
+    tensors->tag_low = tag >> 2 << TNMI_INDEX_BITS;
 }
 
 static void tnmi_tensor_set_flags(tnmi_tensor *tensor, uint32_t set, uint32_t clear) {
@@ -3761,7 +3777,7 @@ static void tnmi_tensor_unname(tnmi_tensor *tensor) {
 static void tnmi_tensor_delete(tnmi_tensors *tensors, uint32_t index) {
     tnmi_tensor *tensor = tnmi_tensor_at(tensors, index);
     tnmi_tensor_set_flags(tensor, 0, ~(uint32_t)0);
-    if (tensor->generation >= TNMI_GENERATION_MAX) {
+    if ((tensor->generation & TNMI_GENERATION_MAX) == TNMI_GENERATION_MAX) {
         tnmi_store_retire(&tensors->names);
     } else {
         tnmi_store_give(&tensors->names, index);
@@ -6949,7 +6965,7 @@ typedef struct tnmi_target {
 /* Of a use that was checked, and whose tensor is still there. */
 static tnmi_target tnmi_engine_target(const tnmi_engine *e, const tnm_use *use) {
     tnmi_target target;
-    target.name = tnmi_tensor_index(use->tensor.id);
+    target.name = tnmi_tensor_index(&e->tensors, use->tensor.id);
     target.content = tnmi_tensor_content(&e->tensors, target.name, &target.offset);
     return target;
 }
@@ -9804,6 +9820,7 @@ struct tnm_ctx {
     int driving, telling;
     int inside;      /* one-thread contexts: a callback runs, only sight is allowed */
     int by_lock;     /* no hits without the lock: a trace listens, or threads without atomics */
+    int shut;        /* by_lock or inside */
     int sleepers;    /* threads that wait for the bell */
     uint64_t rung;   /* how often it rang */
     uint64_t told;   /* e.changed when it last rang for everyone */
@@ -9989,6 +10006,7 @@ static void tnmi_door_print(const tnm_log *log) {
 /* A callback begins (1) or has ended (-1). Among threads nobody can say whose call it came from. */
 static void tnmi_door_callback(tnm_ctx *ctx, int by) {
     if (!ctx->e.threaded) ctx->inside += by;
+    if (!ctx->e.threaded) ctx->shut = ctx->by_lock | ctx->inside;
 }
 
 /* Under the lock; drops it while the application's callbacks run. */
@@ -10496,7 +10514,7 @@ static void tnmi_door_init_engine(tnm_ctx *ctx) {
     tnmi_engine *e = &ctx->e;
     e->tiers.count = e->tensors.tiers = (uint32_t)ctx->desc.tier_count;
     e->tiers.todo_head = TNMI_NONE;
-    e->tensors.tag = ctx->desc.tag;
+    tnmi_tensor_set_tag(&e->tensors, ctx->desc.tag);
     e->tensors.last_region = TNMI_NONE;
     e->oldest_request = e->newest_request = TNMI_NONE;
     e->grain = 1;
@@ -10517,7 +10535,7 @@ static void tnmi_door_init_engine(tnm_ctx *ctx) {
     ctx->own_lock = ctx->desc.lock == NULL;
 #    endif
     e->threaded = ctx->own_lock || ctx->desc.lock != NULL;
-    ctx->by_lock = e->tell.events || (!TNMI_ATOMICS && e->threaded);
+    ctx->by_lock = ctx->shut = e->tell.events || (!TNMI_ATOMICS && e->threaded);
 }
 
 /* Tiers with a budget on the context's allocator take their segments now, so that nothing is
@@ -10917,10 +10935,11 @@ TENSORMEM_API tnm_result tnm_tensor_destroy(tnm_ctx *ctx, tnm_tensor tensor) {
 }
 
 /* ---- pins ---- */
-static TNMI_APART void tnmi_door_adopted(const tnmi_engine *e, const tnmi_replica *replica,
-                                         uint64_t offset, tnm_pinned *out) {
+/* Of an adopted one; out->offset says where in the content the name begins. */
+static TNMI_APART tnm_result tnmi_door_adopted(const tnmi_engine *e, const tnmi_replica *replica,
+                                               tnm_pinned *out) {
     const tnmi_region *region = tnmi_tensor_region(&e->tensors, replica->segment);
-    uint64_t stamp = tnmi_base_peek64(&replica->stamp);
+    uint64_t stamp = tnmi_base_peek64(&replica->stamp), offset = out->offset;
     out->mem = region->mem;
     out->offset = region->by_host ? offset : stamp + offset;
     out->host = NULL;
@@ -10928,15 +10947,11 @@ static TNMI_APART void tnmi_door_adopted(const tnmi_engine *e, const tnmi_replic
         out->host = (char *)(uintptr_t)stamp + (size_t)offset;
     else if (region->base)
         out->host = (char *)(region->base + (uintptr_t)out->offset);
+    return TNM_OK;
 }
 
-/* Where a pinned replica's bytes are. It is pinned: its place fields are constant. */
-static TNMI_INLINE void tnmi_door_address(const tnmi_engine *e, const tnmi_replica *replica,
-                                          uint64_t offset, tnm_pinned *out) {
-    if (replica->node == TNMI_NONE) {
-        tnmi_door_adopted(e, replica, offset, out);
-        return;
-    }
+static TNMI_INLINE void tnmi_door_placed(const tnmi_engine *e, const tnmi_replica *replica,
+                                         uint64_t offset, tnm_pinned *out) {
     const tnmi_segment *segment = (const tnmi_segment *)tnmi_store_of(
         &e->tiers.segments, replica->segment, sizeof(tnmi_segment));
     char *host = (char *)segment->host;
@@ -10947,6 +10962,16 @@ static TNMI_INLINE void tnmi_door_address(const tnmi_engine *e, const tnmi_repli
     out->offset = offset;
 }
 
+/* Where a pinned replica's bytes are. It is pinned: its place fields are constant. */
+static void tnmi_door_address(const tnmi_engine *e, const tnmi_replica *replica, uint64_t offset,
+                              tnm_pinned *out) {
+    out->offset = offset;
+    if (replica->node == TNMI_NONE)
+        tnmi_door_adopted(e, replica, out);
+    else
+        tnmi_door_placed(e, replica, offset, out);
+}
+
 /* The last pin of something that only waits for it has gone. */
 static TNMI_APART void tnmi_door_last_pin(tnm_ctx *ctx, uint32_t tier, uint32_t index,
                                           uint64_t before, int locked) {
@@ -10955,66 +10980,99 @@ static TNMI_APART void tnmi_door_last_pin(tnm_ctx *ctx, uint32_t tier, uint32_t 
     if (!locked) tnmi_door_unlock(ctx);
 }
 
-/* Let one pin go; 0 = there was none. */
-static TNMI_INLINE int tnmi_door_release_pin(tnm_ctx *ctx, tnmi_replica *replica, uint32_t tier,
-                                             uint32_t index, tnm_access access, int locked) {
-    uint64_t before = tnmi_tensor_unpin(replica, access);
-    if (tnmi_tensor_pins(before) > 1) return 1;
-    if (before & TNMI_NOTIFY && tnmi_tensor_pins(before) == 1)
-        tnmi_door_last_pin(ctx, tier, index, before, locked);
-    return tnmi_tensor_pins(before) == 1;
+static TNMI_INLINE int tnmi_door_was_last(uint64_t before) {
+    return before & TNMI_NOTIFY && tnmi_tensor_pins(before) == 1;
 }
 
-/* Pin a content that was looked up, under its name. */
-static TNMI_INLINE int tnmi_door_hit_of(tnm_ctx *ctx, const tnm_use *use, tnm_pinned *out,
-                                        const tnmi_tensor *name, const tnmi_tensor *content) {
-    tnmi_engine *e = &ctx->e;
-    const tnmi_tensors *tensors = &e->tensors;
+/* Let one pin go; 0 = there was none. */
+static int tnmi_door_release_pin(tnm_ctx *ctx, tnmi_replica *replica, uint32_t tier, uint32_t index,
+                                 tnm_access access, int locked) {
+    uint64_t before = tnmi_tensor_unpin(replica, access);
+    if (tnmi_door_was_last(before)) tnmi_door_last_pin(ctx, tier, index, before, locked);
+    return tnmi_tensor_pins(before) > 0;
+}
+
+/* What a pin without the lock came to. */
+typedef enum tnmi_door_luck {
+    TNMI_DOOR_MISS,  /* not to be had like this, the slow path tells why */
+    TNMI_DOOR_HIT,   /* pinned; its address is still to be written */
+    TNMI_DOOR_AGAIN, /* look once more, at leisure: a view, or another thread was faster */
+    TNMI_DOOR_UNDO   /* pinned, but the record was another's by then */
+} tnmi_door_luck;
+
+/* Pin a content that was looked up, under its name, without the lock: the way of every hit. The
+ * order of the steps is argued in [tensor]. `once`: leave it if another thread is faster, so that
+ * the usual way has no loop in it. */
+static TNMI_INLINE tnmi_door_luck tnmi_door_pin_one(tnm_ctx *ctx, const tnm_use *use,
+                                                    tnm_pinned *out, const tnmi_tensor *name,
+                                                    const tnmi_tensor *content, int once,
+                                                    tnmi_replica **pinned, uint64_t *offset) {
+    const tnmi_tensors *tensors = &ctx->e.tensors;
     uint32_t tier = (uint32_t)use->tier;
     const uint32_t *rep = tnmi_tensor_rep_of(content, tier);
     const tnmi_residents *on = &tensors->on[tier];
-    uint32_t index = tnmi_base_load32(rep);
-    if (index >= tnmi_base_load32(&on->replicas.fresh)) return 0;
-    tnmi_replica *replica = tnmi_tensor_replica_of(on, index);
-    tnm_access access = use->access;
+    size_t index = tnmi_base_load32(rep);
+    uint64_t word;
+    if (index >= (size_t)tnmi_base_load32(&on->replicas.fresh)) return TNMI_DOOR_MISS;
+    tnmi_replica *replica = tnmi_tensor_replica_of(on, (uint32_t)index);
     TNMI_TEST_HIT();
-    uint64_t word = tnmi_tensor_hit(replica, access);
-    if (!word) return 0;
-    uint64_t offset = content == name ? 0 : tnmi_tensor_view_at(name);
+    int hit = tnmi_tensor_hit(replica, use->access, once, &word);
+    if (hit <= 0) return hit ? TNMI_DOOR_AGAIN : TNMI_DOOR_MISS;
+    *offset = content == name ? 0 : tnmi_tensor_view_at(name);
+    out->id = tnmi_tensor_pin_id(word, (uint32_t)index);
     out->bytes = tnmi_base_load64(&name->bytes);
-    out->id = tnmi_tensor_pin_id(word, index);
-    out->tier = (int)tier;
-    out->access = access;
-    if (tnmi_base_load32(rep) != index || !tnmi_tensor_is_still(name, use->tensor.id)) return -1;
-    if (!e->threaded) e->clock++;
-    uint64_t clock = tnmi_base_peek64(&e->clock);
-    if (replica->node != TNMI_NONE && tnmi_base_peek64(&replica->stamp) != clock)
-        tnmi_base_poke64(&replica->stamp, clock);
     out->ready = 0;
-    tnmi_door_address(e, replica, offset, out);
-    return 1;
+    out->tier = use->tier;
+    out->access = use->access;
+    if ((size_t)tnmi_base_load32(rep) != index || !tnmi_tensor_is_named(name, use->tensor.id))
+        return TNMI_DOOR_UNDO;
+    *pinned = replica;
+    return TNMI_DOOR_HIT;
 }
 
-static TNMI_APART int tnmi_door_hit_view(tnm_ctx *ctx, const tnm_use *use, tnm_pinned *out,
-                                         const tnmi_tensor *name) {
-    uint32_t whole = tnmi_base_load32(tnmi_tensor_rep_of(name, 0));
-    const tnmi_tensor *content = tnmi_tensor_slot(&ctx->e.tensors, whole);
-    if (!content || tnmi_base_load32(&content->flags) & TNMI_LEAVES) return 0;
-    return tnmi_door_hit_of(ctx, use, out, name, content);
+/* It is pinned, and right: it is used now, and its bytes are there. */
+static TNMI_INLINE tnm_result tnmi_door_arrive(tnmi_engine *e, tnmi_replica *replica,
+                                               uint64_t offset, tnm_pinned *out) {
+    uint64_t clock = e->threaded ? tnmi_base_peek64(&e->clock) : ++e->clock;
+    if (replica->node == TNMI_NONE) {
+        out->offset = offset;
+        return tnmi_door_adopted(e, replica, out);
+    }
+    if (tnmi_base_peek64(&replica->stamp) != clock) tnmi_base_poke64(&replica->stamp, clock);
+    tnmi_door_placed(e, replica, offset, out);
+    return TNM_OK;
 }
 
-/* Pin one member without the lock: the way of every hit. 1 = pinned; 0 = not to be had like this,
- * the slow path tells why; -1 = pinned, but the record was another's by then: take it back. The
- * order of the steps is argued in [tensor]. */
-static TNMI_INLINE int tnmi_door_hit(tnm_ctx *ctx, const tnm_use *use, tnm_pinned *out) {
+/* The slot of the name a use wants pinned; 0: it is none, and the slow path tells why. */
+static TNMI_INLINE int tnmi_door_name(const tnm_ctx *ctx, const tnm_use *use,
+                                      const tnmi_tensor **name) {
     const tnmi_tensors *tensors = &ctx->e.tensors;
-    if ((uint32_t)use->tier >= tensors->tiers || (uint32_t)use->access > TNM_DISCARD) return 0;
-    if (use->flags & ~(uint32_t)TNM_IF_READY) return 0;
-    const tnmi_tensor *name = tnmi_tensor_slot(tensors, tnmi_tensor_index(use->tensor.id));
-    if (!name || !tnmi_tensor_is_named(tensors, name, use->tensor.id)) return 0;
-    uint32_t flags = tnmi_base_load32(&name->flags) & (TNMI_NAMED | TNMI_VIEW | TNMI_LEAVES);
-    if (flags == TNMI_NAMED) return tnmi_door_hit_of(ctx, use, out, name, name);
-    return flags & TNMI_VIEW ? tnmi_door_hit_view(ctx, use, out, name) : 0;
+    uint64_t id = use->tensor.id;
+    uint32_t index = tnmi_tensor_index(tensors, id);
+    if ((uint32_t)use->tier >= tensors->tiers || use->flags & ~(uint32_t)TNM_IF_READY) return 0;
+    if (index >= tnmi_base_load32(&tensors->names.fresh)) return 0;
+    *name = tnmi_tensor_at(tensors, index);
+    return tnmi_tensor_is_named(*name, id);
+}
+
+/* Pin one member without the lock, whatever it is. */
+static TNMI_APART tnmi_door_luck tnmi_door_hit(tnm_ctx *ctx, const tnm_use *use, tnm_pinned *out) {
+    const tnmi_tensor *name, *content;
+    tnmi_replica *replica;
+    uint64_t offset;
+    if (!tnmi_door_name(ctx, use, &name)) return TNMI_DOOR_MISS;
+    uint32_t flags = tnmi_base_load32(&name->flags);
+    content = name;
+    if (flags & TNMI_VIEW) {
+        content = tnmi_tensor_slot(&ctx->e.tensors, tnmi_base_load32(tnmi_tensor_rep_of(name, 0)));
+        if (!content) return TNMI_DOOR_MISS;
+        flags = tnmi_base_load32(&content->flags);
+    } else if (!(flags & TNMI_NAMED))
+        return TNMI_DOOR_MISS;
+    if (flags & TNMI_LEAVES) return TNMI_DOOR_MISS;
+    tnmi_door_luck luck = tnmi_door_pin_one(ctx, use, out, name, content, 0, &replica, &offset);
+    if (luck == TNMI_DOOR_HIT) tnmi_door_arrive(&ctx->e, replica, offset, out);
+    return luck;
 }
 
 /* A hit taken back: neither pinned nor counted. */
@@ -11030,11 +11088,12 @@ static void tnmi_door_unhit(tnm_ctx *ctx, tnm_pinned *pinned, int locked) {
 /* All members by hits, or none. */
 static int tnmi_door_hit_all(tnm_ctx *ctx, const tnm_use *set, int count, tnm_pinned *out,
                              int locked) {
-    int i = 0, hit = 1;
-    while (i < count && (hit = tnmi_door_hit(ctx, &set[i], &out[i])) > 0)
+    tnmi_door_luck luck = TNMI_DOOR_HIT;
+    int i = 0;
+    while (i < count && (luck = tnmi_door_hit(ctx, &set[i], &out[i])) == TNMI_DOOR_HIT)
         i++;
-    if (hit > 0) return 1;
-    for (i += hit<0; i> 0; i--)
+    if (luck == TNMI_DOOR_HIT) return 1;
+    for (i += luck == TNMI_DOOR_UNDO; i > 0; i--)
         tnmi_door_unhit(ctx, &out[i - 1], locked);
     return 0;
 }
@@ -11153,12 +11212,12 @@ static tnm_result tnmi_door_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm
     return r == TNM_PENDING && only_here ? TNM_ABSENT : r;
 }
 
-/* Whatever is no single hit: sets, misses, broken rules. hit: what became of the single one. */
+/* Whatever is no single hit: sets, misses, broken rules. luck: what became of the single one. */
 static TNMI_APART tnm_result tnmi_door_pin_call(tnm_ctx *ctx, const tnm_use *set, int count,
-                                                tnm_pinned *out, int waits, int hit) {
+                                                tnm_pinned *out, int waits, tnmi_door_luck luck) {
     const char *call = waits ? "tnm_pin" : "tnm_try_pin";
     if (!ctx) return TNM_ERR_ARGUMENT;
-    if (hit < 0) tnmi_door_unhit(ctx, out, 0);
+    if (luck == TNMI_DOOR_UNDO) tnmi_door_unhit(ctx, out, 0);
     const char *rule = tnmi_door_inside(ctx);
     if (!rule) rule = tnmi_door_check_array(set, count);
     if (!rule && count > 0 && !out) rule = "out is missing";
@@ -11177,16 +11236,35 @@ static TNMI_APART tnm_result tnmi_door_pin_call(tnm_ctx *ctx, const tnm_use *set
 
 /* May members be pinned and let go without the lock? */
 static TNMI_INLINE int tnmi_door_is_open(const tnm_ctx *ctx) {
-    return !(ctx->by_lock | ctx->inside);
+    return !ctx->shut;
 }
 
-/* Both pins: a single member that is there is pinned at once. */
+static TNMI_APART tnm_result tnmi_door_pin_again(tnm_ctx *ctx, const tnm_use *use, tnm_pinned *out,
+                                                 int waits) {
+    tnmi_door_luck luck = tnmi_door_hit(ctx, use, out);
+    return luck == TNMI_DOOR_HIT ? TNM_OK : tnmi_door_pin_call(ctx, use, 1, out, waits, luck);
+}
+
+/* Both pins: a single member that is there is pinned at once. Whatever is called in here is called
+ * last, so that a hit saves no registers: every store makes the next read-modify-write wait. */
 static TNMI_INLINE tnm_result tnmi_door_pin_set(tnm_ctx *ctx, const tnm_use *set, int count,
                                                 tnm_pinned *out, int waits) {
+    tnmi_door_luck luck = TNMI_DOOR_MISS;
+    const tnmi_tensor *name;
+    tnmi_replica *replica;
+    uint64_t offset;
     if (!ctx || !set || !out || count != 1 || !tnmi_door_is_open(ctx))
-        return tnmi_door_pin_call(ctx, set, count, out, waits, 0);
-    int hit = tnmi_door_hit(ctx, set, out);
-    return hit > 0 ? TNM_OK : tnmi_door_pin_call(ctx, set, 1, out, waits, hit);
+        return tnmi_door_pin_call(ctx, set, count, out, waits, luck);
+    if (tnmi_door_name(ctx, set, &name)) {
+        uint32_t flags = tnmi_base_load32(&name->flags) & (TNMI_NAMED | TNMI_VIEW | TNMI_LEAVES);
+        if (flags == TNMI_NAMED) {
+            luck = tnmi_door_pin_one(ctx, set, out, name, name, 1, &replica, &offset);
+            if (luck == TNMI_DOOR_HIT) return tnmi_door_arrive(&ctx->e, replica, offset, out);
+        } else if (flags & TNMI_VIEW)
+            luck = TNMI_DOOR_AGAIN;
+        if (luck == TNMI_DOOR_AGAIN) return tnmi_door_pin_again(ctx, set, out, waits);
+    }
+    return tnmi_door_pin_call(ctx, set, 1, out, waits, luck);
 }
 
 TENSORMEM_API tnm_result tnm_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm_pinned *out) {
@@ -11197,16 +11275,20 @@ TENSORMEM_API tnm_result tnm_try_pin(tnm_ctx *ctx, const tnm_use *set, int count
     return tnmi_door_pin_set(ctx, set, count, out, 0);
 }
 
-/* The replica this struct pins, or NULL: it pins none (any more). */
-static TNMI_INLINE tnmi_replica *tnmi_door_pinned(const tnm_ctx *ctx, const tnm_pinned *pinned) {
-    uint32_t tier = (uint32_t)pinned->tier, index = (uint32_t)pinned->id;
-    if (tier >= ctx->e.tensors.tiers) return NULL;
+/* The replica this struct pins; 0: it pins none (any more). */
+static TNMI_INLINE int tnmi_door_pinned(const tnm_ctx *ctx, const tnm_pinned *pinned,
+                                        tnmi_replica **out) {
+    uint64_t id = pinned->id;
+    uint32_t tier = (uint32_t)pinned->tier, index = (uint32_t)id;
+    if (tier >= ctx->e.tensors.tiers) return 0;
     const tnmi_residents *on = &ctx->e.tensors.on[tier];
-    if (index >= tnmi_base_load32(&on->replicas.fresh)) return NULL;
+    if (index >= tnmi_base_load32(&on->replicas.fresh)) return 0;
     tnmi_replica *replica = tnmi_tensor_replica_of(on, index);
     uint64_t word = tnmi_base_peek64(&replica->word);
-    if (pinned->id != tnmi_tensor_pin_id(word, index) || tnmi_tensor_pins(word) == 0) return NULL;
-    return pinned->access == TNM_READ || tnmi_tensor_writers(word) > 0 ? replica : NULL;
+    if (!tnmi_tensor_is_pin(word, id)) return 0;
+    if (pinned->access != TNM_READ && tnmi_tensor_writers(word) == 0) return 0;
+    *out = replica;
+    return 1;
 }
 
 static void tnmi_door_tell_unpin(tnm_ctx *ctx, const tnm_pinned *pinned, uint64_t fence) {
@@ -11225,14 +11307,23 @@ static void tnmi_door_drop_pin(tnm_ctx *ctx, const tnm_pinned *pinned) {
                           pinned->access, 1);
 }
 
-static TNMI_INLINE int tnmi_door_unpin_one(tnm_ctx *ctx, tnm_pinned *pinned) {
-    tnmi_replica *replica = tnmi_door_pinned(ctx, pinned);
-    if (!replica) return 0;
+/* Without the lock; 0 = there was no such pin. */
+static int tnmi_door_unpin_one(tnm_ctx *ctx, tnm_pinned *pinned) {
+    tnmi_replica *replica;
+    if (!tnmi_door_pinned(ctx, pinned, &replica)) return 0;
     if (!tnmi_door_release_pin(ctx, replica, (uint32_t)pinned->tier, (uint32_t)pinned->id,
                                pinned->access, 0))
         return 0; /* two threads let go of the same pin */
     memset(pinned, 0, sizeof *pinned);
     return 1;
+}
+
+static TNMI_APART tnm_result tnmi_door_unpin_last(tnm_ctx *ctx, tnm_pinned *pinned,
+                                                  uint64_t before) {
+    uint32_t tier = (uint32_t)pinned->tier, index = (uint32_t)pinned->id;
+    memset(pinned, 0, sizeof *pinned);
+    tnmi_door_last_pin(ctx, tier, index, before, 0);
+    return TNM_OK;
 }
 
 /* Under the lock: with a fence, with a trace callback, or without atomics. */
@@ -11262,6 +11353,7 @@ static tnm_result tnmi_door_unpin(tnm_ctx *ctx, tnm_pinned *set, int count, uint
 static TNMI_APART tnm_result tnmi_door_unpin_call(tnm_ctx *ctx, tnm_pinned *set, int count,
                                                   uint64_t fence) {
     static const char call[] = "tnm_unpin";
+    tnmi_replica *replica;
     if (!ctx) return TNM_ERR_ARGUMENT;
     const char *rule = tnmi_door_inside(ctx);
     if (!rule) rule = tnmi_door_check_array(set, count);
@@ -11270,7 +11362,7 @@ static TNMI_APART tnm_result tnmi_door_unpin_call(tnm_ctx *ctx, tnm_pinned *set,
     if (rule) return tnmi_door_reject(ctx, call, rule);
     if (fence || ctx->by_lock) tnmi_door_enter(ctx);
     for (int i = 0; !rule && i < count; i++)
-        if (!tnmi_door_pinned(ctx, &set[i])) rule = "not pinned, or unpinned before";
+        if (!tnmi_door_pinned(ctx, &set[i], &replica)) rule = "not pinned, or unpinned before";
     if (fence || ctx->by_lock) {
         tnm_result r = rule ? tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call, rule)
                             : tnmi_door_unpin(ctx, set, count, fence, call);
@@ -11283,10 +11375,17 @@ static TNMI_APART tnm_result tnmi_door_unpin_call(tnm_ctx *ctx, tnm_pinned *set,
     return r;
 }
 
+/* One pin goes at once; as with a hit, whatever is called is called last. */
 TENSORMEM_API tnm_result tnm_unpin(tnm_ctx *ctx, tnm_pinned *set, int count, uint64_t fence) {
-    if (ctx && set && count == 1 && !fence && tnmi_door_is_open(ctx))
-        if (tnmi_door_unpin_one(ctx, set)) return TNM_OK;
-    return tnmi_door_unpin_call(ctx, set, count, fence);
+    tnmi_replica *replica;
+    if (!ctx || !set || count != 1 || fence || !tnmi_door_is_open(ctx))
+        return tnmi_door_unpin_call(ctx, set, count, fence);
+    if (!tnmi_door_pinned(ctx, set, &replica)) return tnmi_door_unpin_call(ctx, set, 1, 0);
+    uint64_t before = tnmi_tensor_unpin(replica, set->access);
+    if (tnmi_tensor_pins(before) == 0) return tnmi_door_unpin_call(ctx, set, 1, 0);
+    if (tnmi_door_was_last(before)) return tnmi_door_unpin_last(ctx, set, before);
+    memset(set, 0, sizeof *set);
+    return TNM_OK;
 }
 
 /* ---- read and write ---- */

@@ -29,6 +29,12 @@ static inline void give_back(tnmi_table *table) {
     }
 }
 
+/* ---- pins ---- */
+static inline int hit(tnmi_replica *replica, tnm_access access) {
+    uint64_t before;
+    return tnmi_tensor_hit(replica, access, 0, &before);
+}
+
 /* ---- names ---- */
 static inline uint32_t slot_at(const tnmi_tensors *tensors, tnm_tensor t) {
     tnm_result why;

@@ -248,7 +248,7 @@ TEST(invented_handles) {
     rig_expect(&g, real, 1, 1);
     tnm_tensor next = rig_tensor(&g, 16, 0); /* what its slot is called next is not yet anybody's */
     CHECK_EQ(tnm_tensor_destroy(g.ctx, next), TNM_OK);
-    next.id += (uint64_t)1 << 34;
+    next.id += (uint64_t)1 << 32;
     refuse_everywhere(next, TNM_ERR_ARGUMENT);
     rig_end(&g);
 }

@@ -776,7 +776,7 @@ TEST(victims_are_claimed_in_one_step_or_not_at_all) {
     hand.poll[hand.ticket] = hand.poll[hand.ticket - 1] = TNM_OK;
     turn();
     CHECK(state(1, 0) == TNMI_READY && state(2, 0) == TNMI_READY); /* both wait for the slower */
-    CHECK(tnmi_tensor_hit(on(2, 0), TNM_READ));
+    CHECK(hit(on(2, 0), TNM_READ));
     end_all(TNM_OK);
     turns(3);
     CHECK(state(1, 0) == TNMI_READY && state(2, 0) == TNMI_READY);

@@ -424,7 +424,7 @@ TEST(what_may_leave) {
     tnmi_space_node(&yard.space[0], at(clean, 0)->node)->b = 7; /* in another window */
     CHECK_EQ(leaves(clean, 0), TNMI_LEAVE_LATER);
     tnmi_space_node(&yard.space[0], at(clean, 0)->node)->b = 0;
-    CHECK(tnmi_tensor_hit(at(clean, 0), TNM_READ));
+    CHECK(hit(at(clean, 0), TNM_READ));
     tnmi_tensor_mark(at(clean, 0), TNMI_SOURCE, 0);
     CHECK_EQ(leaves(clean, 0), TNMI_LEAVE_PINNED);
     tnmi_tensor_mark(at(clean, 0), 0, TNMI_SOURCE);
@@ -546,7 +546,7 @@ static void random_segment(void) {
         if (draw(2)) put(c, 1, 1, 1);
         if (draw(5) == 0) announce(c, 0, 1 + draw(300), (int)draw(2));
         if (draw(6) == 0) tnmi_tensor_mark(replica, TNMI_FRESH, 0);
-        if (draw(14) == 0) CHECK(tnmi_tensor_hit(replica, TNM_READ));
+        if (draw(14) == 0) CHECK(hit(replica, TNM_READ));
         if (draw(14) == 0) tnmi_tensor_mark(replica, TNMI_SOURCE, 0);
     }
     for (uint32_t c = 0; c < yard.tensors.names.fresh; c++) { /* gaps, free and held */
@@ -623,7 +623,7 @@ TEST(equal_runs_go_by_the_lower_offset) {
     memset(&wish, 0, sizeof wish);
     wish.room = room_of(10, 1, 0, 0);
     wish.before = UINT64_MAX;
-    CHECK(tnmi_tensor_hit(at(1, 0), TNM_READ));
+    CHECK(hit(at(1, 0), TNM_READ));
     tnmi_room rest = room_of(GRANULES - 80, 1, 0, 0); /* no free room: it would cost nothing */
     uint32_t node = tnmi_space_find(&yard.space[0], &rest);
     tnmi_space_hold(&yard.space[0], node, 5);
