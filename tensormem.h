@@ -1340,22 +1340,24 @@ static void tnmi_tell_admit(tnmi_tell *tell) {
  * Invariants: an entry's address never changes; the store never allocates: the *
  * door brings a chunk when the engine says that a table must grow.             *
  * -------------------------------------------------------------------------- */
-enum { TNMI_STORE_CHUNKS = 32, TNMI_STORE_FIRST = 6 };
+enum { TNMI_STORE_CHUNKS = 32, TNMI_STORE_FIRST = 6, TNMI_STORE_SPREAD = 64 };
 
 /* Chunk 0 holds 2^first entries, chunk k > 0 holds as many as all before it together. A fixed
  * table has one chunk of exactly `limit` entries. */
 typedef struct tnmi_table {
     uint32_t stride;   /* bytes of an entry, a multiple of its alignment */
     uint32_t first;    /* log2 of chunk 0 */
-    uint32_t fresh;    /* entries below were used at least once */
+    uint32_t fresh;    /* entries below were used at least once, or are on the free list */
     uint32_t capacity; /* entries in the chunks we have */
     uint32_t limit;    /* never more entries than this */
     uint32_t link_at;  /* where a free entry keeps the next free index */
+    uint32_t spread;   /* threads write to entries: those taken in turn share no cache line */
+    const char *name;  /* of the descriptor's field, for CAPACITY */
+    uintptr_t base[TNMI_STORE_CHUNKS]; /* where entry 0 would lie if chunk k began there */
+    /* from here on no look-up reads it, so that none waits for another thread that makes room */
     uint32_t free_head;
     uint32_t live;
-    uint32_t retired;                  /* neither live nor free, for ever */
-    const char *name;                  /* of the descriptor's field, for CAPACITY */
-    uintptr_t base[TNMI_STORE_CHUNKS]; /* where entry 0 would lie if chunk k began there */
+    uint32_t retired; /* neither live nor free, for ever */
 } tnmi_table;
 
 static void tnmi_store_init(tnmi_table *table, const char *name, size_t stride, size_t link_at,
@@ -1372,8 +1374,8 @@ static void tnmi_store_init(tnmi_table *table, const char *name, size_t stride, 
             table->first++;
 }
 
-static TNMI_INLINE uint32_t tnmi_store_chunk(uint32_t index) {
-    return tnmi_base_log2(index | ((1u << TNMI_STORE_FIRST) - 1)) - (TNMI_STORE_FIRST - 1);
+static TNMI_INLINE size_t tnmi_store_chunk(uint32_t index) {
+    return (size_t)tnmi_base_log2(index | ((1u << TNMI_STORE_FIRST) - 1)) - (TNMI_STORE_FIRST - 1);
 }
 
 /* An entry of a table whose stride the caller knows. */
@@ -1398,7 +1400,8 @@ static uint64_t tnmi_store_grow_bytes(const tnmi_table *table) {
 
 /* The chunk comes full of zeros: filling it is for those who do not hold the lock. */
 static void tnmi_store_grow(tnmi_table *table, void *chunk) {
-    uint32_t count = tnmi_store_grow_count(table), k = tnmi_store_chunk(table->capacity);
+    uint32_t count = tnmi_store_grow_count(table);
+    size_t k = tnmi_store_chunk(table->capacity);
     for (; k < TNMI_STORE_CHUNKS; k++) /* the one chunk of a fixed table is all of them */
         table->base[k] = (uintptr_t)chunk - (uintptr_t)table->capacity * table->stride;
     table->capacity += count;
@@ -1422,8 +1425,26 @@ static int tnmi_store_allows(const tnmi_table *table, uint64_t need) {
     return (uint64_t)table->live + table->retired + need <= table->limit;
 }
 
+static inline void tnmi_store_link(tnmi_table *table, uint32_t index) {
+    memcpy((char *)tnmi_store_at(table, index) + table->link_at, &table->free_head, 4);
+    table->free_head = index;
+}
+
+/* The next entries that were never used, in an order in which neighbours come late: every fourth,
+ * then those between two of them, then the rest. */
+static void tnmi_store_spread(tnmi_table *table) {
+    static const uint32_t last_first[] = { 3, 1, 2, 0 };
+    uint32_t from = table->fresh, count = table->capacity - from;
+    if (count > TNMI_STORE_SPREAD) count = TNMI_STORE_SPREAD;
+    tnmi_base_store32(&table->fresh, from + count);
+    for (uint32_t k = 0; k < 4; k++)
+        for (uint32_t i = count; i-- > 0;)
+            if (i % 4 == last_first[k]) tnmi_store_link(table, from + i);
+}
+
 /* An index, or TNMI_NONE; the entry keeps what it held when it was freed (0 when never used). */
 static inline uint32_t tnmi_store_take(tnmi_table *table) {
+    if (table->spread && table->free_head == TNMI_NONE) tnmi_store_spread(table);
     uint32_t index = table->free_head;
     if (index != TNMI_NONE) {
         memcpy(&table->free_head, (char *)tnmi_store_at(table, index) + table->link_at, 4);
@@ -1437,8 +1458,7 @@ static inline uint32_t tnmi_store_take(tnmi_table *table) {
 }
 
 static inline void tnmi_store_give(tnmi_table *table, uint32_t index) {
-    memcpy((char *)tnmi_store_at(table, index) + table->link_at, &table->free_head, 4);
-    table->free_head = index;
+    tnmi_store_link(table, index);
     table->live--;
 }
 
@@ -10404,6 +10424,7 @@ static void tnmi_door_init_tables(tnm_ctx *ctx) {
         tnmi_residents *on = &e->tensors.on[t];
         tnmi_store_init(&on->replicas, "max_replicas", sizeof(tnmi_replica),
                         offsetof(tnmi_replica, content), replicas, fixed);
+        on->replicas.spread = 1;
         tnmi_store_init(&on->fenced, "max_replicas", sizeof(uint32_t), 0,
                         e->has_passed ? replicas : 0, fixed);
         tnmi_store_init(&on->order.slots, "max_replicas", sizeof(tnmi_slot), 0, replicas, fixed);

@@ -120,11 +120,29 @@ static void many_pins_and_many_hits(void) {
     close_store();
 }
 
+/* Threads pin the tensors of a layer at once, and a pin writes to its record. */
+static void tensors_made_in_turn_share_no_cache_line(void) {
+    const tnmi_tensors *tensors;
+    uintptr_t before = 0;
+    open_store();
+    tensors = &at.g.ctx->e.tensors;
+    at.acted = 1;
+    for (uint32_t i = 0; i < 9; i++) {
+        tnm_tensor t = rig_tensor(&at.g, 16, 0);
+        rig_write(&at.g, t, 0, 1);
+        uintptr_t now = (uintptr_t)tnmi_tensor_on(tensors, tnmi_tensor_index(tensors, t.id), 0);
+        CHECK(now - before >= 64 + sizeof(tnmi_replica) && before - now >= 64);
+        before = now;
+    }
+    close_store();
+}
+
 int main(void) {
     RUN(a_name_that_dies_under_a_hit_is_stale);
     RUN(a_recycled_record_alone);
     RUN(a_recycled_record_to_be_written);
     RUN(a_recycled_record_in_a_set);
     RUN(many_pins_and_many_hits);
+    RUN(tensors_made_in_turn_share_no_cache_line);
     return check_done();
 }

@@ -97,6 +97,33 @@ TEST(freed_entries_come_back_first_and_keep_what_they_held) {
     give_back(&table);
 }
 
+/* 32-byte entries that are taken one after the other must not meet on a line, wherever the chunk
+ * begins, nor on two lines that are fetched together. */
+TEST(a_spread_table_hands_neighbours_out_late) {
+    for (uint32_t limit = 1; limit < 700; limit += 1 + limit / 9) {
+        static unsigned char seen[700];
+        tnmi_table table = table_of(limit, limit % 2);
+        uint32_t last = TNMI_NONE;
+        memset(seen, 0, sizeof seen);
+        table.spread = 1;
+        for (uint32_t i = 0; i < limit; i++) {
+            if (tnmi_store_spare(&table) == 0) bring(&table);
+            uint32_t index = tnmi_store_take(&table);
+            CHECK(index < limit && !seen[index]);
+            if (index >= limit) break;
+            seen[index] = 1;
+            CHECK_EQ(((entry *)tnmi_store_at(&table, index))->stamp, 0);
+            if (i % 16) CHECK(limit - last < 64 || last + 4 == index);
+            last = index;
+        }
+        CHECK_EQ(table.live, limit);
+        CHECK(tnmi_store_take(&table) == TNMI_NONE);
+        tnmi_store_give(&table, 0);
+        CHECK_EQ(tnmi_store_take(&table), 0);
+        give_back(&table);
+    }
+}
+
 TEST(a_retired_entry_is_gone_for_ever) {
     tnmi_table table = table_of(4, 1);
     bring(&table);
@@ -257,6 +284,7 @@ int main(void) {
     RUN(a_growing_table_stops_at_its_limit);
     RUN(a_huge_limit_does_not_overflow);
     RUN(freed_entries_come_back_first_and_keep_what_they_held);
+    RUN(a_spread_table_hands_neighbours_out_late);
     RUN(a_retired_entry_is_gone_for_ever);
     RUN(random_takes_and_gives_never_hand_out_an_entry_twice);
     RUN(the_heap_top_is_what_a_search_finds);
