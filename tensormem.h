@@ -1037,16 +1037,21 @@ extern "C" {
 #    endif
 
 /* INLINE: what a pin that hits runs through is one straight piece of code (left to clang it costs a
- * tenth more; gcc does it unasked). APART: its rare branches, which must not cost it registers. */
+ * tenth more; gcc does it unasked). APART: its rare branches, which must not cost it registers.
+ * RARE: what runs once in a context's life, or when something is told or looked at: compiled to be
+ * small, and with it whatever only such functions call. */
 #    if defined(__GNUC__)
 #        define TNMI_INLINE inline __attribute__((always_inline))
 #        define TNMI_APART  __attribute__((noinline))
+#        define TNMI_RARE   __attribute__((noinline, cold))
 #    elif defined(_MSC_VER)
 #        define TNMI_INLINE __forceinline
 #        define TNMI_APART  __declspec(noinline)
+#        define TNMI_RARE   __declspec(noinline)
 #    else
 #        define TNMI_INLINE inline
 #        define TNMI_APART
+#        define TNMI_RARE
 #    endif
 
 static int tnmi_base_add(uint64_t a, uint64_t b, uint64_t *out) {
@@ -1279,7 +1284,7 @@ static const char *tnmi_tell_result(tnm_result result) {
     return "unknown result";
 }
 
-static tnmi_tell_item *tnmi_tell_push(tnmi_tell *tell) {
+static TNMI_RARE tnmi_tell_item *tnmi_tell_push(tnmi_tell *tell) {
     if (tell->count == tell->capacity) {
         tell->dropped++;
         return NULL;
@@ -1290,7 +1295,7 @@ static tnmi_tell_item *tnmi_tell_push(tnmi_tell *tell) {
 }
 
 /* The next event to fill in, or NULL when nobody listens. */
-static inline tnm_event *tnmi_tell_event(tnmi_tell *tell, tnm_event_kind kind) {
+static tnm_event *tnmi_tell_event(tnmi_tell *tell, tnm_event_kind kind) {
     if (!tell->events) return NULL;
     tnmi_tell_item *item = tnmi_tell_push(tell);
     if (!item) return NULL;
@@ -1302,8 +1307,8 @@ static inline tnm_event *tnmi_tell_event(tnmi_tell *tell, tnm_event_kind kind) {
 }
 
 /* The next log item to fill in, or NULL when nobody listens. */
-static tnm_log *tnmi_tell_log(tnmi_tell *tell, tnm_log_level level, tnm_result result,
-                              const char *rule) {
+static TNMI_RARE tnm_log *tnmi_tell_log(tnmi_tell *tell, tnm_log_level level, tnm_result result,
+                                        const char *rule) {
     if (!tell->logs) return NULL;
     tnmi_tell_item *item = tnmi_tell_push(tell);
     if (!item) return NULL;
@@ -1360,8 +1365,8 @@ typedef struct tnmi_table {
     uint32_t retired; /* neither live nor free, for ever */
 } tnmi_table;
 
-static void tnmi_store_init(tnmi_table *table, const char *name, size_t stride, size_t link_at,
-                            uint32_t limit, int fixed) {
+static TNMI_RARE void tnmi_store_init(tnmi_table *table, const char *name, size_t stride,
+                                      size_t link_at, uint32_t limit, int fixed) {
     memset(table, 0, sizeof *table);
     table->name = name;
     table->stride = (uint32_t)stride;
@@ -4865,8 +4870,8 @@ static tnmi_view tnmi_engine_view(const tnmi_engine *e, uint32_t tier) {
     return view;
 }
 
-static inline tnm_event *tnmi_engine_event(tnmi_engine *e, tnm_event_kind kind, uint32_t tier,
-                                           uint32_t content) {
+static TNMI_RARE tnm_event *tnmi_engine_new_event(tnmi_engine *e, tnm_event_kind kind,
+                                                  uint32_t tier, uint32_t content) {
     tnm_event *event = tnmi_tell_event(&e->tell, kind);
     if (!event) return NULL;
     event->tier = (int)tier;
@@ -4878,8 +4883,14 @@ static inline tnm_event *tnmi_engine_event(tnmi_engine *e, tnm_event_kind kind, 
     return event;
 }
 
-static void tnmi_engine_log(tnmi_engine *e, tnm_log_level level, tnm_result result,
-                            const char *rule, uint32_t tier, uint32_t content) {
+/* The same, asked in line: mostly nobody listens. */
+static inline tnm_event *tnmi_engine_event(tnmi_engine *e, tnm_event_kind kind, uint32_t tier,
+                                           uint32_t content) {
+    return e->tell.events ? tnmi_engine_new_event(e, kind, tier, content) : NULL;
+}
+
+static TNMI_RARE void tnmi_engine_log(tnmi_engine *e, tnm_log_level level, tnm_result result,
+                                      const char *rule, uint32_t tier, uint32_t content) {
     tnm_log *log = tnmi_tell_log(&e->tell, level, result, rule);
     if (!log) return;
     log->tier = (int)tier;
@@ -9503,11 +9514,11 @@ typedef struct tnmi_text { /* text on its way out; numbers and strings are writt
     uint32_t size, used; /* no row is longer than half of the size */
 } tnmi_text;
 
-static void tnmi_watch_char(tnmi_text *text, char c) {
+static TNMI_RARE void tnmi_watch_char(tnmi_text *text, char c) {
     if (text->used < text->size) text->at[text->used++] = c;
 }
 
-static void tnmi_watch_put(tnmi_text *text, const char *string) {
+static TNMI_RARE void tnmi_watch_put(tnmi_text *text, const char *string) {
     while (*string)
         tnmi_watch_char(text, *string++);
 }
@@ -9554,7 +9565,7 @@ static const char *tnmi_watch_state_name(tnm_state state) {
     return name[state];
 }
 
-static void tnmi_watch_tier_json(const tnmi_engine *e, uint32_t tier, tnmi_text *text) {
+static TNMI_RARE void tnmi_watch_tier_json(const tnmi_engine *e, uint32_t tier, tnmi_text *text) {
     tnm_tier_stats s;
     memset(&s, 0, sizeof s);
     tnmi_watch_stats(e, tier, &s);
@@ -9605,7 +9616,7 @@ static void tnmi_watch_column(tnmi_text *text, uint64_t number) {
     tnmi_watch_number(text, number);
 }
 
-static void tnmi_watch_tier_text(const tnmi_engine *e, uint32_t tier, tnmi_text *text) {
+static TNMI_RARE void tnmi_watch_tier_text(const tnmi_engine *e, uint32_t tier, tnmi_text *text) {
     tnm_tier_stats s;
     memset(&s, 0, sizeof s);
     tnmi_watch_stats(e, tier, &s);
@@ -9629,8 +9640,8 @@ static void tnmi_watch_tier_text(const tnmi_engine *e, uint32_t tier, tnmi_text 
     tnmi_watch_char(text, '\n');
 }
 
-static void tnmi_watch_tensor_json(const tnmi_engine *e, uint32_t name, int first,
-                                   tnmi_text *text) {
+static TNMI_RARE void tnmi_watch_tensor_json(const tnmi_engine *e, uint32_t name, int first,
+                                             tnmi_text *text) {
     tnm_tensor_info info;
     memset(&info, 0, sizeof info);
     tnmi_watch_info(e, name, 0, &info);
@@ -9789,7 +9800,7 @@ static int tnmi_watch_check_fences(const tnmi_engine *e) {
     return broken + (by_record != by_count) + (records != e->fence_count);
 }
 
-static int tnmi_watch_check(const tnmi_engine *e) {
+static TNMI_RARE int tnmi_watch_check(const tnmi_engine *e) {
     int broken = tnmi_watch_check_fences(e);
     uint32_t used = 0, free_slots = 0;
     for (uint32_t t = 0; t < e->tiers.count; t++)
@@ -10065,8 +10076,8 @@ static tnm_result tnmi_door_leave(tnm_ctx *ctx, tnm_result result) {
 }
 
 /* A broken rule: one log item that names it. */
-static tnm_result tnmi_door_refuse(tnm_ctx *ctx, tnm_result result, const char *call,
-                                   const char *rule) {
+static TNMI_RARE tnm_result tnmi_door_refuse(tnm_ctx *ctx, tnm_result result, const char *call,
+                                             const char *rule) {
     tnm_log *log = tnmi_tell_log(&ctx->e.tell, TNM_LOG_ERROR, result, rule);
     if (log) log->call = call;
     return result;
@@ -10317,7 +10328,7 @@ static const char *tnmi_door_check_backend(const tnm_tier_desc *tier) {
     return NULL;
 }
 
-static const char *tnmi_door_check_desc(const tnm_desc *desc) {
+static TNMI_RARE const char *tnmi_door_check_desc(const tnm_desc *desc) {
     if (!desc->tiers || desc->tier_count < 1 || desc->tier_count > TNM_MAX_TIERS)
         return "tier_count is not 1 .. TNM_MAX_TIERS";
     for (int i = 0; i < desc->tier_count; i++) {
@@ -10477,7 +10488,7 @@ static uint64_t tnmi_door_stage_links(const tnmi_engine *e) {
 }
 
 /* Everything but the context itself goes back. */
-static void tnmi_door_free_all(tnm_ctx *ctx) {
+static TNMI_RARE void tnmi_door_free_all(tnm_ctx *ctx) {
     tnmi_engine *e = &ctx->e;
     tnmi_table *table;
     for (uint32_t i = 0;
@@ -10508,7 +10519,7 @@ static void tnmi_door_init_staging(tnm_ctx *ctx) {
     if (e->stage_likely) tnmi_engine_set_aside(e);
 }
 
-static int tnmi_door_init_memory(tnm_ctx *ctx) {
+static TNMI_RARE int tnmi_door_init_memory(tnm_ctx *ctx) {
     tnmi_engine *e = &ctx->e;
     uint32_t slots = 8, tiers = (uint32_t)ctx->desc.tier_count;
     e->tiers.tier = (tnmi_tier *)tnmi_door_take(&ctx->desc, tiers * sizeof(tnmi_tier));
@@ -10531,7 +10542,7 @@ static int tnmi_door_init_memory(tnm_ctx *ctx) {
     return copy && e->move.stage_next && e->tell.ring && tnmi_door_fill_tables(ctx);
 }
 
-static void tnmi_door_init_engine(tnm_ctx *ctx) {
+static TNMI_RARE void tnmi_door_init_engine(tnm_ctx *ctx) {
     tnmi_engine *e = &ctx->e;
     e->tiers.count = e->tensors.tiers = (uint32_t)ctx->desc.tier_count;
     e->tiers.todo_head = TNMI_NONE;
