@@ -1190,7 +1190,7 @@ static TNMI_INLINE uint32_t tnmi_base_load32(const uint32_t *at) { /* acquire */
 #    endif
 }
 
-static void tnmi_base_store32(uint32_t *at, uint32_t value) { /* release */
+static TNMI_INLINE void tnmi_base_store32(uint32_t *at, uint32_t value) { /* release */
 #    if TNMI_ATOMICS == 1
     __atomic_store_n(at, value, __ATOMIC_RELEASE);
 #    elif TNMI_ATOMICS == 2
@@ -1388,7 +1388,7 @@ static TNMI_INLINE void *tnmi_store_of(const tnmi_table *table, uint32_t index, 
     return (void *)(table->base[tnmi_store_chunk(index)] + (uintptr_t)index * stride);
 }
 
-static void *tnmi_store_at(const tnmi_table *table, uint32_t index) {
+static TNMI_INLINE void *tnmi_store_at(const tnmi_table *table, uint32_t index) {
     return tnmi_store_of(table, index, table->stride);
 }
 
