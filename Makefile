@@ -46,6 +46,9 @@ bench: $(BENCHES) ## measure; one line a figure with its target; never fails on 
 bench-disk: $(OUT)/tests/bench_stream ## sweeps from disk, beside mmap, StarPU and fio: 10 minutes, root
 	@uname -srm; BENCH_DIR=$${BENCH_DIR:-$(OUT)} $(OUT)/tests/bench_stream $(BENCH_ARGS)
 
+charts: ## the README's charts from what the benches printed: LOG=build/bench.log, made if absent
+	@tests/charts.sh $(LOG)
+
 fuzz: ## libFuzzer with ASan and UBSan, FUZZ_SECONDS (60) for each target; needs clang
 	@ONLY=fuzz tests/run.sh
 
@@ -71,7 +74,7 @@ nightly: ## coverage, then every test at full scale and half an hour for each fu
 	@tests/coverage.sh
 	@NIGHTLY=1 FUZZ_SECONDS=1800 tests/run.sh
 
-tools: ## install what the tests use (Debian, Ubuntu)
+tools: ## install what the tests and benchmarks use (Debian, Ubuntu)
 	@tests/tools.sh
 
 install: ## copy the header to PREFIX/include
@@ -104,4 +107,4 @@ $(OUT)/tests/bench_stream: EXTRA = $(if $(STARPU),-DBENCH_STARPU $(STARPU))
 
 -include $(wildcard $(OUT)/*/*.d)
 
-.PHONY: all demo test bench bench-disk fuzz valgrind asan ubsan tsan lint coverage nightly tools install clean help
+.PHONY: all demo test bench bench-disk charts fuzz valgrind asan ubsan tsan lint coverage nightly tools install clean help
