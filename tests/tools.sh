@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what `make test` uses beyond gcc and make, on Debian and Ubuntu. What is there already,
-# from wherever, is left alone. Nothing here is needed to use the header.
+# Installs what `make test` uses beyond gcc and make, and the benchmarks' rivals, on Debian and
+# Ubuntu. What is there already, from wherever, is left alone. Nothing here is needed to use the
+# header. The rivals and gnuplot are some 170 MB, half a minute; without them a benchmark skips.
 set -eu
 
 missing=""
@@ -56,4 +57,15 @@ if node_is_old; then
     hash -r
     node_is_old && echo "tools: $(command -v node) is still $(node --version)" && exit 1
 fi
+missing=""
+want pkg-config pkg-config
+want fio fio
+want gnuplot gnuplot-nox
+want_file '/usr/lib/*/pkgconfig/starpu-1.3.pc' libstarpu-dev
+want_file '/usr/lib/*/libjemalloc.so.2' libjemalloc2
+want_file '/usr/lib/*/libmimalloc.so.2*' libmimalloc2.0
+for package in $missing; do # one by one: another release may lack one of them
+    echo "tools: installing $package"
+    install "$package" || echo "tools: no $package here; the benchmark against it will skip"
+done
 echo "tools: all there"
