@@ -377,6 +377,12 @@
  * between two pumps, any route at most queue_depth x chunk_bytes. `starved` in the stats counts the
  * pumps that came too late for them. examples/04_own_backend.c is a whole backend.
  *
+ * The built-in file backend copies in the background: by io_uring, by overlapped files on Windows,
+ * or by `threads` of its own; where the system refuses and no threads were asked for, inside the
+ * call that pumps. tnm_file_how says which it is. `direct` goes past the page cache, so that the
+ * budgets are the whole truth; give the tiers beside it an alignment of 512 or more then, or odd
+ * tensors go through a bounce buffer.
+ *
  * 12. THREADS
  *
  * One thread at a time per context; or any, with your lock and unlock, or with TENSORMEM_THREADS,
@@ -409,7 +415,8 @@
  * 15. DETERMINISM
  *
  * Same calls, same answers from the backends: same trace, byte for byte, with one calling thread.
- * No clock, no random number, no order that depends on an address is ever used.
+ * No clock, no random number, no order that depends on an address is ever used. A disk answers when
+ * it likes: open the built-in file with `sync` where the trace is to be repeated.
  *
  * 16. SECURITY
  *
@@ -431,7 +438,6 @@
  *   - catch page faults or replace malloc: an unpinned pointer is dead, nothing will warn you
  *     (outside the annotated builds)
  *   - share fairly between tenants: there are no quotas inside a context
- *   - file transfers in the background: the built-in file backend copies inside the call that pumps
  *   - promise LRU order for unequal sizes, or the same trace with several threads
  * -------------------------------------------------------------------------- */
 /* [config] ------------------------------------------------------------------ *
@@ -440,9 +446,10 @@
  *   TENSORMEM_IMPLEMENTATION  in exactly one C or C++ file: the code itself    *
  *   TENSORMEM_STATIC          every function static (one private copy)         *
  *   TENSORMEM_API             your own linkage, e.g. __declspec(dllexport)     *
- *   TENSORMEM_THREADS         built-in lock and condition (pthreads, Win32)    *
- *                             and the optional pump thread                     *
- *   TENSORMEM_NO_ATOMICS      no lock-free hits: pin and unpin take the lock   *
+ *   TENSORMEM_THREADS         built-in lock and condition (pthreads, Win32),   *
+ *                             the optional pump thread, tnm_file_desc.threads  *
+ *   TENSORMEM_NO_ATOMICS      no lock-free hits: pin and unpin take the lock;  *
+ *                             nor io_uring                                     *
  *   TENSORMEM_NO_STDIO        no FILE: logs and dumps need your callbacks      *
  *   TENSORMEM_NO_FILE         no file backend (tnm_file_* are left out)        *
  *   TENSORMEM_VALGRIND        tell Valgrind what is inside a segment           *
@@ -811,10 +818,13 @@ typedef enum tnm_dump_format { TNM_DUMP_TEXT, TNM_DUMP_JSON } tnm_dump_format;
 typedef struct tnm_file_desc {
     const char *path; /* a new spill file, made exclusively; NULL: adopted files only */
     int direct;       /* 1: bypass the page cache where the system can */
-    uint32_t threads; /* reserved, 0 */
+    uint32_t threads; /* 0: the system's own queue (io_uring, overlapped files), else synchronous;
+                       * n: so many threads of this backend, at most 64; needs TENSORMEM_THREADS */
     void *user;
     void *(*alloc)(void *user, size_t size); /* default malloc */
     void (*release)(void *user, void *ptr, size_t size);
+    uint32_t depth; /* copies at once, 64 KiB of memory for each; 0 = 16, at most 1024 */
+    int sync;       /* 1: a copy is done when the call that pumps returns: repeatable traces */
 } tnm_file_desc;
 /* [calls] ------------------------------------------------------------------- *
  * Unless a comment says otherwise: the caller keeps what it passes; a failed   *
@@ -937,13 +947,16 @@ TENSORMEM_API tnm_result tnm_wait(tnm_ctx *ctx);
 /* ---- built-in storage ---- */
 #    ifndef TENSORMEM_NO_FILE
 /* A backend whose memory is a file: made exclusively (mode 0600, no link followed, unlinked at once
- * where the system can). Close it after tnm_destroy. */
+ * where the system can). Close it after tnm_destroy; what is still under way then is waited for. */
 TENSORMEM_API tnm_result tnm_file_open(const tnm_file_desc *desc, tnm_backend *out);
 
 /* Open someone's regular file, read only, for tnm_tensor_adopt on the tier of this backend: its
- * token and its size. Closed by tnm_file_close. */
+ * token and its size. Closed by tnm_file_close. Not while another thread pumps. */
 TENSORMEM_API tnm_result tnm_file_adopt(const tnm_backend *backend, const char *path, uint64_t *mem,
                                         uint64_t *size);
+/* How its copies are carried out at present: "io_uring, direct", "2 threads, buffered",
+ * "synchronous, partly direct": what the system refused shows here. Valid until the next call. */
+TENSORMEM_API const char *tnm_file_how(const tnm_backend *backend);
 TENSORMEM_API void tnm_file_close(tnm_backend *backend);
 #    endif
 
@@ -1231,6 +1244,20 @@ static void tnmi_base_undefined(void *at, uint64_t size) {
     if (at) __msan_allocated_memory(at, (size_t)size);
 #    endif
 }
+
+#    ifndef TENSORMEM_NO_FILE
+/* Bytes that somebody wrote whom no tool sees: the system. */
+static void tnmi_base_defined(void *at, uint64_t size) {
+#        ifdef TNMI_MSAN
+    __msan_unpoison(at, (size_t)size);
+#        endif
+#        ifdef TENSORMEM_VALGRIND
+    (void)VALGRIND_MAKE_MEM_DEFINED(at, (size_t)size);
+#        endif
+    (void)at;
+    (void)size;
+}
+#    endif
 
 /* [tell] -------------------------------------------------------------------- *
  * Result names; the ring of log items and trace events.                        *
@@ -1998,12 +2025,22 @@ static int tnmi_space_check_bins(const tnmi_space *space, uint64_t *free_sum) {
  *   - only the spill file is written; a write to an adopted file, a range that  *
  *     is not there and a short file are BACKEND                                 *
  *   - all state is in the block tnm_backend.user points at: one thread at a     *
- *     time, as the engine promises                                             *
+ *     time, as the engine promises. A worker has an operation from the moment   *
+ *     it is queued until it is collected, and touches nothing else              *
+ *   - an operation is free, queued, out (in the kernel, or a worker's) or done; *
+ *     it is a row of steps, each one transfer of one range, and no more than    *
+ *     one of them is under way. What the kernel may still write is out          *
+ *   - a file that is opened direct is only read and written direct: whole       *
+ *     pages, the odd ends of a range by way of the operation's bounce buffer.   *
+ *     Two operations that write different parts of one page are never out       *
+ *     together. The two ways are never mixed while anything is out: the system  *
+ *     does not promise that its cache and the disk then agree                   *
  * A full disk is refused at alloc where the system can reserve (Linux, macOS,   *
  * Windows); where it cannot, at the write. Nothing is fsynced: a buffered       *
  * medium that fails after the write is not noticed, a direct one is.            *
- * Direct and buffered pieces of one file mix: the system keeps both views the   *
- * same, as one copy runs at a time. TNMI_SHELF_PREAD and its kin are test points *
+ * Memory is not registered with the kernel: the segments are not ours to keep   *
+ * pinned, and it saves less of a step of 128 KiB or more than can be measured.  *
+ * TNMI_SHELF_PREAD and its kin are test points.                                 *
  * -------------------------------------------------------------------------- */
 typedef struct tnmi_shelf_host { /* the application's allocator; no functions: malloc and free */
     void *(*alloc)(void *user, size_t size);
@@ -2122,6 +2159,13 @@ static void tnmi_shelf_host_backend(tnmi_shelf_host *heap, tnm_backend *out) {
 #            include <sys/stat.h>
 #            include <sys/types.h>
 #            include <unistd.h>
+#            ifdef __linux__
+#                include <sys/mman.h>
+#                include <sys/syscall.h>
+#            endif
+#            ifdef TENSORMEM_THREADS
+#                include <pthread.h>
+#            endif
 #        endif
 #        ifdef __cplusplus
 extern "C" {
@@ -2131,11 +2175,19 @@ extern "C" {
 
 enum {
     TNMI_SHELF_PAGE = 4096,        /* of a spill file, and what direct transfers are multiples of */
-    TNMI_SHELF_BOUNCE = 64 * 1024, /* between two files */
-    TNMI_SHELF_CALL = 1 << 30,     /* most bytes in one system call */
+    TNMI_SHELF_SECTOR = 512,       /* of memory for direct ones, where the system does not say */
+    TNMI_SHELF_BOUNCE = 64 * 1024, /* of each operation */
+    TNMI_SHELF_CALL = 1 << 30,     /* most bytes in one step */
     TNMI_SHELF_TRIES = 8,          /* names tried inside a folder */
-    TNMI_SHELF_FAILED = -1,        /* of a system read or write */
-    TNMI_SHELF_MISFIT = -2         /* the same, but only because it was direct */
+    TNMI_SHELF_DEPTH = 16,         /* operations at once by default, at most, and as bits */
+    TNMI_SHELF_DEPTH_MOST = 1024,
+    TNMI_SHELF_DEPTH_BITS = 10,
+    TNMI_SHELF_CREW_MOST = 64, /* threads */
+    TNMI_SHELF_VECS = 16,      /* steps joined into one transfer, and their bytes: with more than */
+    TNMI_SHELF_JOIN = 1 << 20, /* this in one transfer, disks gain less than by having several */
+    TNMI_SHELF_STRIKES = 8,    /* transfers the queue hands back before it is left alone */
+    TNMI_SHELF_FAILED = -1,    /* of a step */
+    TNMI_SHELF_MISFIT = -2     /* the same, but only because it was direct */
 };
 
 #        ifdef _WIN32
@@ -2147,29 +2199,168 @@ typedef int tnmi_shelf_fd;
 typedef struct tnmi_shelf_file {
     tnmi_shelf_fd fd;
 #        ifdef _WIN32
-    tnmi_shelf_fd direct; /* a second handle of the same file, past the cache */
-#        else
-    int mode; /* 1: the descriptor is switched to direct */
+    tnmi_shelf_fd past; /* a second handle of the same file, past the cache */
+    int has_past;
 #        endif
-    int open, direct_ok;
-    uint64_t size; /* adopted: when opened; spill: behind the last segment */
+    int open;
+    int direct;           /* how steps are to go */
+    int mode;             /* how they go: follows when nothing is out */
+    uint32_t page, align; /* direct: what offsets and sizes, and addresses, are multiples of */
+    uint32_t out;         /* operations */
+    uint64_t size;        /* adopted: when opened; spill: behind the last segment */
 } tnmi_shelf_file;
 
 typedef struct tnmi_shelf_range {
     uint64_t at, size;
 } tnmi_shelf_range;
 
+struct tnmi_shelf_state;
+
+typedef struct tnmi_shelf_end { /* of an operation, in a file; as the file was when it started */
+    struct tnmi_shelf_state *state;
+    uint64_t offset;
+    tnmi_shelf_fd fd;
+    uint32_t file;        /* 0: the spill file; k: adopted file k */
+    uint32_t page, align; /* 1: not direct */
+    int direct;
+} tnmi_shelf_end;
+
+enum { TNMI_SHELF_READ, TNMI_SHELF_WRITE, TNMI_SHELF_BETWEEN };                       /* kinds */
+enum { TNMI_SHELF_FREE, TNMI_SHELF_QUEUED, TNMI_SHELF_OUT, TNMI_SHELF_DONE };         /* states */
+enum { TNMI_SHELF_AT_ONCE, TNMI_SHELF_RING, TNMI_SHELF_CREW, TNMI_SHELF_OVERLAPPED }; /* drivers */
+enum { TNMI_SHELF_MOVE, TNMI_SHELF_LOAD, TNMI_SHELF_STORE }; /* straight; by way of the bounce */
+
+typedef struct tnmi_shelf_leg { /* a range of one file, from or to memory */
+    unsigned char *at;
+    uint64_t offset, size, done;
+    uint64_t skip, part; /* bounce: where the bytes that are wanted begin, and how many */
+    uint64_t range, moved;
+    int writes, phase;
+} tnmi_shelf_leg;
+
+typedef struct tnmi_shelf_step { /* one transfer */
+    unsigned char *at;
+    uint64_t size, offset;
+    int writes;
+} tnmi_shelf_step;
+
+typedef struct tnmi_shelf_vec { /* the system's struct iovec */
+    void *at;
+    size_t size;
+} tnmi_shelf_vec;
+
+typedef struct tnmi_shelf_op {
+    tnmi_shelf_end to, from;
+    unsigned char *host, *bounce;
+    uint64_t size, data; /* asked for; what the source has of it, the rest is zeros */
+    uint64_t at;         /* BETWEEN: what has arrived */
+    tnmi_shelf_leg leg;
+    tnmi_shelf_step step;
+    uint64_t serial;
+    uint32_t next;  /* in a list */
+    uint32_t chain; /* joined to it in one transfer */
+    int kind, state, misfit;
+    tnm_result result;
+#        ifdef _WIN32
+    OVERLAPPED over;
+#        else
+    tnmi_shelf_vec vec[TNMI_SHELF_VECS];
+#        endif
+} tnmi_shelf_op;
+
+typedef struct tnmi_shelf_list { /* of operations, oldest first */
+    uint32_t first, last;
+} tnmi_shelf_list;
+
+#        if defined(__linux__) && defined(__GNUC__) && TNMI_ATOMICS == 1
+#            if defined(SYS_io_uring_setup) && defined(SYS_io_uring_enter)
+#                define TNMI_SHELF_HAS_RING
+#            endif
+#        endif
+
+#        ifdef TNMI_SHELF_HAS_RING
+typedef struct tnmi_shelf_entry { /* the system's io_uring_sqe */
+    uint8_t code, flags;
+    uint16_t priority;
+    int32_t fd;
+    uint64_t offset, at;
+    uint32_t count, how;
+    uint64_t user, rest[3];
+} tnmi_shelf_entry;
+
+typedef struct tnmi_shelf_answer { /* and io_uring_cqe */
+    uint64_t user;
+    int32_t result;
+    uint32_t flags;
+} tnmi_shelf_answer;
+
+typedef struct tnmi_shelf_ring {
+    unsigned char *map;
+    tnmi_shelf_entry *entry;
+    tnmi_shelf_answer *answer;
+    size_t map_size, entry_size;
+    uint32_t *sq_head, *sq_tail, *cq_head, *cq_tail; /* shared with the kernel */
+    uint32_t sq_mask, cq_mask;
+    uint32_t queued; /* entries it has not been told of */
+    uint32_t out;    /* answers it owes */
+    uint32_t strikes;
+    int fd, open;
+    int refused;            /* takes nothing any more */
+    tnmi_shelf_list launch; /* operations whose step goes in next */
+} tnmi_shelf_ring;
+#        endif
+
+#        ifdef TENSORMEM_THREADS
+#            ifdef _WIN32
+typedef SRWLOCK tnmi_shelf_mutex;
+typedef CONDITION_VARIABLE tnmi_shelf_bell;
+typedef HANDLE tnmi_shelf_thread;
+#            else
+typedef pthread_mutex_t tnmi_shelf_mutex;
+typedef pthread_cond_t tnmi_shelf_bell;
+typedef pthread_t tnmi_shelf_thread;
+#            endif
+
+typedef struct tnmi_shelf_crew {
+    tnmi_shelf_mutex mutex; /* of all below, and of the operations in the lists */
+    tnmi_shelf_bell work, done;
+    tnmi_shelf_list todo, ready;
+    int stop;
+    uint32_t count; /* threads that run */
+    tnmi_shelf_thread thread[TNMI_SHELF_CREW_MOST];
+} tnmi_shelf_crew;
+#        endif
+
 typedef struct tnmi_shelf_state {
     tnmi_shelf_host heap;
-    size_t bytes; /* of this block, bounce buffer included */
-    unsigned char *bounce;
+    size_t bytes; /* of this block, operations and bounce buffers included */
     uint32_t granularity;
     tnmi_shelf_file spill;
     tnmi_shelf_range *free;
     uint32_t free_count, free_capacity, live; /* live segments */
     tnmi_shelf_file *adopted;
     uint32_t adopted_count, adopted_capacity;
+    tnmi_shelf_op *op;
+    uint32_t depth, free_op;
+    tnmi_shelf_list queue;
+    uint64_t serials;
+    uint32_t out; /* operations */
+    int driver, closing;
+    int direct; /* was asked for */
+    long owner; /* the process; a child of it has none of what is out */
+    char how[48];
+#        ifdef TNMI_SHELF_HAS_RING
+    tnmi_shelf_ring ring;
+#        endif
+#        ifdef TENSORMEM_THREADS
+    tnmi_shelf_crew crew;
+#        endif
 } tnmi_shelf_state;
+
+/* The end its step is at: also what a write loads before is of its destination. */
+static const tnmi_shelf_end *tnmi_shelf_side(const tnmi_shelf_op *op) {
+    return op->leg.writes ? &op->to : &op->from;
+}
 
 /* "tensormem-" and 128 bits */
 static void tnmi_shelf_name(char out[48], uint64_t high, uint64_t low) {
@@ -2185,7 +2376,7 @@ static void tnmi_shelf_name(char out[48], uint64_t high, uint64_t low) {
 #        ifdef _WIN32
 /* ---- Windows: paths are in the code page of the process (UTF-8 if its manifest says so) ---- */
 static void tnmi_shelf_os_close(tnmi_shelf_file *file) { /* the last handle removes a spill file */
-    if (file->direct_ok) CloseHandle(file->direct);
+    if (file->has_past) CloseHandle(file->past);
     if (file->open) CloseHandle(file->fd);
     memset(file, 0, sizeof *file);
 }
@@ -2193,8 +2384,8 @@ static void tnmi_shelf_os_close(tnmi_shelf_file *file) { /* the last handle remo
 static HANDLE tnmi_shelf_os_create(const char *path, int direct) {
     DWORD share = direct ? FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE : 0;
     DWORD flags = FILE_FLAG_DELETE_ON_CLOSE | FILE_FLAG_OPEN_REPARSE_POINT; /* follows no link */
-    return CreateFileA(path, GENERIC_READ | GENERIC_WRITE | DELETE, share, NULL, CREATE_NEW, flags,
-                       NULL);
+    return CreateFileA(path, GENERIC_READ | GENERIC_WRITE | DELETE, share, NULL, CREATE_NEW,
+                       flags | FILE_FLAG_OVERLAPPED, NULL);
 }
 
 static HANDLE tnmi_shelf_os_inside(const char *folder, int direct) {
@@ -2219,12 +2410,24 @@ static HANDLE tnmi_shelf_os_inside(const char *folder, int direct) {
 static void tnmi_shelf_os_direct(tnmi_shelf_file *file, DWORD access) {
 #            if defined(_WIN32_WINNT) && _WIN32_WINNT >= 0x0600
     DWORD share = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE;
-    file->direct = ReOpenFile(file->fd, access, share, FILE_FLAG_NO_BUFFERING);
-    file->direct_ok = file->direct != INVALID_HANDLE_VALUE;
+    DWORD flags = FILE_FLAG_NO_BUFFERING | FILE_FLAG_OVERLAPPED;
+    file->past = ReOpenFile(file->fd, access, share, flags);
+    file->has_past = file->past != INVALID_HANDLE_VALUE;
+    file->direct = file->mode = file->has_past;
+    file->page = file->align = TNMI_SHELF_PAGE;
 #            else
     (void)file;
     (void)access;
 #            endif
+}
+
+static int tnmi_shelf_os_mode(tnmi_shelf_file *file, int direct) {
+    file->mode = direct;
+    return 1;
+}
+
+static tnmi_shelf_fd tnmi_shelf_os_fd(const tnmi_shelf_file *file) {
+    return file->mode ? file->past : file->fd;
 }
 
 static int tnmi_shelf_os_new(const char *path, int direct, tnmi_shelf_file *file) {
@@ -2241,7 +2444,7 @@ static int tnmi_shelf_os_open(const char *path, int direct, tnmi_shelf_file *fil
     LARGE_INTEGER size;
     file->fd =
         CreateFileA(path, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE,
-                    NULL, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, NULL);
+                    NULL, OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL | FILE_FLAG_OVERLAPPED, NULL);
     file->open = file->fd != INVALID_HANDLE_VALUE;
     if (!file->open || GetFileType(file->fd) != FILE_TYPE_DISK || !GetFileSizeEx(file->fd, &size))
         return 0;
@@ -2250,20 +2453,49 @@ static int tnmi_shelf_os_open(const char *path, int direct, tnmi_shelf_file *fil
     return 1;
 }
 
-static int64_t tnmi_shelf_os_io(tnmi_shelf_file *file, int writes, int direct, void *at,
-                                uint64_t size, uint64_t offset) {
-    HANDLE fd = direct ? file->direct : file->fd;
-    OVERLAPPED where;
-    DWORD done = 0;
-    memset(&where, 0, sizeof where);
-    where.Offset = (DWORD)(offset & 0xffffffffu);
-    where.OffsetHigh = (DWORD)(offset >> 32);
-    BOOL fine = writes ? WriteFile(fd, at, (DWORD)size, &done, &where)
-                       : ReadFile(fd, at, (DWORD)size, &done, &where);
-    if (fine) return (int64_t)done;
-    DWORD error = GetLastError();
+static int64_t tnmi_shelf_os_error(const tnmi_shelf_op *op, DWORD error) {
     if (error == ERROR_HANDLE_EOF) return 0;
-    return direct && error == ERROR_INVALID_PARAMETER ? TNMI_SHELF_MISFIT : TNMI_SHELF_FAILED;
+    return tnmi_shelf_side(op)->direct && error == ERROR_INVALID_PARAMETER ? TNMI_SHELF_MISFIT
+                                                                           : TNMI_SHELF_FAILED;
+}
+
+/* Starts the step; 0 = it is under way. The event of an operation tells its end, as a file has
+ * several under way. */
+static int64_t tnmi_shelf_os_start(tnmi_shelf_op *op) {
+    const tnmi_shelf_step *step = &op->step;
+    HANDLE fd = tnmi_shelf_side(op)->fd, event = op->over.hEvent;
+    memset(&op->over, 0, sizeof op->over);
+    op->over.hEvent = event;
+    op->over.Offset = (DWORD)(step->offset & 0xffffffffu);
+    op->over.OffsetHigh = (DWORD)(step->offset >> 32);
+    BOOL fine = step->writes ? WriteFile(fd, step->at, (DWORD)step->size, NULL, &op->over)
+                             : ReadFile(fd, step->at, (DWORD)step->size, NULL, &op->over);
+    DWORD error = fine ? 0 : GetLastError();
+    if (fine || error == ERROR_IO_PENDING) return 0;
+    SetEvent(event);
+    op->over.Internal = 0; /* it never began: */
+    return error == ERROR_HANDLE_EOF ? TNMI_SHELF_FAILED : tnmi_shelf_os_error(op, error);
+}
+
+/* The bytes moved, FAILED or MISFIT; 0 in `ended` = it is still under way. */
+static int64_t tnmi_shelf_os_end(tnmi_shelf_op *op, int waits, int *ended) {
+    HANDLE fd = tnmi_shelf_side(op)->fd;
+    DWORD done = 0;
+    *ended = 1;
+    if (GetOverlappedResult(fd, &op->over, &done, waits)) return (int64_t)done;
+    DWORD error = GetLastError();
+    *ended = error != ERROR_IO_INCOMPLETE;
+    return tnmi_shelf_os_error(op, error);
+}
+
+static int64_t tnmi_shelf_os_io(tnmi_shelf_op *op) {
+    int ended;
+    int64_t got = tnmi_shelf_os_start(op);
+    return got < 0 ? got : tnmi_shelf_os_end(op, 1, &ended);
+}
+
+static long tnmi_shelf_os_process(void) { /* nothing forks here */
+    return 0;
 }
 
 static int tnmi_shelf_os_resize(tnmi_shelf_file *file, uint64_t size) {
@@ -2295,6 +2527,11 @@ extern int tnmi_shelf_ftruncate(int, int64_t) TNMI_SHELF_CALL64("ftruncate");
 extern int tnmi_shelf_fallocate(int, int, int64_t, int64_t) TNMI_SHELF_CALL64("fallocate");
 extern int64_t tnmi_shelf_lseek(int, int64_t, int) TNMI_SHELF_CALL64("lseek");
 extern int tnmi_shelf_unlinkat(int, const char *, int) __asm__("unlinkat");
+#                if defined(__linux__)
+extern long tnmi_shelf_syscall(long, ...) __asm__("syscall");
+extern int tnmi_shelf_yield(void) __asm__("sched_yield");
+extern void *tnmi_shelf_mmap(void *, size_t, int, int, int, int64_t) TNMI_SHELF_CALL64("mmap");
+#                endif
 #                define TNMI_SHELF_CWD       (-100) /* AT_FDCWD */
 #                define TNMI_SHELF_KEEP_SIZE 1      /* of <linux/falloc.h> */
 #                define TNMI_SHELF_PUNCH     2
@@ -2323,6 +2560,24 @@ typedef char tnmi_shelf_needs_64_bit_off_t[sizeof(off_t) == 8 ? 1 : -1];
 #            endif
 #            ifndef TNMI_SHELF_PWRITE
 #                define TNMI_SHELF_PWRITE tnmi_shelf_pwrite
+#            endif
+#            if !defined(TNMI_SHELF_STATX) && defined(SYS_statx)
+#                define TNMI_SHELF_STATX(fd, about) /* of a descriptor: direct alignments */       \
+                    tnmi_shelf_syscall(SYS_statx, fd, "", 0x1000, 0x2000, about)
+#            endif
+#            ifdef TNMI_SHELF_HAS_RING
+#                ifndef TNMI_SHELF_SETUP
+#                    define TNMI_SHELF_SETUP(count, about)                                         \
+                        tnmi_shelf_syscall(SYS_io_uring_setup, count, about)
+#                endif
+#                ifndef TNMI_SHELF_ENTER
+#                    define TNMI_SHELF_ENTER(fd, submit, answers, flags)                           \
+                        tnmi_shelf_syscall(SYS_io_uring_enter, fd, submit, answers, flags, NULL, 0)
+#                endif
+#                ifndef TNMI_SHELF_MMAP
+#                    define TNMI_SHELF_MMAP   tnmi_shelf_mmap
+#                    define TNMI_SHELF_MUNMAP munmap
+#                endif
 #            endif
 #            ifndef TNMI_SHELF_SWITCH
 #                define TNMI_SHELF_SWITCH(fd, flags) fcntl(fd, F_SETFL, flags)
@@ -2385,7 +2640,6 @@ static int tnmi_shelf_os_inside(const char *path) {
 /* One descriptor changes between buffered and direct, so no path is opened twice. */
 static int tnmi_shelf_os_mode(tnmi_shelf_file *file, int direct) {
     int failed = 1;
-    if (file->mode == direct) return 1;
 #            if defined(TNMI_SHELF_DIRECT)
     failed = TNMI_SHELF_SWITCH(file->fd, direct ? TNMI_SHELF_DIRECT : 0);
 #            elif defined(F_NOCACHE)
@@ -2393,6 +2647,30 @@ static int tnmi_shelf_os_mode(tnmi_shelf_file *file, int direct) {
 #            endif
     if (failed == 0) file->mode = direct;
     return failed == 0;
+}
+
+static tnmi_shelf_fd tnmi_shelf_os_fd(const tnmi_shelf_file *file) {
+    return file->fd;
+}
+
+/* Direct, if the system lets us; where it says how, as it says. Whole pages even where sectors
+ * would do: a page is what its cache holds, and must not be seen in two ways. */
+static void tnmi_shelf_os_direct(tnmi_shelf_file *file) {
+    file->page = file->align = 1; /* the cache is only left alone, any range is fine */
+#            if defined(TNMI_SHELF_DIRECT)
+    file->page = TNMI_SHELF_PAGE;
+    file->align = TNMI_SHELF_SECTOR;
+#                ifdef TNMI_SHELF_STATX
+    uint32_t about[64]; /* struct statx: [0] what is known, [38] [39] alignments */
+    memset(about, 0, sizeof about);
+    if (TNMI_SHELF_STATX(file->fd, about) == 0 && (about[0] & 0x2000) != 0) {
+        if (about[38] == 0 || about[39] == 0) return; /* not this file */
+        if (!tnmi_base_is_power(about[38]) || TNMI_SHELF_PAGE % about[39] != 0) return;
+        file->align = about[38];
+    }
+#                endif
+#            endif
+    file->direct = tnmi_shelf_os_mode(file, 1);
 }
 
 static void tnmi_shelf_os_close(tnmi_shelf_file *file) {
@@ -2404,7 +2682,7 @@ static int tnmi_shelf_os_new(const char *path, int direct, tnmi_shelf_file *file
     file->fd = tnmi_shelf_os_create(TNMI_SHELF_CWD, path);
     if (file->fd < 0 && (errno == EEXIST || errno == EISDIR)) file->fd = tnmi_shelf_os_inside(path);
     file->open = file->fd >= 0;
-    file->direct_ok = file->open && direct && tnmi_shelf_os_mode(file, 1);
+    if (file->open && direct) tnmi_shelf_os_direct(file);
     return file->open;
 }
 
@@ -2425,20 +2703,30 @@ static int tnmi_shelf_os_open(const char *path, int direct, tnmi_shelf_file *fil
     file->fd = tnmi_shelf_os_at(TNMI_SHELF_CWD, path, flags);
     file->open = file->fd >= 0;
     if (!file->open || !tnmi_shelf_os_measure(file)) return 0;
-    file->direct_ok = direct && tnmi_shelf_os_mode(file, 1);
+    (void)fcntl(file->fd, F_SETFL, 0); /* whoever waits for the disk is to wait */
+    if (direct) tnmi_shelf_os_direct(file);
     return 1;
 }
 
-static int64_t tnmi_shelf_os_io(tnmi_shelf_file *file, int writes, int direct, void *at,
-                                uint64_t size, uint64_t offset) {
+static int64_t tnmi_shelf_os_error(const tnmi_shelf_op *op, int error) {
+    return tnmi_shelf_side(op)->direct && error == EINVAL ? TNMI_SHELF_MISFIT : TNMI_SHELF_FAILED;
+}
+
+static int64_t tnmi_shelf_os_io(tnmi_shelf_op *op) {
+    const tnmi_shelf_step *step = &op->step;
+    tnmi_shelf_fd fd = tnmi_shelf_side(op)->fd;
+    size_t size = (size_t)step->size;
+    int64_t at = (int64_t)step->offset;
     ssize_t done;
-    if (!tnmi_shelf_os_mode(file, direct)) return direct ? TNMI_SHELF_MISFIT : TNMI_SHELF_FAILED;
     do
-        done = writes ? TNMI_SHELF_PWRITE(file->fd, at, (size_t)size, (int64_t)offset)
-                      : TNMI_SHELF_PREAD(file->fd, at, (size_t)size, (int64_t)offset);
-    while (done < 0 && errno == EINTR);
-    if (done >= 0) return done;
-    return direct && errno == EINVAL ? TNMI_SHELF_MISFIT : TNMI_SHELF_FAILED;
+        done = step->writes ? TNMI_SHELF_PWRITE(fd, step->at, size, at)
+                            : TNMI_SHELF_PREAD(fd, step->at, size, at);
+    while (done < 0 && (errno == EINTR || errno == EAGAIN));
+    return done >= 0 ? done : tnmi_shelf_os_error(op, errno);
+}
+
+static long tnmi_shelf_os_process(void) {
+    return (long)getpid();
 }
 
 static int tnmi_shelf_os_resize(tnmi_shelf_file *file, uint64_t size) {
@@ -2497,136 +2785,911 @@ static void tnmi_shelf_os_punch(tnmi_shelf_file *file, uint64_t at, uint64_t siz
 }
 
 /* The bytes the system copied by itself; whatever stops it, the caller goes on from there. */
-static uint64_t tnmi_shelf_os_copy(tnmi_shelf_file *dst, uint64_t to, tnmi_shelf_file *src,
-                                   uint64_t from, uint64_t size) {
+static uint64_t tnmi_shelf_os_copy(const tnmi_shelf_end *to, const tnmi_shelf_end *from,
+                                   uint64_t size) {
     uint64_t done = 0;
 #        ifdef TNMI_SHELF_COPY_RANGE
-    int64_t out = (int64_t)to, in = (int64_t)from;
-    if (!tnmi_shelf_os_mode(dst, 0) || !tnmi_shelf_os_mode(src, 0)) return 0;
+    int64_t out = (int64_t)to->offset, in = (int64_t)from->offset;
     while (done < size) {
         size_t step = (size_t)tnmi_base_min(size - done, TNMI_SHELF_CALL);
-        ssize_t now = TNMI_SHELF_COPY_RANGE(src->fd, &in, dst->fd, &out, step, 0);
+        ssize_t now = TNMI_SHELF_COPY_RANGE(from->fd, &in, to->fd, &out, step, 0);
         if (now < 0 && errno == EINTR) continue;
         if (now <= 0) break;
         done += (uint64_t)now;
     }
 #        endif
-    (void)dst;
     (void)to;
-    (void)src;
     (void)from;
     (void)size;
     return done;
 }
 
-/* ---- transfers ---- */
-
-/* The next piece: direct if both ends sit on pages and one is left, else buffered up to where
- * direct could begin. */
-static uint64_t tnmi_shelf_piece(const tnmi_shelf_file *file, const void *at, uint64_t offset,
-                                 uint64_t size, int *direct) {
-    uint64_t mask = TNMI_SHELF_PAGE - 1, piece = size;
-    uint64_t apart = ((uint64_t)(uintptr_t)at ^ offset) & mask;
-    *direct = 0;
-    if (file->direct_ok && apart == 0 && (offset & mask) != 0)
-        piece = tnmi_base_min(size, TNMI_SHELF_PAGE - (offset & mask));
-    else if (file->direct_ok && apart == 0 && size >= TNMI_SHELF_PAGE) {
-        piece = size & ~mask;
-        *direct = 1;
-    }
-    return tnmi_base_min(piece, TNMI_SHELF_CALL);
+/* ---- an operation, step by step: knows no driver ---- */
+static void tnmi_shelf_begin(tnmi_shelf_op *op, int writes, void *at, uint64_t offset,
+                             uint64_t size) {
+    memset(&op->leg, 0, sizeof op->leg);
+    op->leg.at = (unsigned char *)at;
+    op->leg.offset = offset;
+    op->leg.size = size;
+    op->leg.writes = writes;
 }
 
-static tnm_result tnmi_shelf_transfer(tnmi_shelf_file *file, int writes, void *host,
-                                      uint64_t offset, uint64_t size) {
-    unsigned char *at = (unsigned char *)host;
-    while (size > 0) {
-        int direct;
-        uint64_t piece = tnmi_shelf_piece(file, at, offset, size, &direct);
-        int64_t done = tnmi_shelf_os_io(file, writes, direct, at, piece, offset);
-        if (done == TNMI_SHELF_MISFIT && file->direct_ok) {
-#        ifdef _WIN32
-            CloseHandle(file->direct);
-#        endif
-            file->direct_ok = 0;
-            continue;
-        }
-        if (done <= 0) return TNM_ERR_BACKEND;
-        at += done;
-        offset += (uint64_t)done;
-        size -= (uint64_t)done;
-    }
-    return TNM_OK;
+/* BETWEEN goes by pieces through the lower half of the bounce buffer; the upper one is for the odd
+ * ends. A piece ends on a page of the destination, so that only its first and last are odd. */
+static uint64_t tnmi_shelf_piece(const tnmi_shelf_op *op) {
+    uint64_t odd = (op->to.offset + op->at) % TNMI_SHELF_PAGE;
+    return tnmi_base_min(op->size - op->at, TNMI_SHELF_BOUNCE / 2 - odd);
 }
 
-typedef struct tnmi_shelf_place { /* one end of a copy in a file */
-    tnmi_shelf_state *state;
-    tnmi_shelf_file *file;
-    uint64_t offset;
-    uint64_t data; /* bytes from there on that the file has; what is asked beyond is zero */
-    int writable;
-} tnmi_shelf_place;
+static void tnmi_shelf_begin_read(tnmi_shelf_op *op) {
+    uint64_t size = tnmi_base_min(tnmi_shelf_piece(op), tnmi_base_less(op->data, op->at));
+    tnmi_shelf_begin(op, 0, op->bounce, op->from.offset + op->at, size);
+}
 
-static int tnmi_shelf_locate(const tnm_span *span, uint64_t size, tnmi_shelf_place *out) {
-    tnmi_shelf_state *state = (tnmi_shelf_state *)span->backend->user;
-    uint64_t base = 0, end, limit;
-    out->state = state;
-    out->writable = (span->mem & TNMI_SHELF_SPILL) != 0;
-    if (out->writable) {
-        out->file = &state->spill;
-        base = span->mem & ~TNMI_SHELF_SPILL;
-    } else {
-        if (span->mem == 0 || span->mem > state->adopted_count) return 0;
-        out->file = &state->adopted[span->mem - 1];
+static void tnmi_shelf_begin_first(tnmi_shelf_op *op) {
+    op->at = 0;
+    if (op->kind == TNMI_SHELF_BETWEEN)
+        tnmi_shelf_begin_read(op);
+    else if (op->kind == TNMI_SHELF_WRITE)
+        tnmi_shelf_begin(op, 1, op->host, op->to.offset, op->size);
+    else
+        tnmi_shelf_begin(op, 0, op->host, op->from.offset, op->data);
+}
+
+/* A leg is done: the next one. 0 = there is none. */
+static int tnmi_shelf_turn(tnmi_shelf_op *op) {
+    const tnmi_shelf_leg *leg = &op->leg;
+    if (op->kind == TNMI_SHELF_READ && op->data < op->size)
+        memset(op->host + op->data, 0, (size_t)(op->size - op->data));
+    if (op->kind != TNMI_SHELF_BETWEEN || op->at == op->size) return 0;
+    uint64_t piece = tnmi_shelf_piece(op);
+    if (leg->writes) {
+        op->at += leg->size;
+        tnmi_shelf_begin_read(op);
+        return op->at < op->size;
     }
-    if (!tnmi_base_add(base, span->offset, &out->offset) ||
-        !tnmi_base_add(out->offset, size, &end) ||
-        !tnmi_base_align(out->file->size, state->granularity, &limit) || end > limit)
-        return 0;
-    out->data = tnmi_base_min(size, tnmi_base_less(out->file->size, out->offset));
+    memset(op->bounce + leg->size, 0, (size_t)(piece - leg->size)); /* behind the source's end */
+    tnmi_shelf_begin(op, 1, op->bounce, op->to.offset + op->at, piece);
     return 1;
 }
 
-static tnm_result tnmi_shelf_read(const tnmi_shelf_place *from, uint64_t skip, void *host,
-                                  uint64_t size) {
-    uint64_t data = tnmi_base_min(size, tnmi_base_less(from->data, skip));
-    tnm_result result = tnmi_shelf_transfer(from->file, 0, host, from->offset + skip, data);
-    if (result == TNM_OK && data < size)
-        memset((unsigned char *)host + data, 0, (size_t)(size - data));
+/* The step that follows: straight where both ends are as direct transfers want them, else whole
+ * pages through the bounce buffer. A write that covers a page in part loads it first. */
+static void tnmi_shelf_shape(tnmi_shelf_op *op) {
+    tnmi_shelf_leg *leg = &op->leg;
+    const tnmi_shelf_end *end = tnmi_shelf_side(op);
+    uint64_t mask = end->page - 1, offset = leg->offset + leg->done, left = leg->size - leg->done;
+    uint64_t upper = op->kind == TNMI_SHELF_BETWEEN ? (uint64_t)TNMI_SHELF_BOUNCE / 2 : 0;
+    unsigned char *at = leg->at + leg->done, *bounce = op->bounce + upper;
+    tnmi_shelf_step *step = &op->step;
+    if (leg->phase == TNMI_SHELF_MOVE) {
+        uint64_t skip = offset & mask, most = TNMI_SHELF_BOUNCE - upper - skip;
+        uint64_t crooked = ((uint64_t)(uintptr_t)at + end->page - skip) & (end->align - 1);
+        if (skip == 0 && crooked == 0 && left > mask) {
+            step->at = at;
+            step->size = tnmi_base_min(left & ~mask, TNMI_SHELF_CALL);
+            step->offset = offset;
+            step->writes = leg->writes;
+            return;
+        }
+        if (skip != 0 && crooked == 0) most = end->page - skip; /* from there it goes straight */
+        leg->skip = skip;
+        leg->part = tnmi_base_min(left, most);
+        leg->range = (skip + leg->part + mask) & ~mask;
+        leg->moved = 0;
+        leg->phase = TNMI_SHELF_LOAD;
+        if (leg->writes && leg->range == leg->part) {
+            memcpy(bounce, at, (size_t)leg->part);
+            leg->phase = TNMI_SHELF_STORE;
+        }
+    }
+    step->at = bounce + leg->moved;
+    step->size = leg->range - leg->moved;
+    step->offset = offset - leg->skip + leg->moved;
+    step->writes = leg->phase == TNMI_SHELF_STORE;
+}
+
+/* Shapes the next step; 0 = the operation has ended. */
+static int tnmi_shelf_next(tnmi_shelf_op *op) {
+    while (op->result == TNM_OK && op->leg.done == op->leg.size)
+        if (!tnmi_shelf_turn(op)) return 0;
+    if (op->result != TNM_OK) return 0;
+    tnmi_shelf_shape(op);
+    return 1;
+}
+
+/* So many bytes of the step were moved, or FAILED, or MISFIT. */
+static void tnmi_shelf_took(tnmi_shelf_op *op, int64_t got) {
+    tnmi_shelf_leg *leg = &op->leg;
+    unsigned char *at = leg->at + leg->done;
+    uint64_t upper = op->kind == TNMI_SHELF_BETWEEN ? (uint64_t)TNMI_SHELF_BOUNCE / 2 : 0;
+    unsigned char *wanted = op->bounce + upper + leg->skip;
+    if (got == TNMI_SHELF_MISFIT)
+        op->misfit = 1;
+    else if (got <= 0) /* a file that ends here is shorter than it said */
+        op->result = TNM_ERR_BACKEND;
+    if (got <= 0) return;
+    if (!op->step.writes) tnmi_base_defined(op->step.at, (uint64_t)got);
+    leg->moved += (uint64_t)got;
+    if (leg->phase == TNMI_SHELF_MOVE) {
+        leg->done += (uint64_t)got;
+    } else if (leg->phase == TNMI_SHELF_STORE) {
+        if (leg->moved < leg->range) return;
+        leg->done += leg->part;
+        leg->phase = TNMI_SHELF_MOVE;
+    } else if (leg->writes) {
+        if (leg->moved < leg->range) return;
+        memcpy(wanted, at, (size_t)leg->part);
+        leg->moved = 0;
+        leg->phase = TNMI_SHELF_STORE;
+    } else if (leg->moved >= leg->skip + leg->part) { /* the file may end within its last page */
+        memcpy(at, wanted, (size_t)leg->part);
+        leg->done += leg->part;
+        leg->phase = TNMI_SHELF_MOVE;
+    }
+}
+
+/* The whole of it on this thread, until it has ended or does not fit. Touches nothing else. */
+static void tnmi_shelf_run(tnmi_shelf_op *op) {
+    if (op->kind == TNMI_SHELF_BETWEEN && op->at == 0 && op->leg.done == 0 && !op->leg.writes &&
+        !op->to.direct && !op->from.direct) {
+        op->at = tnmi_shelf_os_copy(&op->to, &op->from, op->data);
+        tnmi_shelf_begin_read(op);
+        if (op->at == op->size) return;
+    }
+    while (!op->misfit && tnmi_shelf_next(op))
+        tnmi_shelf_took(op, tnmi_shelf_os_io(op));
+}
+
+/* ---- the table of operations ---- */
+static tnmi_shelf_file *tnmi_shelf_file_at(const tnmi_shelf_end *end) {
+    return end->file ? &end->state->adopted[end->file - 1] : &end->state->spill;
+}
+
+static void tnmi_shelf_push(tnmi_shelf_state *state, tnmi_shelf_list *list, uint32_t index) {
+    state->op[index].next = TNMI_NONE;
+    if (list->first == TNMI_NONE)
+        list->first = index;
+    else
+        state->op[list->last].next = index;
+    list->last = index;
+}
+
+static void tnmi_shelf_unlink(tnmi_shelf_state *state, tnmi_shelf_list *list, uint32_t before) {
+    uint32_t *link = before == TNMI_NONE ? &list->first : &state->op[before].next;
+    uint32_t index = *link;
+    *link = state->op[index].next;
+    if (list->last == index) list->last = before;
+}
+
+#        if defined(TNMI_SHELF_HAS_RING) || defined(TENSORMEM_THREADS)
+static uint32_t tnmi_shelf_pop(tnmi_shelf_state *state, tnmi_shelf_list *list) {
+    uint32_t index = list->first;
+    if (index != TNMI_NONE) tnmi_shelf_unlink(state, list, TNMI_NONE);
+    return index;
+}
+#        endif
+
+/* After a fork the child has neither our threads nor what the kernel writes. */
+static int tnmi_shelf_is_ours(const tnmi_shelf_state *state) {
+    return state->owner == tnmi_shelf_os_process();
+}
+
+/* Pages that the operation writes in part: the first and the last one, or none. */
+static void tnmi_shelf_edges(const tnmi_shelf_op *op, uint64_t edge[2]) {
+    uint64_t from = op->to.offset, to = from + op->size;
+    edge[0] = from % TNMI_SHELF_PAGE ? from / TNMI_SHELF_PAGE : UINT64_MAX;
+    edge[1] = to % TNMI_SHELF_PAGE ? to / TNMI_SHELF_PAGE : UINT64_MAX;
+}
+
+/* Would each write back what the other has changed of a page they share? */
+static int tnmi_shelf_clash(const tnmi_shelf_op *a, const tnmi_shelf_op *b) {
+    uint64_t x[2], y[2];
+    if (a->kind == TNMI_SHELF_READ || b->kind == TNMI_SHELF_READ) return 0;
+    tnmi_shelf_edges(a, x);
+    tnmi_shelf_edges(b, y);
+    return (x[0] != UINT64_MAX && (x[0] == y[0] || x[0] == y[1])) ||
+           (x[1] != UINT64_MAX && (x[1] == y[0] || x[1] == y[1]));
+}
+
+/* One end as its file is now. 0 = its way is to change, and something is out the old way. */
+static int tnmi_shelf_settle_end(tnmi_shelf_end *end, int ours) {
+    tnmi_shelf_file *file = tnmi_shelf_file_at(end);
+    if (ours && file->mode != file->direct) {
+        if (file->out > 0) return 0;
+        (void)tnmi_shelf_os_mode(file, file->direct);
+    }
+    end->fd = tnmi_shelf_os_fd(file);
+    end->direct = file->mode;
+    end->page = file->mode ? file->page : 1;
+    end->align = file->mode ? file->align : 1;
+    return 1;
+}
+
+/* May it start? Then its ends are as their files are now. */
+static int tnmi_shelf_is_ready(tnmi_shelf_state *state, tnmi_shelf_op *op, int ours) {
+    if (op->kind != TNMI_SHELF_WRITE && !tnmi_shelf_settle_end(&op->from, ours)) return 0;
+    if (op->kind == TNMI_SHELF_READ) return 1;
+    if (!tnmi_shelf_settle_end(&op->to, ours)) return 0;
+    for (uint32_t i = 0; ours && op->to.page > 1 && i < state->depth; i++)
+        if (state->op[i].state == TNMI_SHELF_OUT && tnmi_shelf_clash(op, &state->op[i])) return 0;
+    return 1;
+}
+
+static void tnmi_shelf_count(tnmi_shelf_op *op, int up) {
+    if (op->kind != TNMI_SHELF_WRITE) tnmi_shelf_file_at(&op->from)->out += (uint32_t)up;
+    if (op->kind != TNMI_SHELF_READ) tnmi_shelf_file_at(&op->to)->out += (uint32_t)up;
+}
+
+/* The system refused a step for being direct: first let addresses sit on pages as well, then leave
+ * it. Another operation may have learnt it before. */
+static void tnmi_shelf_refit(tnmi_shelf_op *op) {
+    const tnmi_shelf_end *end = tnmi_shelf_side(op);
+    tnmi_shelf_file *file = tnmi_shelf_file_at(end);
+    if (file->direct && end->align == file->align) {
+        if (file->align < file->page)
+            file->align = file->page;
+        else
+            file->direct = 0;
+    }
+    op->misfit = 0;
+    op->leg.phase = TNMI_SHELF_MOVE;
+}
+
+/* It is no longer out: done, or once more in another way. */
+static void tnmi_shelf_settle(tnmi_shelf_state *state, uint32_t index) {
+    tnmi_shelf_op *op = &state->op[index];
+    tnmi_shelf_count(op, -1);
+    state->out--;
+    op->state = TNMI_SHELF_DONE;
+    if (!op->misfit) return;
+    tnmi_shelf_refit(op);
+    op->state = TNMI_SHELF_QUEUED;
+    tnmi_shelf_push(state, &state->queue, index);
+}
+
+static tnm_result tnmi_shelf_op_give(tnmi_shelf_state *state, tnmi_shelf_op *op) {
+    tnm_result result = op->result;
+    op->state = TNMI_SHELF_FREE;
+    op->serial = 0;
+    op->next = state->free_op;
+    state->free_op = (uint32_t)(op - state->op);
     return result;
 }
 
-static tnm_result tnmi_shelf_between(const tnmi_shelf_place *to, const tnmi_shelf_place *from,
-                                     uint64_t size) {
-    uint64_t done = tnmi_shelf_os_copy(to->file, to->offset, from->file, from->offset, from->data);
-    tnm_result result = TNM_OK;
-    while (done < size && result == TNM_OK) {
-        uint64_t piece = tnmi_base_min(size - done, TNMI_SHELF_BOUNCE);
-        result = tnmi_shelf_read(from, done, to->state->bounce, piece);
-        if (result == TNM_OK)
-            result = tnmi_shelf_transfer(to->file, 1, to->state->bounce, to->offset + done, piece);
-        done += piece;
+static tnm_result tnmi_shelf_at_once(tnmi_shelf_state *state, tnmi_shelf_op *op, int ours) {
+    do {
+        if (op->misfit) tnmi_shelf_refit(op);
+        if (tnmi_shelf_is_ready(state, op, ours))
+            tnmi_shelf_run(op);
+        else
+            op->result = TNM_ERR_BUSY; /* another backend reads this file the old way */
+    } while (op->misfit);
+    return tnmi_shelf_op_give(state, op);
+}
+
+#        ifdef TNMI_SHELF_HAS_RING
+/* ---- io_uring, by the system calls alone. The kernel reads entries only while we are in `enter`,
+ * so what it has not taken can be taken back; it writes answers at any time: it owns what lies
+ * behind cq_tail, we what lies before. There are as many entries as operations and twice as many
+ * answers, so neither queue can overflow. ---- */
+static void tnmi_shelf_ring_close(tnmi_shelf_ring *ring) {
+    if (ring->entry) (void)TNMI_SHELF_MUNMAP(ring->entry, ring->entry_size);
+    if (ring->map) (void)TNMI_SHELF_MUNMAP(ring->map, ring->map_size);
+    if (ring->open) (void)close(ring->fd);
+    memset(ring, 0, sizeof *ring);
+}
+
+static void *tnmi_shelf_ring_map(const tnmi_shelf_ring *ring, size_t size, int64_t what) {
+    void *at = TNMI_SHELF_MMAP(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, ring->fd, what);
+    return at == MAP_FAILED ? NULL : at;
+}
+
+/* 0 = this system has none for us: too old, forbidden, or short of memory */
+static int tnmi_shelf_ring_open(tnmi_shelf_ring *ring, uint32_t depth) {
+    uint32_t p[30]; /* struct io_uring_params: [0] entries [1] answers [5] features, offsets */
+    memset(p, 0, sizeof p);
+    ring->fd = (int)TNMI_SHELF_SETUP(depth, p);
+    ring->open = ring->fd >= 0;
+    ring->launch.first = ring->launch.last = TNMI_NONE;
+    int fine = ring->open && (p[5] & 7) == 7 && p[0] >= depth && p[1] >= depth;
+    if (fine) { /* one map for both queues, no answer dropped, nothing read after `enter` */
+        size_t entries = p[16] + p[0] * sizeof(uint32_t);
+        size_t answers = p[25] + p[1] * sizeof(tnmi_shelf_answer);
+        ring->map_size = entries > answers ? entries : answers;
+        ring->entry_size = p[0] * sizeof(tnmi_shelf_entry);
+        ring->map = (unsigned char *)tnmi_shelf_ring_map(ring, ring->map_size, 0);
+        ring->entry = (tnmi_shelf_entry *)tnmi_shelf_ring_map(ring, ring->entry_size, 0x10000000);
     }
-    return result;
+    if (!ring->map || !ring->entry) {
+        tnmi_shelf_ring_close(ring);
+        return 0;
+    }
+    ring->sq_head = (uint32_t *)(void *)(ring->map + p[10]);
+    ring->sq_tail = (uint32_t *)(void *)(ring->map + p[11]);
+    ring->cq_head = (uint32_t *)(void *)(ring->map + p[20]);
+    ring->cq_tail = (uint32_t *)(void *)(ring->map + p[21]);
+    ring->answer = (tnmi_shelf_answer *)(void *)(ring->map + p[25]);
+    ring->sq_mask = p[0] - 1;
+    ring->cq_mask = p[1] - 1;
+    uint32_t *slot = (uint32_t *)(void *)(ring->map + p[16]);
+    for (uint32_t i = 0; i < p[0]; i++)
+        slot[i] = i;
+    return 1;
+}
+
+static void tnmi_shelf_ring_start(tnmi_shelf_state *state, uint32_t index) {
+    tnmi_shelf_op *op = &state->op[index];
+    int copies = 0;
+#            ifdef TNMI_SHELF_COPY_RANGE
+    copies = op->kind == TNMI_SHELF_BETWEEN && !op->to.direct && !op->from.direct;
+#            endif
+    if (copies || state->ring.refused)
+        tnmi_shelf_run(op);
+    else if (tnmi_shelf_next(op)) {
+        tnmi_shelf_push(state, &state->ring.launch, index);
+        return;
+    }
+    tnmi_shelf_settle(state, index);
+}
+
+/* After a step that was carried out: the next one, or the end. */
+static void tnmi_shelf_ring_go_on(tnmi_shelf_state *state, uint32_t index) {
+    tnmi_shelf_op *op = &state->op[index];
+    if (!state->closing && !op->misfit && tnmi_shelf_next(op))
+        tnmi_shelf_push(state, &state->ring.launch, index);
+    else
+        tnmi_shelf_settle(state, index);
+}
+
+/* Does the step of `b` go on where that of `a` ends? */
+static int tnmi_shelf_ring_follows(const tnmi_shelf_op *a, const tnmi_shelf_op *b) {
+    return a->step.writes == b->step.writes && a->step.offset + a->step.size == b->step.offset &&
+           tnmi_shelf_side(a)->fd == tnmi_shelf_side(b)->fd;
+}
+
+/* Of the steps that wait, the one before (or after) that of `index`, taken out; or TNMI_NONE. */
+static uint32_t tnmi_shelf_ring_beside(tnmi_shelf_state *state, uint32_t index, int after,
+                                       uint64_t most) {
+    const tnmi_shelf_op *op = &state->op[index];
+    uint32_t before = TNMI_NONE, i = state->ring.launch.first;
+    for (; i != TNMI_NONE; before = i, i = state->op[i].next) {
+        const tnmi_shelf_op *other = &state->op[i];
+        if (other->step.size > most ||
+            (after ? !tnmi_shelf_ring_follows(op, other) : !tnmi_shelf_ring_follows(other, op)))
+            continue;
+        tnmi_shelf_unlink(state, &state->ring.launch, before);
+        return i;
+    }
+    return TNMI_NONE;
+}
+
+/* The next transfer: the oldest step that waits, and neighbours of it in the file. Its first
+ * operation; the others are in its chain. */
+static uint32_t tnmi_shelf_ring_join(tnmi_shelf_state *state, uint32_t *count) {
+    uint32_t first = tnmi_shelf_pop(state, &state->ring.launch), last = first;
+    uint64_t all = state->op[first].step.size;
+    state->op[first].chain = TNMI_NONE;
+    *count = 1;
+    for (int after = 0; after < 2; after++)
+        while (*count < TNMI_SHELF_VECS && all < TNMI_SHELF_JOIN) {
+            uint64_t most = TNMI_SHELF_JOIN - all;
+            uint32_t i = tnmi_shelf_ring_beside(state, after ? last : first, after, most);
+            if (i == TNMI_NONE) break;
+            state->op[i].chain = after ? TNMI_NONE : first;
+            if (after)
+                last = state->op[last].chain = i;
+            else
+                first = i;
+            all += state->op[i].step.size;
+            ++*count;
+        }
+    return first;
+}
+
+static void tnmi_shelf_ring_fill(tnmi_shelf_state *state) {
+    tnmi_shelf_ring *ring = &state->ring;
+    uint32_t count, index = tnmi_shelf_ring_join(state, &count), i = index, tail = *ring->sq_tail;
+    tnmi_shelf_op *op = &state->op[index];
+    tnmi_shelf_entry *entry = &ring->entry[tail & ring->sq_mask];
+    for (uint32_t k = 0; k < count; k++, i = state->op[i].chain) {
+        op->vec[k].at = state->op[i].step.at;
+        op->vec[k].size = (size_t)state->op[i].step.size;
+    }
+    memset(entry, 0, sizeof *entry);
+    entry->code = op->step.writes ? 2 : 1; /* WRITEV, READV */
+    entry->fd = tnmi_shelf_side(op)->fd;
+    entry->offset = op->step.offset;
+    entry->at = (uint64_t)(uintptr_t)op->vec;
+    entry->count = count;
+    entry->user = index;
+    tnmi_base_store32(ring->sq_tail, tail + 1);
+    ring->queued++;
+}
+
+/* What the system did with a transfer: bytes for one after the other, or a reason. Where the reason
+ * may be the queue's, or one of several's, each step is carried out here and now and has its own
+ * answer. */
+static void tnmi_shelf_ring_took(tnmi_shelf_state *state, uint32_t index, int64_t result) {
+    int alone = state->op[index].chain == TNMI_NONE;
+    int disk = result == -EIO || result == -ENOSPC || result == -EDQUOT || result == -EFBIG;
+    int fit = result == -EINVAL && tnmi_shelf_side(&state->op[index])->direct;
+    if (result < 0 && result != -EINTR && !disk && !fit &&
+        ++state->ring.strikes >= TNMI_SHELF_STRIKES)
+        state->ring.refused = 1;
+    if (result > 0) state->ring.strikes = 0;
+    for (uint32_t i = index; i != TNMI_NONE;) {
+        tnmi_shelf_op *op = &state->op[i];
+        uint32_t next = op->chain;
+        int64_t got = result;
+        if (result > 0 || (result == 0 && i != index)) {
+            got = (int64_t)tnmi_base_min((uint64_t)result, op->step.size);
+            result -= got;
+            if (got > 0) tnmi_shelf_took(op, got);
+        } else if (result == 0 || (disk && alone) || state->closing) {
+            tnmi_shelf_took(op, TNMI_SHELF_FAILED);
+        } else
+            tnmi_shelf_took(op, tnmi_shelf_os_io(op));
+        tnmi_shelf_ring_go_on(state, i);
+        i = next;
+    }
+}
+
+static void tnmi_shelf_ring_collect(tnmi_shelf_state *state) {
+    tnmi_shelf_ring *ring = &state->ring;
+    uint32_t head = *ring->cq_head;
+    while (head != tnmi_base_load32(ring->cq_tail)) {
+        tnmi_shelf_answer answer = ring->answer[head & ring->cq_mask];
+        tnmi_base_store32(ring->cq_head, ++head);
+        ring->out--;
+        tnmi_shelf_ring_took(state, (uint32_t)answer.user, answer.result);
+    }
+}
+
+/* The kernel refuses to hear of more: what it has not taken is carried out here. */
+static void tnmi_shelf_ring_back(tnmi_shelf_state *state) {
+    tnmi_shelf_ring *ring = &state->ring;
+    uint32_t tail = *ring->sq_tail - ring->queued, count = ring->queued;
+    tnmi_base_store32(ring->sq_tail, tail);
+    ring->queued = 0;
+    for (uint32_t k = 0; k < count; k++) {
+        uint32_t i = (uint32_t)ring->entry[(tail + k) & ring->sq_mask].user;
+        while (i != TNMI_NONE) {
+            uint32_t next = state->op[i].chain;
+            tnmi_shelf_run(&state->op[i]);
+            tnmi_shelf_settle(state, i);
+            i = next;
+        }
+    }
+}
+
+/* Hands all waiting steps to the kernel with one call. */
+static void tnmi_shelf_ring_launch(tnmi_shelf_state *state) {
+    tnmi_shelf_ring *ring = &state->ring;
+    while (ring->launch.first != TNMI_NONE)
+        tnmi_shelf_ring_fill(state);
+    while (ring->queued > 0) {
+        long taken = ring->refused ? -1 : TNMI_SHELF_ENTER(ring->fd, ring->queued, 0, 0);
+        if (taken > 0) {
+            ring->queued -= (uint32_t)taken;
+            ring->out += (uint32_t)taken;
+        } else if (taken == 0 || ring->refused || errno != EINTR) {
+            if (taken < 0 && errno != EAGAIN && errno != EBUSY) ring->refused = 1;
+            tnmi_shelf_ring_back(state);
+        }
+    }
+}
+
+static void tnmi_shelf_ring_sleep(const tnmi_shelf_ring *ring) {
+    if (*ring->cq_head != tnmi_base_load32(ring->cq_tail)) return;
+    if (TNMI_SHELF_ENTER(ring->fd, 0, 1, 1) < 0 && errno != EINTR)
+        tnmi_shelf_yield(); /* forbidden since: any call lets answers come in */
+}
+
+static void tnmi_shelf_ring_stop(tnmi_shelf_state *state, int ours) {
+    tnmi_shelf_ring *ring = &state->ring;
+    while (ours && ring->out > 0) {
+        tnmi_shelf_ring_sleep(ring);
+        tnmi_shelf_ring_collect(state);
+    }
+    tnmi_shelf_ring_close(ring);
+}
+#        endif /* TNMI_SHELF_HAS_RING */
+
+#        ifdef TENSORMEM_THREADS
+/* ---- worker threads ---- */
+#            ifdef _WIN32
+static void tnmi_shelf_lock(tnmi_shelf_crew *crew) {
+    AcquireSRWLockExclusive(&crew->mutex);
+}
+
+static void tnmi_shelf_unlock(tnmi_shelf_crew *crew) {
+    ReleaseSRWLockExclusive(&crew->mutex);
+}
+
+static void tnmi_shelf_listen(tnmi_shelf_crew *crew, tnmi_shelf_bell *bell) {
+    SleepConditionVariableSRW(bell, &crew->mutex, INFINITE, 0);
+}
+
+static void tnmi_shelf_ring_bell(tnmi_shelf_bell *bell, int all) {
+    if (all)
+        WakeAllConditionVariable(bell);
+    else
+        WakeConditionVariable(bell);
+}
+#            else
+static void tnmi_shelf_lock(tnmi_shelf_crew *crew) {
+    pthread_mutex_lock(&crew->mutex);
+}
+
+static void tnmi_shelf_unlock(tnmi_shelf_crew *crew) {
+    pthread_mutex_unlock(&crew->mutex);
+}
+
+static void tnmi_shelf_listen(tnmi_shelf_crew *crew, tnmi_shelf_bell *bell) {
+    pthread_cond_wait(bell, &crew->mutex);
+}
+
+static void tnmi_shelf_ring_bell(tnmi_shelf_bell *bell, int all) {
+    if (all)
+        pthread_cond_broadcast(bell);
+    else
+        pthread_cond_signal(bell);
+}
+#            endif
+
+static void tnmi_shelf_crew_work(tnmi_shelf_state *state) {
+    tnmi_shelf_crew *crew = &state->crew;
+    tnmi_shelf_lock(crew);
+    for (;;) {
+        while (!crew->stop && crew->todo.first == TNMI_NONE)
+            tnmi_shelf_listen(crew, &crew->work);
+        if (crew->stop) break;
+        uint32_t index = tnmi_shelf_pop(state, &crew->todo);
+        tnmi_shelf_unlock(crew);
+        tnmi_shelf_run(&state->op[index]);
+        tnmi_shelf_lock(crew);
+        tnmi_shelf_push(state, &crew->ready, index);
+        tnmi_shelf_ring_bell(&crew->done, 0);
+    }
+    tnmi_shelf_unlock(crew);
+}
+
+#            ifdef _WIN32
+static DWORD WINAPI tnmi_shelf_crew_main(LPVOID state) {
+    tnmi_shelf_crew_work((tnmi_shelf_state *)state);
+    return 0;
+}
+#            else
+static void *tnmi_shelf_crew_main(void *state) {
+    tnmi_shelf_crew_work((tnmi_shelf_state *)state);
+    return NULL;
+}
+#            endif
+
+static void tnmi_shelf_crew_start(tnmi_shelf_state *state, uint32_t index) {
+    tnmi_shelf_lock(&state->crew);
+    tnmi_shelf_push(state, &state->crew.todo, index);
+    tnmi_shelf_ring_bell(&state->crew.work, 0);
+    tnmi_shelf_unlock(&state->crew);
+}
+
+static void tnmi_shelf_crew_collect(tnmi_shelf_state *state) {
+    for (;;) {
+        tnmi_shelf_lock(&state->crew);
+        uint32_t index = tnmi_shelf_pop(state, &state->crew.ready);
+        tnmi_shelf_unlock(&state->crew);
+        if (index == TNMI_NONE) return;
+        tnmi_shelf_settle(state, index);
+    }
+}
+
+static void tnmi_shelf_crew_sleep(tnmi_shelf_state *state) {
+    tnmi_shelf_crew *crew = &state->crew;
+    tnmi_shelf_lock(crew);
+    while (crew->ready.first == TNMI_NONE)
+        tnmi_shelf_listen(crew, &crew->done);
+    tnmi_shelf_unlock(crew);
+}
+
+/* Lets them end what they are at; what they have not begun never begins. */
+static void tnmi_shelf_crew_stop(tnmi_shelf_state *state) {
+    tnmi_shelf_crew *crew = &state->crew;
+    tnmi_shelf_lock(crew);
+    crew->stop = 1;
+    tnmi_shelf_ring_bell(&crew->work, 1);
+    tnmi_shelf_unlock(crew);
+    for (uint32_t i = 0; i < crew->count; i++) {
+#            ifdef _WIN32
+        WaitForSingleObject(crew->thread[i], INFINITE);
+        CloseHandle(crew->thread[i]);
+#            else
+        pthread_join(crew->thread[i], NULL);
+#            endif
+    }
+#            ifndef _WIN32
+    pthread_cond_destroy(&crew->done);
+    pthread_cond_destroy(&crew->work);
+    pthread_mutex_destroy(&crew->mutex);
+#            endif
+}
+
+static int tnmi_shelf_crew_init(tnmi_shelf_crew *crew) {
+    crew->todo.first = crew->todo.last = crew->ready.first = crew->ready.last = TNMI_NONE;
+#            ifdef _WIN32
+    InitializeSRWLock(&crew->mutex);
+    InitializeConditionVariable(&crew->work);
+    InitializeConditionVariable(&crew->done);
+#            else
+    if (pthread_mutex_init(&crew->mutex, NULL)) return 0;
+    if (pthread_cond_init(&crew->work, NULL) == 0) {
+        if (pthread_cond_init(&crew->done, NULL) == 0) return 1;
+        pthread_cond_destroy(&crew->work);
+    }
+    pthread_mutex_destroy(&crew->mutex);
+    return 0;
+#            endif
+    return 1;
+}
+
+/* So many threads, or as many as there are to be had; 0 = none. */
+static int tnmi_shelf_crew_open(tnmi_shelf_state *state, uint32_t count) {
+    tnmi_shelf_crew *crew = &state->crew;
+    if (!tnmi_shelf_crew_init(crew)) return 0;
+    while (crew->count < count) {
+        tnmi_shelf_thread *thread = &crew->thread[crew->count];
+#            ifdef _WIN32
+        *thread = CreateThread(NULL, 0, tnmi_shelf_crew_main, state, 0, NULL);
+        if (!*thread) break;
+#            else
+        if (pthread_create(thread, NULL, tnmi_shelf_crew_main, state) != 0) break;
+#            endif
+        crew->count++;
+    }
+    if (crew->count == 0) tnmi_shelf_crew_stop(state);
+    return crew->count > 0;
+}
+#        endif /* TENSORMEM_THREADS */
+
+#        ifdef _WIN32
+/* ---- overlapped files ---- */
+/* A step that could not be started has ended. */
+static void tnmi_shelf_over_go_on(tnmi_shelf_state *state, uint32_t index) {
+    tnmi_shelf_op *op = &state->op[index];
+    while (!state->closing && !op->misfit && tnmi_shelf_next(op)) {
+        int64_t got = tnmi_shelf_os_start(op);
+        if (got == 0) return;
+        tnmi_shelf_took(op, got);
+    }
+    tnmi_shelf_settle(state, index);
+}
+
+static void tnmi_shelf_over_take(tnmi_shelf_state *state, uint32_t index, int waits) {
+    int ended;
+    int64_t got = tnmi_shelf_os_end(&state->op[index], waits, &ended);
+    if (!ended) return;
+    tnmi_shelf_took(&state->op[index], got);
+    tnmi_shelf_over_go_on(state, index);
+}
+
+static void tnmi_shelf_over_collect(tnmi_shelf_state *state) {
+    for (uint32_t i = 0; i < state->depth; i++)
+        if (state->op[i].state == TNMI_SHELF_OUT) tnmi_shelf_over_take(state, i, 0);
+}
+
+static void tnmi_shelf_over_sleep(tnmi_shelf_state *state, tnmi_shelf_op *op) {
+    uint32_t index = (uint32_t)(op - state->op);
+    for (uint32_t i = 0; op->state != TNMI_SHELF_OUT && i < state->depth; i++)
+        if (state->op[i].state == TNMI_SHELF_OUT) index = i; /* it waits for another one */
+    if (state->op[index].state == TNMI_SHELF_OUT) tnmi_shelf_over_take(state, index, 1);
+}
+
+static void tnmi_shelf_over_stop(tnmi_shelf_state *state) {
+    for (uint32_t i = 0; i < state->depth; i++) {
+        if (state->op[i].state == TNMI_SHELF_OUT && state->driver == TNMI_SHELF_OVERLAPPED)
+            tnmi_shelf_over_take(state, i, 1);
+        if (state->op[i].over.hEvent) CloseHandle(state->op[i].over.hEvent);
+    }
+}
+#        endif
+
+/* ---- drivers ---- */
+static void tnmi_shelf_start(tnmi_shelf_state *state, uint32_t index) {
+    tnmi_shelf_op *op = &state->op[index];
+    tnmi_shelf_count(op, 1);
+    state->out++;
+    op->state = TNMI_SHELF_OUT;
+    switch (state->driver) {
+#        ifdef TNMI_SHELF_HAS_RING
+    case TNMI_SHELF_RING:
+        tnmi_shelf_ring_start(state, index);
+        return;
+#        endif
+#        ifdef TENSORMEM_THREADS
+    case TNMI_SHELF_CREW:
+        tnmi_shelf_crew_start(state, index);
+        return;
+#        endif
+#        ifdef _WIN32
+    case TNMI_SHELF_OVERLAPPED:
+        tnmi_shelf_over_go_on(state, index);
+        return;
+#        endif
+    }
+    tnmi_shelf_run(op);
+    tnmi_shelf_settle(state, index);
+}
+
+/* Starts what is queued and may start. */
+static void tnmi_shelf_dispatch(tnmi_shelf_state *state) {
+    uint32_t before = TNMI_NONE, index = state->queue.first;
+    while (index != TNMI_NONE) {
+        uint32_t next = state->op[index].next;
+        if (tnmi_shelf_is_ready(state, &state->op[index], 1)) {
+            tnmi_shelf_unlink(state, &state->queue, before);
+            tnmi_shelf_start(state, index);
+        } else
+            before = index;
+        index = next;
+    }
+}
+
+/* Collects what has ended, and starts what may start then. */
+static void tnmi_shelf_advance(tnmi_shelf_state *state) {
+    switch (state->driver) {
+#        ifdef TNMI_SHELF_HAS_RING
+    case TNMI_SHELF_RING:
+        for (;;) {
+            tnmi_shelf_ring_collect(state);
+            tnmi_shelf_dispatch(state);
+            if (state->ring.launch.first == TNMI_NONE) return;
+            tnmi_shelf_ring_launch(state);
+        }
+#        endif
+#        ifdef TENSORMEM_THREADS
+    case TNMI_SHELF_CREW:
+        tnmi_shelf_crew_collect(state);
+        break;
+#        endif
+#        ifdef _WIN32
+    case TNMI_SHELF_OVERLAPPED:
+        tnmi_shelf_over_collect(state);
+        break;
+#        endif
+    }
+    tnmi_shelf_dispatch(state);
+}
+
+/* Until something more has ended, `op` at best; may be woken for nothing. */
+static void tnmi_shelf_sleep(tnmi_shelf_state *state, tnmi_shelf_op *op) {
+    (void)op;
+    switch (state->driver) {
+#        ifdef TNMI_SHELF_HAS_RING
+    case TNMI_SHELF_RING:
+        if (state->ring.out > 0) tnmi_shelf_ring_sleep(&state->ring);
+        break;
+#        endif
+#        ifdef TENSORMEM_THREADS
+    case TNMI_SHELF_CREW:
+        tnmi_shelf_crew_sleep(state);
+        break;
+#        endif
+#        ifdef _WIN32
+    case TNMI_SHELF_OVERLAPPED:
+        tnmi_shelf_over_sleep(state, op);
+        break;
+#        endif
+    }
+}
+
+/* Nothing of ours is written or read by anyone any more. */
+static void tnmi_shelf_stop(tnmi_shelf_state *state) {
+    int ours = tnmi_shelf_is_ours(state);
+    state->closing = 1;
+#        ifdef TENSORMEM_THREADS
+    if (state->driver == TNMI_SHELF_CREW && ours) tnmi_shelf_crew_stop(state);
+#        endif
+#        ifdef TNMI_SHELF_HAS_RING
+    if (state->ring.open) tnmi_shelf_ring_stop(state, ours);
+#        endif
+#        ifdef _WIN32
+    tnmi_shelf_over_stop(state);
+#        endif
+    (void)ours;
 }
 
 /* ---- the callbacks ---- */
 
+static int tnmi_shelf_locate(const tnm_span *span, uint64_t size, tnmi_shelf_end *out,
+                             uint64_t *data) {
+    tnmi_shelf_state *state = (tnmi_shelf_state *)span->backend->user;
+    uint64_t base = 0, end, limit;
+    memset(out, 0, sizeof *out);
+    out->state = state;
+    if (span->mem & TNMI_SHELF_SPILL) {
+        base = span->mem & ~TNMI_SHELF_SPILL;
+    } else {
+        if (span->mem == 0 || span->mem > state->adopted_count) return 0;
+        out->file = (uint32_t)span->mem;
+    }
+    const tnmi_shelf_file *file = tnmi_shelf_file_at(out);
+    if (!tnmi_base_add(base, span->offset, &out->offset) ||
+        !tnmi_base_add(out->offset, size, &end) ||
+        !tnmi_base_align(file->size, state->granularity, &limit) || end > limit)
+        return 0;
+    *data = tnmi_base_min(size, tnmi_base_less(file->size, out->offset));
+    return 1;
+}
+
 /* A span with a CPU address is memory, whatever its backend. */
 static tnm_result tnmi_shelf_file_copy(void *user, const tnm_span *dst, const tnm_span *src,
                                        uint64_t size, uint64_t *ticket) {
+    tnmi_shelf_state *state = (tnmi_shelf_state *)user;
     int to_file = !dst->host && dst->backend && dst->backend->copy == tnmi_shelf_file_copy;
     int from_file = !src->host && src->backend && src->backend->copy == tnmi_shelf_file_copy;
-    tnmi_shelf_place to, from;
-    (void)user;
+    tnmi_shelf_end to, from;
+    uint64_t data = size, room;
     if ((!to_file && !dst->host) || (!from_file && !src->host)) return TNM_ERR_UNSUPPORTED;
     if (!to_file && !from_file) return tnmi_shelf_host_copy(NULL, dst, src, size, ticket);
-    if (from_file && !tnmi_shelf_locate(src, size, &from)) return TNM_ERR_BACKEND;
-    if (to_file && (!tnmi_shelf_locate(dst, size, &to) || !to.writable)) return TNM_ERR_BACKEND;
+    if (from_file && !tnmi_shelf_locate(src, size, &from, &data)) return TNM_ERR_BACKEND;
+    if (to_file && (!tnmi_shelf_locate(dst, size, &to, &room) || to.file != 0))
+        return TNM_ERR_BACKEND;
+    if (to_file && to.state != state) return TNM_ERR_UNSUPPORTED; /* its backend is asked first */
     if ((!to_file || !from_file) && size > (uint64_t)PTRDIFF_MAX) return TNM_ERR_BACKEND;
-    if (!to_file) return tnmi_shelf_read(&from, 0, dst->host, size);
-    if (!from_file) return tnmi_shelf_transfer(to.file, 1, src->host, to.offset, size);
-    return tnmi_shelf_between(&to, &from, size);
+    if (state->free_op == TNMI_NONE) return TNM_ERR_BUSY;
+    tnmi_shelf_op *op = &state->op[state->free_op];
+    uint32_t index = state->free_op;
+    state->free_op = op->next;
+    op->kind = !to_file ? TNMI_SHELF_READ : from_file ? TNMI_SHELF_BETWEEN : TNMI_SHELF_WRITE;
+    if (to_file) op->to = to;
+    if (from_file) op->from = from;
+    op->host = (unsigned char *)(to_file ? src->host : dst->host);
+    op->size = size;
+    op->data = data;
+    op->result = TNM_OK;
+    op->misfit = 0;
+    tnmi_shelf_begin_first(op);
+    int ours = tnmi_shelf_is_ours(state);
+    if (state->driver == TNMI_SHELF_AT_ONCE || !ours) return tnmi_shelf_at_once(state, op, ours);
+    op->serial = ++state->serials;
+    op->state = TNMI_SHELF_QUEUED;
+    tnmi_shelf_push(state, &state->queue, index);
+    *ticket = op->serial << TNMI_SHELF_DEPTH_BITS | index;
+    return TNM_PENDING;
+}
+
+static void tnmi_shelf_file_submit(void *user) {
+    tnmi_shelf_state *state = (tnmi_shelf_state *)user;
+    if (tnmi_shelf_is_ours(state)) tnmi_shelf_advance(state);
+}
+
+static tnmi_shelf_op *tnmi_shelf_find(tnmi_shelf_state *state, uint64_t ticket) {
+    uint64_t index = ticket & (TNMI_SHELF_DEPTH_MOST - 1), serial = ticket >> TNMI_SHELF_DEPTH_BITS;
+    if (index >= state->depth || serial == 0 || state->op[index].serial != serial) return NULL;
+    return &state->op[index];
+}
+
+static tnm_result tnmi_shelf_file_poll(void *user, uint64_t ticket) {
+    tnmi_shelf_state *state = (tnmi_shelf_state *)user;
+    tnmi_shelf_op *op = tnmi_shelf_find(state, ticket);
+    TENSORMEM_ASSERT(op);
+    if (!op) return TNM_ERR_BACKEND;
+    if (op->state != TNMI_SHELF_DONE) {
+        if (!tnmi_shelf_is_ours(state)) return TNM_ERR_BACKEND; /* it happens in the parent */
+        tnmi_shelf_advance(state);
+    }
+    return op->state == TNMI_SHELF_DONE ? tnmi_shelf_op_give(state, op) : TNM_PENDING;
+}
+
+static tnm_result tnmi_shelf_file_wait(void *user, uint64_t ticket) {
+    tnmi_shelf_state *state = (tnmi_shelf_state *)user;
+    tnm_result result = tnmi_shelf_file_poll(user, ticket);
+    while (result == TNM_PENDING) {
+        if (state->out == 0) break; /* it waits for what another backend does to the file */
+        tnmi_shelf_sleep(state, tnmi_shelf_find(state, ticket));
+        result = tnmi_shelf_file_poll(user, ticket);
+    }
+    return result;
 }
 
 /* A larger array with the old content, or NULL; the old one is given back. */
@@ -2757,25 +3820,9 @@ static void tnmi_shelf_file_release(void *user, uint64_t mem, uint64_t size) {
 }
 
 /* ---- open, adopt, close ---- */
-static tnmi_shelf_state *tnmi_shelf_state_new(const tnm_file_desc *desc) {
-    size_t bytes = sizeof(tnmi_shelf_state) + TNMI_SHELF_BOUNCE + TNMI_SHELF_PAGE;
-    tnmi_shelf_host heap;
-    heap.alloc = desc->alloc;
-    heap.release = desc->release;
-    heap.user = desc->user;
-    tnmi_shelf_state *state = (tnmi_shelf_state *)tnmi_shelf_take(&heap, bytes);
-    if (!state) return NULL;
-    memset(state, 0, sizeof *state);
-    state->heap = heap;
-    state->bytes = bytes;
-    unsigned char *bounce = (unsigned char *)(state + 1);
-    state->bounce = bounce + (TNMI_SHELF_PAGE - (uintptr_t)bounce % TNMI_SHELF_PAGE);
-    state->granularity = 1;
-    return state;
-}
-
 static void tnmi_shelf_state_free(tnmi_shelf_state *state) {
     tnmi_shelf_host heap = state->heap;
+    tnmi_shelf_stop(state);
     for (uint32_t k = 0; k < state->adopted_count; k++)
         tnmi_shelf_os_close(&state->adopted[k]);
     tnmi_shelf_os_close(&state->spill);
@@ -2784,25 +3831,90 @@ static void tnmi_shelf_state_free(tnmi_shelf_state *state) {
     tnmi_shelf_give(&heap, state, state->bytes);
 }
 
-/* ARGUMENT: half an allocator, an empty path, a reserved member in use. BACKEND: the spill file
- * cannot be made: something of that name exists, or the system refuses. */
+/* The state, its operations and their bounce buffers are one block. */
+static tnmi_shelf_state *tnmi_shelf_state_new(const tnm_file_desc *desc) {
+    uint32_t depth = desc->depth ? desc->depth : (uint32_t)TNMI_SHELF_DEPTH;
+    if (depth > TNMI_SHELF_DEPTH_MOST) depth = TNMI_SHELF_DEPTH_MOST;
+    if (desc->sync) depth = 1;
+    size_t front = sizeof(tnmi_shelf_state) + depth * sizeof(tnmi_shelf_op);
+    size_t bytes = front + TNMI_SHELF_PAGE + (size_t)depth * TNMI_SHELF_BOUNCE;
+    tnmi_shelf_host heap;
+    heap.alloc = desc->alloc;
+    heap.release = desc->release;
+    heap.user = desc->user;
+    tnmi_shelf_state *state = (tnmi_shelf_state *)tnmi_shelf_take(&heap, bytes);
+    if (!state) return NULL;
+    memset(state, 0, front);
+    state->heap = heap;
+    state->bytes = bytes;
+    state->granularity = 1;
+    state->depth = depth;
+    state->direct = desc->direct != 0;
+    state->owner = tnmi_shelf_os_process();
+    state->op = (tnmi_shelf_op *)(state + 1);
+    state->queue.first = state->queue.last = TNMI_NONE;
+    unsigned char *bounce = (unsigned char *)state + front;
+    bounce += TNMI_SHELF_PAGE - (uintptr_t)bounce % TNMI_SHELF_PAGE;
+    for (uint32_t i = 0; i < depth; i++) {
+        state->op[i].bounce = bounce + (size_t)i * TNMI_SHELF_BOUNCE;
+        state->op[i].next = i + 1 < depth ? i + 1 : TNMI_NONE;
+#        ifdef _WIN32
+        state->op[i].over.hEvent = CreateEventA(NULL, TRUE, FALSE, NULL);
+        if (!state->op[i].over.hEvent) {
+            tnmi_shelf_state_free(state);
+            return NULL;
+        }
+#        endif
+    }
+    return state;
+}
+
+/* Who carries out the copies: what was asked for, or whoever is there. */
+static void tnmi_shelf_choose(tnmi_shelf_state *state, const tnm_file_desc *desc) {
+    state->driver = TNMI_SHELF_AT_ONCE;
+    if (desc->sync) return;
+#        ifdef TENSORMEM_THREADS
+    if (desc->threads) {
+        uint32_t most = TNMI_SHELF_CREW_MOST;
+        uint32_t threads = desc->threads < most ? desc->threads : most;
+        if (tnmi_shelf_crew_open(state, threads)) state->driver = TNMI_SHELF_CREW;
+        return;
+    }
+#        endif
+#        if defined(TNMI_SHELF_HAS_RING)
+    if (tnmi_shelf_ring_open(&state->ring, state->depth)) state->driver = TNMI_SHELF_RING;
+#        elif defined(_WIN32)
+    state->driver = TNMI_SHELF_OVERLAPPED;
+#        endif
+}
+
+/* ARGUMENT: half an allocator, an empty path, threads without TENSORMEM_THREADS or with `sync`.
+ * BACKEND: the spill file cannot be made: something of that name exists, or the system refuses. */
 static tnm_result tnmi_shelf_file_open(const tnm_file_desc *desc, tnm_backend *out) {
     if (!out) return TNM_ERR_ARGUMENT;
     memset(out, 0, sizeof *out);
-    if (!desc || !desc->alloc != !desc->release || desc->threads != 0 ||
-        (desc->path && !desc->path[0]))
+    if (!desc || !desc->alloc != !desc->release || (desc->path && !desc->path[0]) ||
+        (desc->threads && desc->sync))
         return TNM_ERR_ARGUMENT;
+#        ifndef TENSORMEM_THREADS
+    if (desc->threads) return TNM_ERR_ARGUMENT;
+#        endif
     tnmi_shelf_state *state = tnmi_shelf_state_new(desc);
     if (!state) return TNM_ERR_MEMORY;
     if (desc->path && !tnmi_shelf_os_new(desc->path, desc->direct != 0, &state->spill)) {
         tnmi_shelf_state_free(state);
         return TNM_ERR_BACKEND;
     }
-    if (desc->direct && (!desc->path || state->spill.direct_ok))
-        state->granularity = TNMI_SHELF_PAGE;
+    if (desc->direct && (!desc->path || state->spill.direct)) state->granularity = TNMI_SHELF_PAGE;
+    tnmi_shelf_choose(state, desc);
     out->alloc = tnmi_shelf_file_alloc;
     out->release = tnmi_shelf_file_release;
     out->copy = tnmi_shelf_file_copy;
+    if (state->driver != TNMI_SHELF_AT_ONCE) {
+        out->submit = tnmi_shelf_file_submit;
+        out->poll = tnmi_shelf_file_poll;
+        out->wait = tnmi_shelf_file_wait;
+    }
     out->user = state;
     out->granularity = state->granularity;
     return TNM_OK;
@@ -2837,6 +3949,44 @@ static void tnmi_shelf_file_close(tnm_backend *backend) {
     if (!backend || backend->copy != tnmi_shelf_file_copy) return;
     tnmi_shelf_state_free((tnmi_shelf_state *)backend->user);
     memset(backend, 0, sizeof *backend);
+}
+
+static void tnmi_shelf_append(char **at, const char *text) {
+    size_t length = strlen(text);
+    memcpy(*at, text, length + 1);
+    *at += length;
+}
+
+/* Who carries the copies out, and how many of the open files go past the cache. */
+static const char *tnmi_shelf_file_how(const tnm_backend *backend) {
+    if (!backend || backend->copy != tnmi_shelf_file_copy) return "";
+    tnmi_shelf_state *state = (tnmi_shelf_state *)backend->user;
+    char *at = state->how;
+    const char *driver = "synchronous";
+    uint32_t files = (uint32_t)state->spill.open, direct = (uint32_t)state->spill.direct;
+    for (uint32_t i = 0; i < state->adopted_count; i++, files++)
+        direct += (uint32_t)state->adopted[i].direct;
+#        ifdef TNMI_SHELF_HAS_RING
+    if (state->driver == TNMI_SHELF_RING)
+        driver = state->ring.refused ? "synchronous (io_uring ended)" : "io_uring";
+#        endif
+#        ifdef TENSORMEM_THREADS
+    if (state->driver == TNMI_SHELF_CREW) {
+        uint32_t count = state->crew.count;
+        if (count >= 10) *at++ = (char)('0' + count / 10);
+        *at++ = (char)('0' + count % 10);
+        driver = count > 1 ? " threads" : " thread";
+    }
+#        endif
+    if (state->driver == TNMI_SHELF_OVERLAPPED) driver = "overlapped";
+    tnmi_shelf_append(&at, driver);
+    if (files == 0)
+        tnmi_shelf_append(&at, state->direct ? ", direct" : ", buffered");
+    else
+        tnmi_shelf_append(&at, direct == 0       ? ", buffered"
+                               : direct == files ? ", direct"
+                                                 : ", partly direct");
+    return state->how;
 }
 #    endif /* TENSORMEM_NO_FILE */
 
@@ -11967,6 +13117,10 @@ TENSORMEM_API tnm_result tnm_file_open(const tnm_file_desc *desc, tnm_backend *o
 TENSORMEM_API tnm_result tnm_file_adopt(const tnm_backend *backend, const char *path, uint64_t *mem,
                                         uint64_t *size) {
     return tnmi_shelf_file_adopt(backend, path, mem, size);
+}
+
+TENSORMEM_API const char *tnm_file_how(const tnm_backend *backend) {
+    return tnmi_shelf_file_how(backend);
 }
 
 TENSORMEM_API void tnm_file_close(tnm_backend *backend) {

@@ -21,7 +21,7 @@ SKIP=77 # the exit status of a job that could not run; its last line of output s
 WARN="-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wundef -Werror"
 SWITCHES="TENSORMEM_STATIC TENSORMEM_NO_ATOMICS TENSORMEM_THREADS TENSORMEM_NO_STDIO
     TENSORMEM_NO_FILE NDEBUG"
-SLOW_UNDER_VALGRIND=" test_threads test_threads_noatomics test_threads_ownlock " # see `make valgrind`
+SLOW_UNDER_VALGRIND=" test_shelf_noatomics test_threads test_threads_noatomics test_threads_ownlock " # see `make valgrind`
 BUILDS_ITSELF=" test_annotate " # builds itself for every checker: not again under one
 
 # ---- the list of jobs ----
@@ -57,6 +57,8 @@ jobs() {
     # shellcheck disable=SC2046
     names tsan-clang $(with_threads)
     again valgrind
+    echo "helgrind test_shelf_noatomics"
+    echo "drd test_shelf_noatomics"
     [ -e tests/llama/run.sh ] && echo "llama agreement"
     if wanted_extra ubsan; then again ubsan; fi
     if wanted_extra fuzz; then names fuzz fuzz/fuzz_*.c; fi
@@ -144,6 +146,20 @@ job_valgrind() {
     [ -e /usr/include/valgrind/memcheck.h ] && flags="$flags -DTENSORMEM_VALGRIND"
     binary valgrind "tests/$1" "$CC" "$flags" && small valgrind -q --error-exitcode=9 \
         --leak-check=full --fair-sched=yes "build/valgrind/tests/$1"
+}
+
+races() { # tool of valgrind, test: without atomics, which these do not know; few copies
+    need valgrind || return $SKIP
+    binary valgrind "tests/$2" "$CC" "-O1 -g" && valgrind -q --tool="$1" --error-exitcode=9 \
+        --fair-sched=yes "build/valgrind/tests/$2" threads
+}
+
+job_helgrind() {
+    races helgrind "$1"
+}
+
+job_drd() {
+    races drd "$1"
 }
 
 job_i686() {
