@@ -1,4 +1,4 @@
-/* needs: -lm */
+/* needs: -lm -ldl */
 /* bench_place.c - names and places: what they cost, how many bytes of books they need, and how full
  * they keep a tier.
  *
@@ -6,7 +6,11 @@
  *          `fresh` is the newest tensor coming and going; `churn` replaces a random one of the n,
  *          so that its records are cold, and how that grows with n is the machine's caches: no
  *          target beyond 1 k. The memory is paper: only the books work. Beside it, malloc and free
- *          of the same sizes under the same regime.
+ *          of the same sizes under the same regime: glibc's here, jemalloc's and mimalloc's in a
+ *          child of this program that is started with them preloaded. They keep no names, no
+ *          generations and no order of leaving, so there is no target against them.
+ * space_*  the placement alone: a random one of the blocks goes and one of another's size comes,
+ *          with 93 % of the granules taken. What finds no gap counts as failed.
  * meta_*   bytes asked of the context's allocator for each tensor. With all tables fixed at create:
  *          divided by the number of tensors. With tables that grow: what twice as many tensors take
  *          more, full both times; tables double, so just grown ones have twice the bytes.
@@ -15,6 +19,7 @@
  *          loaded bytes with an ideal LRU of the same budget that never fragments.
  */
 #include "bench.h"
+#include <dlfcn.h>
 #include <math.h>
 
 /* ---- create, pin, unpin, destroy ---- */
@@ -113,15 +118,71 @@ static double block_fresh(uint32_t ops) {
     return 1e9 * (bench_cpu() - begin) / ops;
 }
 
-static double block_churn(field *f, uint32_t ops) {
+static double block_churn(void **blocks, uint32_t count, uint64_t *seed, uint32_t ops) {
     double begin = bench_cpu();
     for (uint32_t i = 0; i < ops; i++) {
-        uint64_t r = bench_random(&f->seed);
-        void **p = &f->block[(uint32_t)(r >> 32) % f->count];
+        uint64_t r = bench_random(seed);
+        void **p = &blocks[(uint32_t)(r >> 32) % count];
         free(*p);
         *p = block_make(small_size[r % SIZES]);
     }
     return 1e9 * (bench_cpu() - begin) / ops;
+}
+
+/* ---- other allocators: this program once more, with one of them in place of malloc ---- */
+
+static void draw_sizes(void) {
+    uint64_t seed = 1;
+    for (int i = 0; i < SIZES; i++)
+        small_size[i] = (uint32_t)(64 * pow(8, bench_unit(&seed)));
+}
+
+/* In the child. marker: a function only that library has. */
+static int rival_child(const char *marker) {
+    void *self = dlopen(NULL, RTLD_LAZY);
+    if (!self || !dlsym(self, marker)) return 2;
+    draw_sizes();
+    for (int s = 0; s < SCALES; s++) {
+        uint32_t n = scale_count[s];
+        void **blocks = (void **)bench_alloc(n, sizeof *blocks);
+        double fresh[ROUNDS], churn[ROUNDS];
+        uint64_t seed = n;
+        for (uint32_t i = 0; i < n; i++)
+            blocks[i] = block_make(small_size[i % SIZES]);
+        block_churn(blocks, n, &seed, n);
+        for (int r = 0; r < ROUNDS; r++) {
+            fresh[r] = block_fresh(OPS);
+            churn[r] = block_churn(blocks, n, &seed, OPS);
+        }
+        printf("%g %g ", bench_median(fresh, ROUNDS), bench_median(churn, ROUNDS));
+        for (uint32_t i = 0; i < n; i++)
+            free(blocks[i]);
+        free(blocks);
+    }
+    return 0;
+}
+
+static void rival(const char *program, const char *name, const char *library, const char *marker,
+                  double mid[SCALES][2]) {
+    char command[1024];
+    double v[2 * SCALES];
+    int got = 0;
+    FILE *child;
+    snprintf(command, sizeof command, "LD_PRELOAD=%s '%s' --blocks %s 2>/dev/null", library,
+             program, marker);
+    child = popen(command, "r");
+    if (child)
+        while (got < 2 * SCALES && fscanf(child, "%lf", &v[got]) == 1)
+            got++;
+    if (!child || pclose(child) != 0 || got < 2 * SCALES) {
+        printf("skip place_%s: %s is not installed\n", name, library);
+        return;
+    }
+    for (int s = 0; s < SCALES; s++)
+        printf("# place %s live against %s: malloc+free fresh %.1f ns (ours %.1f x), churn %.1f ns "
+               "(ours %.1f x)\n",
+               scale_name[s], name, v[2 * s], mid[s][0] / v[2 * s], v[2 * s + 1],
+               mid[s][1] / v[2 * s + 1]);
 }
 
 enum { FRESH, CHURN, BLOCK_FRESH, BLOCK_CHURN, KINDS };
@@ -145,12 +206,10 @@ static void place_report(double mid[SCALES][KINDS]) {
     }
 }
 
-static void place(void) {
+static void place(const char *program) {
     static field f[SCALES];
-    static double sample[SCALES][KINDS][ROUNDS], mid[SCALES][KINDS];
-    uint64_t seed = 1;
-    for (int i = 0; i < SIZES; i++)
-        small_size[i] = (uint32_t)(64 * pow(8, bench_unit(&seed)));
+    static double sample[SCALES][KINDS][ROUNDS], mid[SCALES][KINDS], ours[SCALES][2];
+    draw_sizes();
     for (int s = 0; s < SCALES; s++)
         field_open(&f[s], scale_count[s]);
     for (int s = 0; s < SCALES; s++)
@@ -160,15 +219,80 @@ static void place(void) {
             sample[s][FRESH][r] = field_fresh(&f[s], OPS);
             sample[s][BLOCK_FRESH][r] = block_fresh(OPS);
             sample[s][CHURN][r] = field_churn(&f[s], OPS);
-            sample[s][BLOCK_CHURN][r] = block_churn(&f[s], OPS);
+            sample[s][BLOCK_CHURN][r] = block_churn(f[s].block, f[s].count, &f[s].seed, OPS);
         }
     }
     for (int s = 0; s < SCALES; s++) {
         for (int k = 0; k < KINDS; k++)
             mid[s][k] = bench_median(sample[s][k], ROUNDS);
+        ours[s][0] = mid[s][FRESH];
+        ours[s][1] = mid[s][CHURN];
         field_close(&f[s]);
     }
     place_report(mid);
+    rival(program, "jemalloc", "libjemalloc.so.2", "mallctl", ours);
+    rival(program, "mimalloc", "libmimalloc.so.2.0", "mi_version", ours);
+}
+
+/* ---- the placement alone, 93 % full ---- */
+
+enum { SPACE_OPS = 200000, SPACE_MOST = 1 << 16 };
+
+typedef struct {
+    uint32_t node, size; /* node TNMI_NONE: it found no gap, and waits for its turn */
+} space_block;
+
+/* Blocks of `least` to `least` * `range` granules in `granules`; ns a free and a take. */
+static void space_churn(const char *name, uint32_t granules, uint32_t least, double range) {
+    static tnmi_space space;
+    static space_block block[SPACE_MOST];
+    tnmi_room room = { 0, 1, 0, 0, TNMI_NONE, 0 };
+    uint64_t seed = 7, used = 0, failed = 0;
+    uint32_t count = 0, carried;
+    double begin, ns;
+    void *chunk;
+    memset(&space, 0, sizeof space);
+    tnmi_space_init(&space, 2 * SPACE_MOST + 64, 1);
+    chunk = bench_alloc(1, (size_t)tnmi_store_grow_bytes(&space.nodes));
+    tnmi_store_grow(&space.nodes, chunk);
+    tnmi_space_open(&space, 0, granules);
+    while (count < SPACE_MOST) {
+        space_block *b = &block[count];
+        b->size = (uint32_t)(least * pow(range, bench_unit(&seed)));
+        if (used + b->size > granules / 100 * 93) break;
+        room.need = b->size;
+        b->node = tnmi_space_find(&space, &room);
+        if (b->node == TNMI_NONE) break;
+        tnmi_space_take(&space, b->node, &room, count++);
+        used += b->size;
+    }
+    carried = block[0].size;
+    begin = bench_cpu();
+    for (uint32_t i = 0; i < SPACE_OPS; i++) {
+        space_block *b = &block[bench_below(&seed, count)];
+        uint32_t size = b->size;
+        if (b->node != TNMI_NONE) tnmi_space_free(&space, b->node, TNMI_NONE);
+        room.need = b->size = carried;
+        carried = size;
+        b->node = tnmi_space_find(&space, &room);
+        if (b->node != TNMI_NONE)
+            tnmi_space_take(&space, b->node, &room, 0);
+        else
+            failed++;
+    }
+    ns = 1e9 * (bench_cpu() - begin) / SPACE_OPS;
+    printf("# space %s: %u blocks, %.1f %% full at the start, free+take %.1f ns, failed %.2f %%\n",
+           name, count, 100.0 * (double)used / granules, ns, 100.0 * (double)failed / SPACE_OPS);
+    free(chunk);
+}
+
+static void space_alone(void) {
+    printf("# space: others' figures on the machine of the reference (not run here): "
+           "OffsetAllocator 31-60 ns, 0.5-1.6 %%; VMA's virtual block 36-152, 0-1.9 %%; TLSF "
+           "36-597\n");
+    space_churn("64k_16m", 1u << 18, 16, 256); /* 1 GiB of 4 KiB granules */
+    space_churn("64k_512k", 1u << 20, 16, 8);  /* 4 GiB */
+    space_churn("16k", 1u << 17, 4, 1);        /* equal blocks */
 }
 
 /* 10 M live tensors must be possible; said, not compared. Left out on small machines. */
@@ -461,9 +585,11 @@ static void fill(void) {
     fill_report("llama_8b", runs, SEEDS);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    if (argc > 2 && strcmp(argv[1], "--blocks") == 0) return rival_child(argv[2]);
     bench_machine("place");
-    place();
+    place(argv[0]);
+    space_alone();
     place_10m();
     meta();
     fill();
