@@ -160,7 +160,7 @@ static double together, together_count;
 static double two_threads(contestant run, void *user, int a, int b, int pairs, int wall) {
     double most = -1, best = 0, shared;
     if (wall) return try_two(run, user, a, b, pairs, 1, &shared);
-    for (int i = 0; i < 6 && most < 0.85; i++) {
+    for (int i = 0; i < 40 && most < 0.85; i++) {
         double time = try_two(run, user, a, b, pairs, 0, &shared);
         if (shared <= most) continue;
         most = shared;
@@ -246,13 +246,13 @@ static void one_round(int r) {
     sample[WRITE_LOCKED][r] = one_thread(run_pin, &writer, 0, PAIRS);
     sample[READ_ROUND][r] = one_thread(run_pin_round, &reader, 0, PAIRS);
     sample[LIST][r] = one_thread(run_list, NULL, 0, PAIRS / 4);
-    sample[BARE_2][r] = two_threads(run_bare, NULL, 0, FAR, PAIRS / 8, 0);
-    sample[READ_FAR][r] = two_threads(run_pin, &reader, 0, FAR, PAIRS / 8, 0);
-    sample[READ_NEAR][r] = two_threads(run_pin, &reader, 0, 1, PAIRS / 8, 0);
-    other_pair = two_threads(run_pin, &reader, 1, 2, PAIRS / 8, 0);
+    sample[BARE_2][r] = two_threads(run_bare, NULL, 0, FAR, PAIRS / 50, 0);
+    sample[READ_FAR][r] = two_threads(run_pin, &reader, 0, FAR, PAIRS / 50, 0);
+    sample[READ_NEAR][r] = two_threads(run_pin, &reader, 0, 1, PAIRS / 50, 0);
+    other_pair = two_threads(run_pin, &reader, 1, 2, PAIRS / 50, 0);
     if (other_pair > sample[READ_NEAR][r]) sample[READ_NEAR][r] = other_pair;
-    sample[WRITE_FAR][r] = two_threads(run_pin, &writer, 0, FAR, PAIRS / 8, 0);
-    sample[READ_SAME][r] = two_threads(run_pin, &reader, 0, 0, PAIRS / 8, 0);
+    sample[WRITE_FAR][r] = two_threads(run_pin, &writer, 0, FAR, PAIRS / 50, 0);
+    sample[READ_SAME][r] = two_threads(run_pin, &reader, 0, 0, PAIRS / 50, 0);
     sample[LIST_2][r] = two_threads(run_list, NULL, 0, FAR, PAIRS / 10, 1);
 }
 
