@@ -1656,7 +1656,8 @@ enum {
     TNMI_SPACE_HELD = 2, /* free, but promised: `a` says to whom */
     TNMI_SPACE_EDGE = 3, /* the sentinel: `a` is the segment */
     TNMI_SPACE_BINS = 448,
-    TNMI_SPACE_SCAN = 8
+    TNMI_SPACE_SCAN = 8,
+    TNMI_SPACE_LOOKS = 4096
 };
 #    define TNMI_SPACE_MAX   (((uint32_t)1 << 29) - 1) /* granules of a segment */
 #    define TNMI_SPACE_DRAIN (TNMI_NONE - 1)           /* holder: a segment that is being emptied */
@@ -1674,7 +1675,7 @@ typedef struct tnmi_space {
     uint32_t bin[TNMI_SPACE_BINS];
     uint32_t map[TNMI_SPACE_BINS / 32];
     uint64_t free_granules, held_granules, used_granules;
-    uint32_t at; /* where a walk over many nodes goes on, TNMI_NONE = none: stays with the ring */
+    uint32_t at, look; /* where walks over many nodes go on, TNMI_NONE = none; kept in the ring */
 } tnmi_space;
 
 static tnmi_node *tnmi_space_node(const tnmi_space *space, uint32_t node) {
@@ -1693,7 +1694,7 @@ static void tnmi_space_init(tnmi_space *space, uint32_t max_nodes, int fixed) {
     memset(space, 0, sizeof *space);
     tnmi_store_init(&space->nodes, "max_replicas", sizeof(tnmi_node), offsetof(tnmi_node, prev),
                     max_nodes, fixed);
-    space->at = TNMI_NONE;
+    space->at = space->look = TNMI_NONE;
     for (uint32_t i = 0; i < TNMI_SPACE_BINS; i++)
         space->bin[i] = TNMI_NONE;
 }
@@ -1750,6 +1751,7 @@ static void tnmi_space_unlink(tnmi_space *space, uint32_t index) {
     tnmi_space_node(space, node->prev)->next = node->next;
     tnmi_space_node(space, node->next)->prev = node->prev;
     if (space->at == index) space->at = node->next;
+    if (space->look == index) space->look = node->next;
     tnmi_store_give(&space->nodes, index);
 }
 
@@ -1958,16 +1960,20 @@ static void tnmi_space_close(tnmi_space *space, uint32_t edge) {
     tnmi_space_unlink(space, edge);
 }
 
-/* Granules of the largest free gap. O(gaps in the top bin). */
+/* Granules of the largest free gap. Among more than TNMI_SPACE_LOOKS of the top bin, which differ
+ * by a sixteenth at most, one of the largest. */
 static uint32_t tnmi_space_largest(const tnmi_space *space) {
     uint32_t word = TNMI_SPACE_BINS / 32, largest = 0;
     while (word > 0 && space->map[word - 1] == 0)
         word--;
     if (word == 0) return 0;
     uint32_t top = (word - 1) * 32 + tnmi_base_log2(space->map[word - 1]);
-    for (uint32_t i = space->bin[top]; i != TNMI_NONE; i = tnmi_space_node(space, i)->a) {
+    uint32_t i = space->bin[top];
+    for (int seen = 0; i != TNMI_NONE && seen < TNMI_SPACE_LOOKS; seen++) {
         uint32_t size = tnmi_space_size(tnmi_space_node(space, i));
         largest = size > largest ? size : largest;
+        if (top < 32) break; /* all of one size */
+        i = tnmi_space_node(space, i)->a;
     }
     return largest;
 }
@@ -4020,10 +4026,10 @@ typedef struct tnmi_segment {
     uint32_t next, prev; /* in the tier's list, oldest first */
     uint32_t todo;       /* in the list of segments to ask for or give back */
     uint32_t state;
-    uint32_t owner;     /* dedicated: its replica, TNMI_NONE = none yet */
-    uint8_t dedicated;  /* 1: holds one tensor, whose node is in no segment's ring */
-    uint8_t thaw;       /* LIVE, and some gaps are still held for the drain it was in */
-    uint8_t stop;       /* DRAINING: 1 = a pin or claim is in the way; 2 = found by this walk */
+    uint32_t owner;    /* dedicated: its replica, TNMI_NONE = none yet */
+    uint8_t dedicated; /* 1: holds one tensor, whose node is in no segment's ring */
+    uint8_t thaw;      /* LIVE, and some gaps are still held for the drain it was in */
+    uint8_t stop;      /* DRAINING: 1 = a pin or claim is in the way; 2 = found by this walk */
 } tnmi_segment;
 
 typedef struct tnmi_backoff { /* 1, 2, 4 .. 256, counted by the caller's ticks */
@@ -4031,7 +4037,7 @@ typedef struct tnmi_backoff { /* 1, 2, 4 .. 256, counted by the caller's ticks *
     uint64_t until;
 } tnmi_backoff;
 
-enum { TNMI_TIER_UNITS = 8 };    /* of a granule */
+enum { TNMI_TIER_UNITS = 8 };   /* of a granule */
 enum { TNMI_TIER_GAPS = 1024 }; /* nodes looked at in one go; the engine's walk does the rest */
 
 /* What most of the code reads stands first: an offset below 128 is one byte of an instruction. */
@@ -4051,6 +4057,8 @@ typedef struct tnmi_tier {
     uint32_t windows;    /* open ones */
     uint32_t vacant;     /* dedicated segments that wait for their tensor */
     uint32_t in_flight;  /* copies this backend has to answer */
+    uint32_t losing;     /* its memory is gone: records, then segments, gone over so far, + 1 */
+    uint32_t look;       /* the same of the look for the largest gap, at space.look */
     uint64_t walk_round; /* in which the walk last went on */
     tnmi_space space;
     tnmi_backoff scant; /* alloc refuses below the budget */
@@ -4062,6 +4070,10 @@ typedef struct tnmi_tier {
     int dark;             /* without one when staging was asked for */
     uint32_t granule_log; /* a granule is a power of two */
     uint64_t refused;     /* the smallest segment size alloc refused; 0 = none */
+    uint32_t flush_at;    /* the name at which a flush of all goes on */
+    uint32_t shrink_at;   /* the place in the order at which a look at what cannot leave goes on, */
+    tnm_result shrink_by; /* and what it found */
+    int shrink_stranded;
     uint64_t in_flight_bytes;
     uint64_t hits, misses, late, bytes_in, bytes_out, evictions, evictions_clean;
     uint64_t prefetches, prefetches_wasted, prefetches_refused;
@@ -4204,11 +4216,19 @@ static void tnmi_tier_pass(tnmi_tier *tier, const tnmi_segment *segment, uint32_
     tier->space.at = TNMI_NONE;
 }
 
+/* The segment ends: no walk stays in it. */
+static void tnmi_tier_leave(tnmi_tier *tier, const tnmi_segment *segment, uint32_t index) {
+    tnmi_tier_pass(tier, segment, index);
+    if (tier->look != index + 1) return;
+    tier->look = segment->next + 1;
+    tier->space.look = TNMI_NONE;
+}
+
 /* A segment leaves the ledger and the list. */
 static void tnmi_tier_forget(tnmi_tiers *tiers, uint32_t index) {
     tnmi_segment *segment = tnmi_tier_segment(tiers, index);
     tnmi_tier *tier = &tiers->tier[segment->tier];
-    tnmi_tier_pass(tier, segment, index);
+    tnmi_tier_leave(tier, segment, index);
     if (segment->prev == TNMI_NONE)
         tier->segments = segment->next;
     else
@@ -4271,7 +4291,7 @@ static void tnmi_tier_retire(tnmi_tiers *tiers, uint32_t index) {
     tnmi_segment *segment = tnmi_tier_segment(tiers, index);
     tnmi_tier *tier = &tiers->tier[segment->tier];
     if (segment->state == TNMI_SEGMENT_DRAINING) tier->draining--;
-    tnmi_tier_pass(tier, segment, index);
+    tnmi_tier_leave(tier, segment, index);
     if (segment->edge != TNMI_NONE) tnmi_space_close(&tier->space, segment->edge);
     segment->edge = TNMI_NONE;
     segment->state = TNMI_SEGMENT_RELEASING;
@@ -5901,6 +5921,8 @@ enum { TNMI_BUCKETS = 64, TNMI_LAPSE_TICKS = 64, TNMI_OLDEST = 128 };
 enum { TNMI_WALK_NODES = 4096, TNMI_REKEYS = 1024, TNMI_LOOK_USES = 256, TNMI_SHIFTS = 8 };
 enum { TNMI_GO_OVER = 256, TNMI_EXPIRE = 512 };
 enum { TNMI_SOME_NODES = 1024, TNMI_HEAVY = 32, TNMI_ENOUGH = 256 };
+/* of a walk over everything; transfers under way that are enough for a flush of everything */
+enum { TNMI_PIECE = 1024, TNMI_FLUSHES = 1024 };
 #    define TNMI_CLAIMED ((uint32_t)1 << 31) /* in a used node's mark: the rest counts claims */
 
 typedef struct tnmi_shortage { /* the last refusal, as [watch] tells it */
@@ -5939,6 +5961,7 @@ typedef struct tnmi_engine {
     uint64_t submit; /* tiers that took copies since their last submit, as bits */
     uint64_t left;   /* tiers with copies out and others waiting when the last round ended */
     uint32_t passed_at, shifts;
+    uint32_t close_at;   /* names, then segments, that the context's end has gone over */
     int stage_likely;    /* two tiers have backends that may not know each other */
     uint32_t stage_wish; /* tier + 1 the application named for staging, 0 = none */
     int collect_only;    /* a pump of 0 bytes hands nothing out */
@@ -7394,6 +7417,7 @@ static tnm_result tnmi_engine_find_place(tnmi_engine *e, tnmi_plan *plan, uint32
         plan->need = need;
         return TNM_ERR_BUDGET;
     }
+    if (t->losing) return TNM_PENDING;
     tnm_result r = tnmi_engine_nodes(e, op->tier);
     if (r != TNM_OK) return r;
     if (t->desc.segment_bytes == TNM_DEDICATED)
@@ -8216,6 +8240,7 @@ static uint32_t tnmi_engine_free_gap(tnmi_engine *e, uint32_t tier, uint32_t con
     const tnmi_tier *t = tnmi_engine_tier(e, tier);
     uint64_t placed = tnmi_tier_placed(t, tnmi_engine_content(e, content)->bytes, 0);
     if (t->desc.segment_bytes == TNM_DEDICATED || !tnmi_tier_can_ever(t, placed)) return TNMI_NONE;
+    if (t->losing) return TNMI_NONE;
     if (tnmi_store_spare(&e->tensors.on[tier].replicas) < 1) return TNMI_NONE;
     if (tnmi_engine_nodes(e, tier) != TNM_OK) {
         e->grow = NULL;
@@ -8901,8 +8926,7 @@ static void tnmi_engine_walk(tnmi_engine *e, uint32_t tier, uint32_t index, int 
         --*budget;
         if (!draining && kind == TNMI_SPACE_HELD && node->a == TNMI_SPACE_DRAIN)
             tnmi_space_unhold(&t->space, at);
-        if (draining && kind == TNMI_SPACE_FREE)
-            tnmi_space_hold(&t->space, at, TNMI_SPACE_DRAIN);
+        if (draining && kind == TNMI_SPACE_FREE) tnmi_space_hold(&t->space, at, TNMI_SPACE_DRAIN);
         if (draining && kind == TNMI_SPACE_USED && node->a != TNMI_NONE)
             *budget -= tnmi_engine_drain_one(e, tier, s, node->a);
     }
@@ -9004,7 +9028,7 @@ static int tnmi_engine_shift(tnmi_engine *e, uint32_t tier, uint32_t node) {
 static void tnmi_engine_compact(tnmi_engine *e) {
     for (uint32_t t = 0; t < e->tiers.count; t++) {
         tnmi_tier *tier = tnmi_engine_tier(e, t);
-        if (!tier->compact || e->shifts >= TNMI_SHIFTS) continue;
+        if (!tier->compact || e->shifts >= TNMI_SHIFTS || tier->losing) continue;
         int started = 0, looked = 64;
         for (uint32_t i = tier->segments; i != TNMI_NONE;
              i = tnmi_tier_segment(&e->tiers, i)->next) {
@@ -9271,11 +9295,57 @@ static void tnmi_engine_hop_failed(tnmi_engine *e, uint32_t copy_index, tnm_resu
     tnmi_engine_end_copy(e, copy_index);
 }
 
+/* One replica of a tier whose memory is gone. */
+static void tnmi_engine_lose_one(tnmi_engine *e, uint32_t tier, uint32_t index) {
+    const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+    uint64_t word = tnmi_base_load64(&replica->word);
+    if (tnmi_tensor_is(word, TNMI_ABSENT) || (word & TNMI_LOST)) return;
+    if (tnmi_engine_index(e, replica->content, tier) != index) return;
+    if (!tnmi_tensor_is(word, TNMI_BUSY)) {
+        tnmi_engine_lose(e, tier, index);
+        return;
+    }
+    uint32_t op = replica->offset;
+    tnmi_engine_fail(e, op, TNM_ERR_LOST);
+    if (tnmi_engine_op(e, op)->out == 0) tnmi_engine_end_op(e, op);
+}
+
+/* Segment or record `at` of a tier whose memory is gone; 0 = there are no more. */
+static int tnmi_engine_lose_next(tnmi_engine *e, uint32_t tier, uint32_t at) {
+    uint32_t records = e->tensors.on[tier].replicas.fresh;
+    if (at < records) {
+        tnmi_engine_lose_one(e, tier, at);
+        return 1;
+    }
+    if ((at -= records) >= e->tiers.segments.fresh) return 0;
+    tnmi_segment *s = tnmi_tier_segment(&e->tiers, at);
+    if (s->state == TNMI_SEGMENT_NONE || s->tier != tier) return 1;
+    if (s->state == TNMI_SEGMENT_LIVE) tnmi_engine_drain_segment(e, tier, at);
+    s->asked = UINT64_MAX - 1; /* for good */
+    return 1;
+}
+
+/* Of a tier that loses its memory a bounded part drops. Until all of it has, nothing new is placed
+ * there, so that what comes after the loss is not taken for what was before. 0 = there is none. */
+static int tnmi_engine_lose_some(tnmi_engine *e) {
+    for (uint32_t tier = 0; tier < e->tiers.count; tier++) {
+        tnmi_tier *t = tnmi_engine_tier(e, tier);
+        if (!t->losing) continue;
+        for (int i = 0; i < TNMI_PIECE; i++)
+            if (!tnmi_engine_lose_next(e, tier, t->losing++ - 1)) {
+                t->losing = 0;
+                tnmi_move_unstage(&e->move, tier);
+                e->changed++;
+                break;
+            }
+        return 1;
+    }
+    return 0;
+}
+
 /* A callback said its memory is gone: every replica there drops, what was out counts as answered,
  * the segments are given back, and the tier starts empty. */
 static void tnmi_engine_lose_tier(tnmi_engine *e, uint32_t tier) {
-    tnmi_tier *t = tnmi_engine_tier(e, tier);
-    const tnmi_table *table = &e->tensors.on[tier].replicas;
     tnmi_engine_log(e, TNM_LOG_ERROR, TNM_ERR_LOST, "a backend said that its memory is gone", tier,
                     TNMI_NONE);
     for (uint32_t i = e->move.live_copy; i != TNMI_NONE;) {
@@ -9287,26 +9357,8 @@ static void tnmi_engine_lose_tier(tnmi_engine *e, uint32_t tier) {
         tnmi_engine_hop_failed(e, index, TNM_ERR_LOST);
         i = e->move.live_copy;
     }
-    for (uint32_t i = 0; i < table->fresh; i++) {
-        tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, i);
-        uint64_t word = tnmi_base_load64(&replica->word);
-        if (tnmi_tensor_is(word, TNMI_ABSENT) || (word & TNMI_LOST)) continue;
-        if (tnmi_engine_index(e, replica->content, tier) != i) continue;
-        if (tnmi_tensor_is(word, TNMI_BUSY)) {
-            uint32_t op = replica->offset;
-            tnmi_engine_fail(e, op, TNM_ERR_LOST);
-            if (tnmi_engine_op(e, op)->out == 0) tnmi_engine_end_op(e, op);
-        } else
-            tnmi_engine_lose(e, tier, i);
-    }
-    for (uint32_t i = t->segments; i != TNMI_NONE;) {
-        uint32_t index = i;
-        i = tnmi_tier_segment(&e->tiers, i)->next;
-        if (tnmi_tier_segment(&e->tiers, index)->state == TNMI_SEGMENT_LIVE)
-            tnmi_engine_drain_segment(e, tier, index);
-        tnmi_tier_segment(&e->tiers, index)->asked = UINT64_MAX - 1; /* for good */
-    }
-    tnmi_move_unstage(&e->move, tier);
+    tnmi_engine_tier(e, tier)->losing = 1;
+    tnmi_engine_lose_some(e);
 }
 
 /* ---- chunks begin ---- */
@@ -9981,6 +10033,10 @@ static void tnmi_engine_count_starved(tnmi_engine *e) {
 static void tnmi_engine_next(tnmi_engine *e, tnmi_ask *ask) {
     memset(ask, 0, sizeof *ask);
     ask->kind = TNMI_ASK_DONE;
+    if (tnmi_engine_lose_some(e)) {
+        ask->kind = TNMI_ASK_BREATH;
+        return;
+    }
     for (int pass = 0; pass < 2; pass++) {
         if (e->grow) {
             ask->kind = TNMI_ASK_HOST;
@@ -10296,47 +10352,80 @@ static tnm_result tnmi_engine_flush(tnmi_engine *e, uint32_t content, uint32_t t
     return r == TNM_OK ? TNM_PENDING : r;
 }
 
-/* OK when the tier's ledger is within its budget; PENDING while it drains; else what forbids it. */
+/* Is there surely room for a copy on the tier below? Where there may be none, `most` has to say. */
+static int tnmi_engine_takes(const tnmi_engine *e, uint32_t content, uint32_t down) {
+    const tnmi_tier *t = tnmi_engine_tier(e, down);
+    uint64_t placed = tnmi_tier_placed(t, tnmi_engine_content(e, content)->bytes, 0);
+    uint32_t bin = tnmi_space_bin_of((uint32_t)(placed >> t->granule_log));
+    if (tnmi_engine_on(e, content, down)) return 1;
+    if (tnmi_tier_is_off(&t->scant, e->tick)) return 0;
+    return placed <= tnmi_base_less(tnmi_tier_room(t), t->set_aside) ||
+           tnmi_space_bin_next(&t->space, bin + 1) < TNMI_SPACE_BINS;
+}
+
+/* What keeps one replica of a tier that is above its budget: PENDING if nothing does. */
+static tnm_result tnmi_engine_keeps(tnmi_engine *e, const tnmi_view *view, uint32_t index,
+                                    uint64_t *most) {
+    tnmi_tier *t = tnmi_engine_tier(e, view->tier);
+    const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, view->tier, index);
+    if (tnmi_tier_segment(&e->tiers, replica->segment)->state != TNMI_SEGMENT_DRAINING)
+        return TNM_OK;
+    if (tnmi_engine_live_pins(e, view->tier, index, 0)) {
+        t->shrink_by = TNM_ERR_BUSY;
+        return TNM_OK;
+    }
+    tnmi_leave leave = tnmi_policy_may_leave(view, replica);
+    if (leave == TNMI_LEAVE_SICK || leave == TNMI_LEAVE_STUCK) {
+        t->shrink_by = leave == TNMI_LEAVE_SICK ? TNM_ERR_BACKEND : TNM_ERR_BUDGET;
+        return TNM_OK;
+    }
+    if (leave != TNMI_LEAVE_DIRTY) return TNM_PENDING;
+    uint32_t down = tnmi_engine_leg_tier(e, replica->content, view->tier);
+    if (down != TNMI_NONE && tnmi_engine_takes(e, replica->content, down)) return TNM_PENDING;
+    if (most[0] == 0) { /* not known yet: tier 0 is below none */
+        tnmi_engine_most_below(e, view->tier, most);
+        most[0] = 1;
+    }
+    if (!tnmi_engine_is_stranded(e, view, index, most)) return TNM_PENDING;
+    t->shrink_stranded = 1; /* it goes when pins below do */
+    return TNM_OK;
+}
+
+/* OK when the tier's ledger is within its budget; PENDING while it drains; else what forbids it.
+ * ABSENT: the look at what forbids it is not at its end, ask again. */
 static tnm_result tnmi_engine_shrink(tnmi_engine *e, uint32_t tier) {
     tnmi_tier *t = tnmi_engine_tier(e, tier);
-    tnm_result worst = TNM_OK;
     uint64_t most[TNM_MAX_TIERS];
-    int stranded = 0;
+    uint32_t i = t->shrink_at;
+    t->shrink_at = 0;
     if (t->reserved <= t->budget) return TNM_OK;
-    if (t->spill < 0 && tnmi_move_unstage(&e->move, tier))
-        return TNM_PENDING; /* nothing else can go from a bottom */
-    if (!tnmi_engine_make_ledger(e, tier, 0, 0)) tnmi_engine_make_ledger(e, tier, 0, 1);
-    if (!t->segment_count) tnmi_move_unstage(&e->move, tier);
-    for (uint32_t i = t->segments; i != TNMI_NONE;) {
-        const tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
-        i = s->next;
-        if (s->state == TNMI_SEGMENT_RELEASING || s->used == 0) return TNM_PENDING;
-    }
-    const tnmi_residents *on = &e->tensors.on[tier];
-    tnmi_view view = tnmi_engine_view(e, tier);
-    tnmi_engine_most_below(e, tier, most);
-    for (uint32_t i = 0; i < on->order.count; i++) {
-        uint32_t node = tnmi_store_slot(&on->order, i)->owner;
-        uint32_t index = tnmi_space_node(&t->space, node)->a;
-        const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
-        if (tnmi_tier_segment(&e->tiers, replica->segment)->state != TNMI_SEGMENT_DRAINING)
-            continue;
-        if (tnmi_engine_live_pins(e, tier, index, 0)) {
-            worst = TNM_ERR_BUSY;
-            continue;
+    if (i == 0) {
+        if (t->spill < 0 && tnmi_move_unstage(&e->move, tier))
+            return TNM_PENDING; /* nothing else can go from a bottom */
+        if (!tnmi_engine_make_ledger(e, tier, 0, 0)) tnmi_engine_make_ledger(e, tier, 0, 1);
+        if (!t->segment_count) tnmi_move_unstage(&e->move, tier);
+        for (uint32_t g = t->segments; g != TNMI_NONE;) {
+            const tnmi_segment *s = tnmi_tier_segment(&e->tiers, g);
+            g = s->next;
+            if (s->state == TNMI_SEGMENT_RELEASING || s->used == 0) return TNM_PENDING;
         }
-        tnmi_leave leave = tnmi_policy_may_leave(&view, replica);
-        if (leave == TNMI_LEAVE_SICK)
-            worst = TNM_ERR_BACKEND;
-        else if (leave == TNMI_LEAVE_STUCK)
-            worst = TNM_ERR_BUDGET;
-        else if (tnmi_engine_is_stranded(e, &view, index, most))
-            stranded = 1; /* it goes when pins below do */
-        else
-            return TNM_PENDING;
+        t->shrink_by = TNM_OK;
+        t->shrink_stranded = 0;
     }
-    if (stranded && worst == TNM_OK) return TNM_ERR_BUDGET;
-    for (uint32_t i = t->segments; worst == TNM_ERR_BUDGET && i != TNMI_NONE;) {
+    const tnmi_heap *order = &e->tensors.on[tier].order;
+    tnmi_view view = tnmi_engine_view(e, tier);
+    most[0] = 0;
+    for (int seen = 0; i < order->count; i++) {
+        uint32_t index = tnmi_space_node(&t->space, tnmi_store_slot(order, i)->owner)->a;
+        if (seen++ == TNMI_PIECE) {
+            t->shrink_at = i;
+            return TNM_ABSENT;
+        }
+        if (tnmi_engine_keeps(e, &view, index, most) == TNM_PENDING) return TNM_PENDING;
+    }
+    tnm_result worst = t->shrink_by;
+    if (t->shrink_stranded && worst == TNM_OK) return TNM_ERR_BUDGET;
+    for (i = t->segments; worst == TNM_ERR_BUDGET && i != TNMI_NONE;) {
         tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
         i = s->next;
         if (s->state == TNMI_SEGMENT_DRAINING) tnmi_tier_revive(t, s); /* it cannot go: use it */
@@ -10386,49 +10475,59 @@ static void tnmi_engine_destroy(tnmi_engine *e, uint32_t name) {
 }
 
 /* ---- the end ---- */
-static int tnmi_engine_is_pinned(const tnmi_engine *e) {
-    for (uint32_t t = 0; t < e->tiers.count; t++) {
-        const tnmi_table *table = &e->tensors.on[t].replicas;
-        for (uint32_t i = 0; i < table->fresh; i++) {
-            uint64_t word = tnmi_base_load64(&tnmi_tensor_replica(&e->tensors, t, i)->word);
-            if (!tnmi_tensor_is(word, TNMI_ABSENT) && tnmi_engine_live_pins(e, t, i, 0)) return 1;
-        }
+/* Is a pin held by one of the tier's records from *at on? Looks at some of them. */
+static int tnmi_engine_is_pinned(const tnmi_engine *e, uint32_t tier, uint32_t *at) {
+    const tnmi_table *table = &e->tensors.on[tier].replicas;
+    for (int i = 0; i < TNMI_PIECE && *at < table->fresh; i++) {
+        uint32_t index = (*at)++;
+        uint64_t word = tnmi_base_load64(&tnmi_tensor_replica(&e->tensors, tier, index)->word);
+        if (!tnmi_tensor_is(word, TNMI_ABSENT) && tnmi_engine_live_pins(e, tier, index, 0))
+            return 1;
     }
     return 0;
 }
 
-/* Everything is taken back; what is out comes home in later rounds. */
-static void tnmi_engine_begin_close(tnmi_engine *e) {
+/* Everything is taken back, some at a time; what is out comes home in later rounds. 0 = there is
+ * more. */
+static int tnmi_engine_begin_close(tnmi_engine *e) {
+    int left = TNMI_PIECE;
     e->closing = 1;
-    while (e->oldest_request != TNMI_NONE)
+    e->close_at = 0;
+    for (; e->oldest_request != TNMI_NONE; left--) {
+        if (left == 0) return 0;
         tnmi_engine_end_request(e, e->oldest_request);
+    }
     for (int q = 0; q < TNMI_MOVE_QUEUES; q++)
-        while (e->move.queue[q].head != TNMI_NONE) {
+        for (; e->move.queue[q].head != TNMI_NONE; left--) {
             uint32_t op = e->move.queue[q].head;
+            if (left == 0) return 0;
             tnmi_engine_op(e, op)->claims = 0;
             tnmi_engine_fail(e, op, TNM_OK);
             if (tnmi_engine_op(e, op)->out == 0) tnmi_engine_end_op(e, op);
         }
+    return 1;
 }
 
-/* Nothing is out and no fence is open: all replicas and segments go. 0 = not yet. */
+/* Nothing is out and no fence is open: all names go, then all segments, some at a time. 0 = not
+ * yet, -1 = there are more. */
 static int tnmi_engine_finish_close(tnmi_engine *e) {
+    uint32_t names = e->tensors.names.fresh, all = names + e->tiers.segments.fresh;
     if (e->move.used > 0 || e->fence_count > 0) return 0;
-    for (uint32_t i = 0; i < e->tensors.names.fresh; i++) {
-        tnmi_tensor *tensor = tnmi_engine_content(e, i);
-        if (!(tensor->flags & TNMI_NAMED)) continue;
-        tnmi_engine_destroy(e, i);
-    }
-    for (uint32_t t = 0; t < e->tiers.count; t++)
-        for (uint32_t i = tnmi_engine_tier(e, t)->segments; i != TNMI_NONE;) {
-            uint32_t index = i;
-            i = tnmi_tier_segment(&e->tiers, i)->next;
-            tnmi_segment *s = tnmi_tier_segment(&e->tiers, index);
-            if (s->state == TNMI_SEGMENT_LIVE)
-                tnmi_engine_drain_segment(e, t, index);
-            else
-                tnmi_engine_try_retire(e, index);
+    for (int left = TNMI_PIECE; e->close_at < all; e->close_at++) {
+        if (left-- == 0) return -1;
+        if (e->close_at < names) {
+            if (tnmi_engine_content(e, e->close_at)->flags & TNMI_NAMED)
+                tnmi_engine_destroy(e, e->close_at);
+            continue;
         }
+        uint32_t index = e->close_at - names;
+        const tnmi_segment *s = tnmi_tier_segment(&e->tiers, index);
+        if (s->state == TNMI_SEGMENT_LIVE)
+            tnmi_engine_drain_segment(e, s->tier, index);
+        else if (s->state != TNMI_SEGMENT_NONE)
+            tnmi_engine_try_retire(e, index);
+    }
+    e->close_at = names;                      /* the segments once more, if this was not the end */
     if (!tnmi_engine_is_resting(e)) return 0; /* what is wiped may need staging */
     if (e->move.stage_state == TNMI_STAGING_LIVE) e->move.stage_state = TNMI_STAGING_UNWANTED;
     if (e->move.stage_state == TNMI_STAGING_WANTED) e->move.stage_state = TNMI_STAGING_NONE;
@@ -10541,12 +10640,15 @@ static void tnmi_watch_info(const tnmi_engine *e, uint32_t name, uint32_t tier,
     out->last_error = (tnm_result) - (int)(whole->failed & 0xffu);
 }
 
-/* Sums that the hit path does not keep: O(replicas of the tier). */
-static void tnmi_watch_sums(const tnmi_engine *e, uint32_t tier, tnm_tier_stats *out) {
+/* Sums that the hit path does not keep: of `most` records from `at` on. Returns where the next one
+ * is, TNMI_NONE at the end. */
+static uint32_t tnmi_watch_sums(const tnmi_engine *e, uint32_t tier, uint32_t at, uint32_t most,
+                                tnm_tier_stats *out) {
     const tnmi_tier *t = &e->tiers.tier[tier];
     const tnmi_table *table = &e->tensors.on[tier].replicas;
     int sick = tnmi_tier_is_off(&t->sick, e->tick);
-    for (uint32_t i = 0; i < table->fresh; i++) {
+    uint32_t end = (uint32_t)tnmi_base_min((uint64_t)at + most, table->fresh);
+    for (uint32_t i = at; i < end; i++) {
         const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, i);
         uint64_t word = tnmi_base_load64(&replica->word), bytes;
         if (tnmi_tensor_is(word, TNMI_ABSENT)) continue;
@@ -10561,8 +10663,10 @@ static void tnmi_watch_sums(const tnmi_engine *e, uint32_t tier, tnm_tier_stats 
         out->dirty_bytes += bytes;
         if (sick) out->stuck_bytes += bytes;
     }
+    return end < table->fresh ? end : TNMI_NONE;
 }
 
+/* All but the sums. */
 static void tnmi_watch_stats(const tnmi_engine *e, uint32_t tier, tnm_tier_stats *out) {
     const tnmi_tier *t = &e->tiers.tier[tier];
     out->budget_bytes = t->budget;
@@ -10587,7 +10691,6 @@ static void tnmi_watch_stats(const tnmi_engine *e, uint32_t tier, tnm_tier_stats
     out->lru_inexact = t->lru_inexact;
     out->kept_bytes = t->kept_bytes;
     out->stream_bytes = t->stream_bytes;
-    tnmi_watch_sums(e, tier, out);
 }
 
 /* ---- why ---- */
@@ -10638,23 +10741,37 @@ static void tnmi_watch_shortage(const tnmi_engine *e, uint32_t tier, tnm_shortag
     out->free_bytes = t->space.free_granules * t->granule + tnmi_tier_room(t);
     out->largest_free_bytes = tnmi_space_largest(&t->space) * t->granule;
     out->largest_gap_bytes = tnmi_tier_room(t);
-    for (uint32_t i = t->segments; i != TNMI_NONE;) {
-        const tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
-        uint64_t run = 0;
-        i = s->next;
-        if (s->dedicated && s->owner != TNMI_NONE && s->used) {
-            const tnmi_replica *r = tnmi_tensor_replica(&e->tensors, tier, s->owner);
-            if (r->node != TNMI_NONE)
-                tnmi_watch_wall(e, tier, tnmi_space_node(&t->space, r->node), s->size, out);
+}
+
+typedef struct tnmi_gaps {  /* how far the look for the largest gap is */
+    uint32_t segment, node; /* TNMI_NONE: at the end; at the segment's beginning */
+    uint64_t run;
+} tnmi_gaps;
+
+/* The rest of it: the nodes of all segments, some at a time. */
+static void tnmi_watch_gaps(const tnmi_engine *e, uint32_t tier, tnmi_gaps *at, tnm_shortage *out) {
+    const tnmi_tier *t = &e->tiers.tier[tier];
+    for (int seen = 0; at->segment != TNMI_NONE && seen < TNMI_PIECE; seen++) {
+        const tnmi_segment *s = tnmi_tier_segment(&e->tiers, at->segment);
+        const tnmi_replica *r = NULL;
+        if (s->dedicated && s->owner != TNMI_NONE && s->used)
+            r = tnmi_tensor_replica(&e->tensors, tier, s->owner);
+        if (r && r->node != TNMI_NONE)
+            tnmi_watch_wall(e, tier, tnmi_space_node(&t->space, r->node), s->size, out);
+        if (s->edge != TNMI_NONE && at->node == TNMI_NONE) {
+            at->node = tnmi_space_node(&t->space, s->edge)->next;
+            at->run = 0;
         }
-        if (s->edge == TNMI_NONE) continue;
-        for (uint32_t n = tnmi_space_node(&t->space, s->edge)->next; n != s->edge;) {
-            const tnmi_node *node = tnmi_space_node(&t->space, n);
-            uint64_t bytes = tnmi_space_size(node) * t->granule;
-            n = node->next;
-            run = tnmi_watch_wall(e, tier, node, bytes, out) ? 0 : run + bytes;
-            out->largest_gap_bytes = tnmi_base_max(out->largest_gap_bytes, run);
+        if (s->edge == TNMI_NONE || at->node == s->edge) {
+            at->segment = s->next;
+            at->node = TNMI_NONE;
+            continue;
         }
+        const tnmi_node *node = tnmi_space_node(&t->space, at->node);
+        uint64_t bytes = tnmi_space_size(node) * t->granule;
+        at->node = node->next;
+        at->run = tnmi_watch_wall(e, tier, node, bytes, out) ? 0 : at->run + bytes;
+        out->largest_gap_bytes = tnmi_base_max(out->largest_gap_bytes, at->run);
     }
 }
 
@@ -10715,10 +10832,9 @@ static const char *tnmi_watch_state_name(tnm_state state) {
     return name[state];
 }
 
-static TNMI_RARE void tnmi_watch_tier_json(const tnmi_engine *e, uint32_t tier, tnmi_text *text) {
-    tnm_tier_stats s;
-    memset(&s, 0, sizeof s);
-    tnmi_watch_stats(e, tier, &s);
+static TNMI_RARE void tnmi_watch_tier_json(const tnmi_engine *e, uint32_t tier,
+                                           const tnm_tier_stats *stats, tnmi_text *text) {
+    const tnm_tier_stats s = *stats;
     tnmi_watch_put(text, tier ? ",\n    { \"name\": " : "\n    { \"name\": ");
     tnmi_watch_string(text, e->tiers.tier[tier].desc.name);
     if (s.budget_bytes != UINT64_MAX) tnmi_watch_field(text, "budget_bytes", s.budget_bytes);
@@ -10766,10 +10882,9 @@ static void tnmi_watch_column(tnmi_text *text, uint64_t number) {
     tnmi_watch_number(text, number);
 }
 
-static TNMI_RARE void tnmi_watch_tier_text(const tnmi_engine *e, uint32_t tier, tnmi_text *text) {
-    tnm_tier_stats s;
-    memset(&s, 0, sizeof s);
-    tnmi_watch_stats(e, tier, &s);
+static TNMI_RARE void tnmi_watch_tier_text(const tnmi_engine *e, uint32_t tier,
+                                           const tnm_tier_stats *stats, tnmi_text *text) {
+    const tnm_tier_stats s = *stats;
     uint32_t from = text->used;
     for (int i = 0; i < 16 && e->tiers.tier[tier].desc.name[i]; i++)
         tnmi_watch_char(text, e->tiers.tier[tier].desc.name[i]);
@@ -11211,6 +11326,12 @@ static void tnmi_door_tell(tnm_ctx *ctx) {
         tnmi_door_callback(ctx, -1);
     }
     ctx->telling = 0;
+}
+
+/* What goes over all tensors lets the lock go between its steps. */
+static void tnmi_door_breath(tnm_ctx *ctx) {
+    tnmi_door_unlock(ctx);
+    tnmi_door_lock(ctx);
 }
 
 static void tnmi_door_enter(tnm_ctx *ctx) {
@@ -11911,17 +12032,28 @@ TENSORMEM_API tnm_result tnm_create(const tnm_desc *desc, tnm_ctx **out) {
     return r;
 }
 
+static int tnmi_door_is_pinned(tnm_ctx *ctx) {
+    for (uint32_t t = 0; t < ctx->e.tiers.count; t++)
+        for (uint32_t at = 0; at < ctx->e.tensors.on[t].replicas.fresh; tnmi_door_breath(ctx))
+            if (tnmi_engine_is_pinned(&ctx->e, t, &at)) return 1;
+    return 0;
+}
+
 TENSORMEM_API tnm_result tnm_destroy(tnm_ctx *ctx) {
     uint64_t rounds = 0;
+    int done;
     if (!tnmi_door_begin(ctx, "tnm_destroy", NULL)) return TNM_ERR_ARGUMENT;
-    if (tnmi_engine_is_pinned(&ctx->e)) {
+    if (tnmi_door_is_pinned(ctx)) {
         tnmi_door_refuse(ctx, TNM_ERR_BUSY, "tnm_destroy", "a pin is held");
         return tnmi_door_leave(ctx, TNM_ERR_BUSY);
     }
     tnmi_door_stop_pump(ctx);
-    tnmi_engine_begin_close(&ctx->e);
-    while (!tnmi_engine_finish_close(&ctx->e))
-        if (!tnmi_door_turn(ctx, &rounds, 0)) {
+    while (!tnmi_engine_begin_close(&ctx->e))
+        tnmi_door_breath(ctx);
+    while ((done = tnmi_engine_finish_close(&ctx->e)) != 1)
+        if (done < 0) {
+            tnmi_door_breath(ctx);
+        } else if (!tnmi_door_turn(ctx, &rounds, 0)) {
             ctx->e.closing = 0; /* idle gave up: the context lives on */
             return tnmi_door_leave(ctx, TNM_PENDING);
         }
@@ -12067,6 +12199,9 @@ TENSORMEM_API tnm_result tnm_tensor_adopt(tnm_ctx *ctx, const tnm_tensor_desc *d
     tnmi_residents *on = &e->tensors.on[adopt->tier];
     tnm_result r = tnmi_door_table(ctx, &on->replicas, 1, call);
     if (r == TNM_OK) r = tnmi_door_table(ctx, &e->tensors.regions, 1, call);
+    while (e->tiers.tier[adopt->tier].losing && tnmi_engine_lose_some(e))
+        tnmi_door_breath(ctx); /* or it would go with what was lost before it came */
+    if (r == TNM_OK) r = tnmi_door_table(ctx, &on->replicas, 1, call);
     if (r == TNM_OK) r = tnmi_door_new_name(ctx, desc, bytes, rank, call, &name);
     if (r == TNM_OK) {
         tnmi_door_adopt(e, name, adopt);
@@ -13019,23 +13154,26 @@ TENSORMEM_API tnm_result tnm_evict(tnm_ctx *ctx, tnm_tensor tensor, int tier) {
     return tnmi_door_leave(ctx, r);
 }
 
-/* Every content, some per locked step. PENDING if any is, else the first obstacle. */
+/* Every content, in bounded steps. PENDING if any is, else the first obstacle. When enough is under
+ * way the next call goes on from there: a record for each of many tensors would be memory too. */
 static tnm_result tnmi_door_flush_all(tnm_ctx *ctx, uint32_t tier) {
     tnmi_engine *e = &ctx->e;
+    tnmi_tier *t = &e->tiers.tier[tier];
     tnm_result worst = TNM_OK, first = TNM_OK;
-    for (uint32_t i = 1; i < e->tensors.names.fresh; i++) {
+    uint32_t left = e->tensors.names.fresh, i = t->flush_at;
+    for (; left > 0 && e->move.ops.live < TNMI_FLUSHES; left--, i++) {
+        if (left % TNMI_PIECE == 0) tnmi_door_breath(ctx);
+        if (i >= e->tensors.names.fresh) i = 0;
         const tnmi_tensor *tensor = tnmi_engine_content(e, i);
-        if (i % 4096 == 0) {
-            tnmi_door_unlock(ctx);
-            tnmi_door_lock(ctx);
-        }
         if (!tensor->flags || (tensor->flags & TNMI_VIEW) || tensor->refs == 0) continue;
         if (tensor->flags & TNMI_BROKEN) continue;
         tnm_result r = tnmi_door_leave_tier(ctx, i, tier, 1);
         if (r == TNM_PENDING) worst = r;
         if (r < 0 && first == TNM_OK) first = r;
+        if (r != TNM_OK) tnmi_door_breath(ctx); /* a plan was made */
     }
-    return worst == TNM_PENDING ? worst : first;
+    t->flush_at = left ? i : 0;
+    return worst == TNM_PENDING || left ? TNM_PENDING : first;
 }
 
 TENSORMEM_API tnm_result tnm_flush(tnm_ctx *ctx, tnm_tensor tensor, int tier) {
@@ -13061,7 +13199,10 @@ TENSORMEM_API tnm_result tnm_set_budget(tnm_ctx *ctx, int tier, uint64_t bytes) 
         tnmi_engine_split(e);
         e->changed++;
     }
-    return tnmi_door_leave(ctx, tnmi_engine_shrink(e, (uint32_t)tier));
+    tnm_result r;
+    while ((r = tnmi_engine_shrink(e, (uint32_t)tier)) == TNM_ABSENT)
+        tnmi_door_breath(ctx);
+    return tnmi_door_leave(ctx, r);
 }
 
 /* ---- heartbeat ---- */
@@ -13141,14 +13282,45 @@ TENSORMEM_API tnm_result tnm_info(tnm_ctx *ctx, tnm_tensor tensor, int tier, tnm
     return tnmi_door_leave(ctx, r);
 }
 
+/* Exact with one thread; with several, of many tensors, a moving picture. */
+static void tnmi_door_stats(tnm_ctx *ctx, uint32_t tier, tnm_tier_stats *out) {
+    uint32_t at = 0;
+    tnmi_watch_stats(&ctx->e, tier, out);
+    while ((at = tnmi_watch_sums(&ctx->e, tier, at, TNMI_PIECE, out)) != TNMI_NONE)
+        tnmi_door_breath(ctx);
+}
+
 TENSORMEM_API tnm_result tnm_stats(tnm_ctx *ctx, int tier, tnm_tier_stats *out) {
     if (out) memset(out, 0, sizeof *out);
     if (!out || tnmi_door_check_tier(ctx, tier))
         return tnmi_door_reject(ctx, "tnm_stats",
                                 "out is NULL, or tier is not one of the context's");
     tnmi_door_lock(ctx);
-    tnmi_watch_stats(&ctx->e, (uint32_t)tier, out);
+    tnmi_door_stats(ctx, (uint32_t)tier, out);
     return tnmi_door_leave(ctx, TNM_OK);
+}
+
+/* The numbers of a tier. The place at which a look stops for a moment stays with the ring; there is
+ * one: who comes while another looks, looks at all at once. */
+static void tnmi_door_shortage(tnm_ctx *ctx, uint32_t tier, tnm_shortage *out) {
+    tnmi_tier *t = &ctx->e.tiers.tier[tier];
+    tnmi_gaps at;
+    tnmi_watch_shortage(&ctx->e, tier, out);
+    at.segment = t->segments;
+    at.node = TNMI_NONE;
+    at.run = 0;
+    for (;;) {
+        tnmi_watch_gaps(&ctx->e, tier, &at, out);
+        if (at.segment == TNMI_NONE) return;
+        if (t->look) continue;
+        t->look = at.segment + 1;
+        t->space.look = at.node;
+        tnmi_door_breath(ctx);
+        at.segment = t->look - 1; /* 0 - 1 is TNMI_NONE: the last segment has gone */
+        at.node = t->space.look;
+        t->look = 0;
+        t->space.look = TNMI_NONE;
+    }
 }
 
 TENSORMEM_API tnm_result tnm_why(tnm_ctx *ctx, const tnm_use *set, int count, tnm_shortage *out) {
@@ -13179,7 +13351,7 @@ TENSORMEM_API tnm_result tnm_why(tnm_ctx *ctx, const tnm_use *set, int count, tn
             out->result = TNM_ABSENT;
         ctx->e.changed = changed; /* it held nothing: no waiting call may take it for progress */
         if (tier == TNMI_NONE && count > 0) tier = (uint32_t)set[0].tier;
-        if (tier != TNMI_NONE) tnmi_watch_shortage(&ctx->e, tier, out);
+        if (tier != TNMI_NONE) tnmi_door_shortage(ctx, tier, out);
     }
     return tnmi_door_leave(ctx, r);
 }
@@ -13212,16 +13384,20 @@ static int tnmi_door_dump(tnm_ctx *ctx, int json, const tnm_writer *writer, tnmi
     if (json) tnmi_watch_number(text, TNM_VERSION);
     if (json) tnmi_watch_put(text, ",\n  \"tiers\": [");
     for (uint32_t t = 0; t < e->tiers.count; t++) {
+        tnm_tier_stats stats;
+        memset(&stats, 0, sizeof stats);
+        tnmi_door_stats(ctx, t, &stats);
         if (json)
-            tnmi_watch_tier_json(e, t, text);
+            tnmi_watch_tier_json(e, t, &stats, text);
         else
-            tnmi_watch_tier_text(e, t, text);
+            tnmi_watch_tier_text(e, t, &stats, text);
         if (tnmi_door_write(ctx, writer, text)) return 1;
     }
     if (!json) return 0;
     tnmi_watch_put(text, " ],\n  \"tensors\": [");
     int first = 1;
     for (uint32_t i = 1; i < e->tensors.names.fresh; i++) {
+        if (i % TNMI_PIECE == 0) tnmi_door_breath(ctx);
         if (!(tnmi_tensor_at(&e->tensors, i)->flags & TNMI_NAMED)) continue;
         tnmi_watch_tensor_json(e, i, first, text);
         first = 0;

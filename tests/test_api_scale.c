@@ -1,5 +1,5 @@
-/* Many tensors from outside: what goes over all of them lets the lock go in between, goes on where it
- * was, and comes to its end whatever it meets. No time is measured: locked intervals are counted. */
+/* Many tensors from outside: what goes over all of them lets the lock go in between, goes on where
+ * it was, and ends whatever it meets. No time is measured: locked intervals are counted. */
 #define TENSORMEM_IMPLEMENTATION
 #include "tensormem.h"
 #include "check.h"
@@ -161,7 +161,152 @@ TEST(a_drain_that_is_called_off_gives_all_room_back) {
     close_many();
 }
 
+/* ---- what goes over all lets the lock go in between ---- */
+static tnm_result gone_copy(void *user, const tnm_span *dst, const tnm_span *src, uint64_t size,
+                            uint64_t *ticket) {
+    (void)ticket;
+    if (*(const int *)user) return TNM_ERR_LOST;
+    memcpy(dst->host, src->host, (size_t)size);
+    return TNM_OK;
+}
+
+static tnm_result gone_alloc(void *user, uint64_t size, uint64_t align, void *item, uint64_t *mem,
+                             void **host) {
+    (void)user;
+    (void)align;
+    (void)item;
+    *host = check_alloc(NULL, (size_t)size);
+    *mem = (uint64_t)(uintptr_t)*host;
+    return *host ? TNM_OK : TNM_ERR_MEMORY;
+}
+
+static void gone_release(void *user, uint64_t mem, uint64_t size) {
+    (void)user;
+    check_release(NULL, (void *)(uintptr_t)mem, (size_t)size);
+}
+
+static uint64_t holds_since(uint64_t before) {
+    return many.holds - before;
+}
+
+static void nowhere(void *user, const tnm_log *item) {
+    (void)user;
+    (void)item;
+}
+
+static int count_rows(void *user, const char *text, uint64_t bytes) {
+    for (uint64_t i = 0; i < bytes; i++)
+        *(uint64_t *)user += text[i] == '\n';
+    return 0;
+}
+
+TEST(sight_of_many_is_cut_into_steps) {
+    uint64_t before, rows = 0;
+    tnm_use use;
+    tnm_shortage shortage;
+    tnm_writer writer;
+    memset(&use, 0, sizeof use);
+    memset(&writer, 0, sizeof writer);
+    writer.user = &rows;
+    writer.write = count_rows;
+    open_many(MANY);
+    make_many();
+    before = many.holds;
+    CHECK_EQ(stats(0).tensors, MANY);
+    CHECK(holds_since(before) > MANY / 1024);
+    CHECK_EQ(stats(0).dirty_bytes, MANY * SIZE);
+    use.tensor = many.t[0];
+    before = many.holds;
+    CHECK_EQ(tnm_why(many.ctx, &use, 1, &shortage), TNM_OK);
+    CHECK(holds_since(before) > MANY / 1024);
+    CHECK_EQ(shortage.result, TNM_OK);
+    CHECK_EQ(shortage.pinned_bytes, 0);
+    CHECK_EQ(shortage.largest_gap_bytes, MANY * SIZE);
+    CHECK_EQ(tnm_dump(many.ctx, TNM_DUMP_JSON, &writer), TNM_OK);
+    CHECK(rows > MANY);
+    before = many.holds;
+    CHECK_EQ(tnm_check(many.ctx), 0); /* the one that is not: O(all) in one hold */
+    CHECK_EQ(holds_since(before), 1);
+    before = many.holds;
+    CHECK_EQ(tnm_destroy(many.ctx), TNM_OK);
+    CHECK(holds_since(before) > 2 * MANY / 1024);
+    CHECK_EQ(check_live_blocks(), 0);
+}
+
+TEST(a_flush_of_many_goes_on_where_it_was) {
+    tnm_tensor all = { 0 };
+    tnm_result r;
+    int calls = 0;
+    open_many(MANY);
+    make_many();
+    do {
+        uint64_t before = many.holds;
+        r = tnm_flush(many.ctx, all, 1);
+        CHECK(holds_since(before) > 1);
+        tnm_pump(many.ctx, TNM_ALL);
+    } while (r == TNM_PENDING && ++calls < MANY);
+    CHECK_EQ(r, TNM_OK);
+    CHECK(calls < MANY / 500); /* each starts many, and none begins anew */
+    CHECK_EQ(stats(0).dirty_bytes, 0);
+    CHECK_EQ(stats(1).tensors, MANY);
+    close_many();
+}
+
+/* Half of the tensors lie on the lost tier alone, half of them below as well. */
+TEST(a_tier_with_many_is_lost_in_steps) {
+    static int gone;
+    tnm_tier_desc tiers[2];
+    tnm_desc desc;
+    tnm_pinned p;
+    tnm_tensor all = { 0 };
+    memset(tiers, 0, sizeof tiers);
+    memset(&desc, 0, sizeof desc);
+    gone = 0;
+    for (int t = 0; t < 2; t++) {
+        tiers[t].name = "tier";
+        tiers[t].alignment = SIZE;
+        tiers[t].backend.alloc = gone_alloc;
+        tiers[t].backend.release = gone_release;
+        tiers[t].backend.copy = gone_copy;
+        tiers[t].backend.user = &gone;
+    }
+    desc.tiers = tiers;
+    desc.tier_count = 2;
+    desc.alloc = check_alloc;
+    desc.release = check_release;
+    desc.lock = lock;
+    desc.unlock = unlock;
+    desc.log = nowhere;
+    CHECK_EQ(tnm_create(&desc, &many.ctx), TNM_OK);
+    for (int i = 0; i < MANY / 2; i++) {
+        many.t[i] = tensor();
+        fill(i);
+    }
+    while (tnm_flush(many.ctx, all, 1) == TNM_PENDING)
+        tnm_pump(many.ctx, TNM_ALL);
+    for (int i = MANY / 2; i < MANY; i++) {
+        many.t[i] = tensor();
+        fill(i);
+    }
+    gone = 1;
+    uint64_t before = many.holds;
+    CHECK_EQ(tnm_flush(many.ctx, many.t[MANY - 1], 1), TNM_PENDING);
+    tnm_pump(many.ctx, TNM_ALL); /* the copy down says LOST: the destination's backend goes */
+    CHECK(holds_since(before) > MANY / 2 / 1024);
+    gone = 0;
+    CHECK_EQ(stats(1).tensors, 0);
+    CHECK_EQ(tnm_check(many.ctx), 0);
+    expect_many(13);                                   /* all of it is still above */
+    CHECK_EQ(pin(many.t[0], 1, TNM_READ, &p), TNM_OK); /* and the tier starts empty */
+    CHECK_EQ(tnm_unpin(many.ctx, &p, 1, 0), TNM_OK);
+    CHECK_EQ(stats(1).tensors, 1);
+    close_many();
+}
+
 int main(void) {
+    RUN(sight_of_many_is_cut_into_steps);
+    RUN(a_flush_of_many_goes_on_where_it_was);
+    RUN(a_tier_with_many_is_lost_in_steps);
     RUN(a_segment_with_many_drains);
     RUN(a_drain_goes_on_behind_pins);
     RUN(a_drain_that_is_called_off_gives_all_room_back);
