@@ -5921,6 +5921,7 @@ enum { TNMI_BUCKETS = 64, TNMI_LAPSE_TICKS = 64, TNMI_OLDEST = 128 };
 enum { TNMI_WALK_NODES = 4096, TNMI_REKEYS = 1024, TNMI_LOOK_USES = 256, TNMI_SHIFTS = 8 };
 enum { TNMI_GO_OVER = 256, TNMI_EXPIRE = 512 };
 enum { TNMI_SOME_NODES = 1024, TNMI_HEAVY = 32, TNMI_ENOUGH = 256 };
+enum { TNMI_NEAR = 32, TNMI_NEAR_NODES = 128 }; /* together no more than TNMI_WALK_NODES */
 /* of a walk over everything; transfers under way that are enough for a flush of everything */
 enum { TNMI_PIECE = 1024, TNMI_FLUSHES = 1024 };
 #    define TNMI_CLAIMED ((uint32_t)1 << 31) /* in a used node's mark: the rest counts claims */
@@ -6952,7 +6953,7 @@ static void tnmi_engine_scan_near(const tnmi_view *view, const tnmi_wish *wish, 
         if (kind == TNMI_SPACE_EDGE || kind == TNMI_SPACE_HELD || size >= wish->room.need) break;
         node = left->prev;
     } while (++seen < 64);
-    tnmi_policy_scan(view, wish, node, 256, best);
+    tnmi_policy_scan(view, wish, node, TNMI_NEAR_NODES, best);
 }
 
 static void tnmi_engine_scan_all(const tnmi_engine *e, const tnmi_view *view, const tnmi_wish *wish,
@@ -7008,8 +7009,12 @@ static tnm_result tnmi_engine_find_window(tnmi_engine *e, uint32_t tier, const t
     e->rekeys[tier] = 0;
     if (found) return TNM_OK;
     out->first = TNMI_NONE;
-    for (uint32_t i = 0; large && i < oldest.count; i++)
+    for (uint32_t i = 0; large && i < oldest.count; i++) {
+        const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, oldest.index[i]);
+        if (i >= TNMI_NEAR && (out->first != TNMI_NONE || wish->guess)) break;
+        if (tnmi_tier_segment(&e->tiers, replica->segment)->state != TNMI_SEGMENT_LIVE) continue;
         tnmi_engine_scan_near(&view, wish, oldest.index[i], out);
+    }
     if (out->first == TNMI_NONE && !(large && (wish->guess || wish->room.from > 0)))
         tnmi_engine_scan_all(e, &view, wish, out);
     if (wish->low && wish->room.to != UINT32_MAX && (out->first == TNMI_NONE || out->kept > 0))
