@@ -19,7 +19,7 @@ VERSION := $(call version_part,MAJOR).$(call version_part,MINOR).$(call version_
 
 TESTS := $(patsubst %.c,$(OUT)/%,$(wildcard tests/test_*.c))
 EXAMPLES := $(patsubst %.c,$(OUT)/%,$(wildcard examples/[0-9]*.c examples/llm_stream.c))
-BENCHES := $(patsubst %.c,$(OUT)/%,$(filter-out tests/bench_stream.c,$(wildcard tests/bench_*.c)))
+BENCHES := $(patsubst %.c,$(OUT)/%,$(filter-out tests/bench_stream.c tests/bench_scale.c,$(wildcard tests/bench_*.c)))
 FUZZERS := $(patsubst %.c,$(OUT)/%,$(wildcard fuzz/fuzz_*.c))
 
 # A source may say in its first five lines what it links with: /* needs: -lm -pthread */
@@ -48,6 +48,9 @@ bench-disk: $(OUT)/tests/bench_stream ## sweeps from disk, beside mmap, StarPU a
 
 charts: ## the README's charts from what the benches printed: LOG=build/bench.log, made if absent
 	@tests/charts.sh $(LOG)
+
+bench-scale: $(OUT)/tests/bench_scale ## up to 10 million tensors: minutes, 4 GB
+	$(OUT)/tests/bench_scale $(BENCH_ARGS)
 
 fuzz: ## libFuzzer with ASan and UBSan, FUZZ_SECONDS (60) for each target; needs clang
 	@ONLY=fuzz tests/run.sh
@@ -86,7 +89,7 @@ clean: ## remove build/
 
 help: ## this list
 	@echo "tensormem $(VERSION)"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 $(OUT)/tests/%: tests/%.c
 	$(compile)
@@ -107,4 +110,4 @@ $(OUT)/tests/bench_stream: EXTRA = $(if $(STARPU),-DBENCH_STARPU $(STARPU))
 
 -include $(wildcard $(OUT)/*/*.d)
 
-.PHONY: all demo test bench bench-disk charts fuzz valgrind asan ubsan tsan lint coverage nightly tools install clean help
+.PHONY: all demo test bench bench-disk bench-scale charts fuzz valgrind asan ubsan tsan lint coverage nightly tools install clean help

@@ -75,8 +75,7 @@ static void stop(const char *op) {
     double most = 1e6 * held.worst_cpu;
     printf("# scale_%s_%s holds=%llu p50=%.3g us p99=%.3g p999=%.3g max=%.4g wall: p999=%.3g "
            "max=%.4g%s\n",
-           op, scale_name, (unsigned long long)held.holds,
-           1e6 * (double)held.cpu[held.count / 2],
+           op, scale_name, (unsigned long long)held.holds, 1e6 * (double)held.cpu[held.count / 2],
            1e6 * (double)held.cpu[held.count - 1 - held.count / 100], p999, most,
            1e6 * (double)held.wall[held.count - 1 - held.count / 1000], 1e6 * held.worst_wall,
            both ? "" : " (wall only)");
@@ -171,8 +170,8 @@ static void pump_out(void) {
 /* ---- whole calls: CPU time with the clocks off ---- */
 
 enum call { CREATE, HIT, MISS_DIRTY, MISS_CLEAN, EVICT, DESTROY, CALLS };
-static const char *const call_name[CALLS] = { "create", "pin_hit", "pin_miss_dirty",
-                                              "pin_miss_clean", "evict", "destroy" };
+static const char *const call_name[CALLS] = { "create",         "pin_hit", "pin_miss_dirty",
+                                              "pin_miss_clean", "evict",   "destroy" };
 static double call_ns[4][CALLS];
 
 static void calls(int scale, enum call call, void (*run)(uint32_t), uint32_t count) {
@@ -259,13 +258,13 @@ static void destroys(int scale) {
 /* ---- locked intervals of each kind of call ---- */
 
 static void fill(void) { /* half of it evicts, dirty, while the tables grow */
-    start(1);
+    start(2);
     for (uint32_t i = 0; i < n; i++) {
         tensor[i] = bench_tensor(ctx, SIZE, NULL);
         if (i % 2 == 0) pin_unpin(tensor[i], TNM_DISCARD);
     }
     stop("create");
-    start(1);
+    start(2);
     for (uint32_t i = 1; i < n; i += 2)
         pin_unpin(tensor[i], TNM_DISCARD);
     stop("pin_new_evicts_dirty");
@@ -284,8 +283,9 @@ static void small_ops(uint32_t ops) {
     stop("view");
     start(2);
     for (uint32_t i = 0; i < ops; i++)
-        bench_ok(tnm_advise(ctx, tensor[(uint64_t)i * 7919 % n], i % 2 ? TNM_WONT_NEED : TNM_NORMAL),
-                 "advise");
+        bench_ok(
+            tnm_advise(ctx, tensor[(uint64_t)i * 7919 % n], i % 2 ? TNM_WONT_NEED : TNM_NORMAL),
+            "advise");
     stop("advise");
     start(2);
     for (uint32_t i = 0; i < ops; i++) {
