@@ -260,20 +260,20 @@ static void sweep_open(const sweep *m, const hardware *h) {
     for (int i = 0; i < d; i++) {
         int up = links_add(&S.w, "up", h->up, h->up_latency);
         int down = h->half ? up : links_add(&S.w, "down", h->down, h->up_latency);
-        tier[i] = links_tier(&S.w, "device", device);
+        tier[i] = links_tier(&S.w, i, "device", device);
         tier[i].spill_to = host;
-        links_route(&S.w, host, i, up, shared);
-        links_route(&S.w, i, host, down, shared);
+        if (m->unthreaded || m->bytes == bytes_64k) tier[i].queue_depth = 64; /* rare, or small */
+        links_route(&S.w, host, i, i, up, shared);
+        links_route(&S.w, i, host, i, down, shared);
     }
-    tier[host] = links_tier(&S.w, "host", m->tiers == 2 ? 0 : pool);
+    tier[host] = links_tier(&S.w, host, "host", m->tiers == 2 ? 0 : pool);
     if (m->tiers == 3) {
         int disk = links_add(&S.w, "disk", h->disk, h->disk_latency);
-        tier[bottom] = links_tier(&S.w, "storage", 0);
+        tier[bottom] = links_tier(&S.w, bottom, "storage", 0);
         tier[bottom].queue_depth = h->depth;
-        links_route(&S.w, bottom, host, disk, -1);
-        links_route(&S.w, host, bottom, disk, -1);
+        links_route(&S.w, bottom, host, bottom, disk, -1);
+        links_route(&S.w, host, bottom, bottom, disk, -1);
     }
-    if (d > 1) tier[host].queue_depth = (uint32_t)(16 * d);
     tnm_desc desc = sim_desc(tier, bottom + 1);
     desc.staging_tier = host;
     desc.chunk_bytes = m->chunk;
@@ -520,16 +520,16 @@ static void expert_open(int tiers, int percent, const hardware *h) {
     tnm_use cycle[EXPERT_LAYERS];
     int up = links_add(&S.w, "up", h->up, h->up_latency);
     int down = links_add(&S.w, "down", h->down, h->up_latency);
-    links_route(&S.w, 1, 0, up, -1);
-    links_route(&S.w, 0, 1, down, -1);
-    tier[0] = links_tier(&S.w, "device", device + EXPERT_BYTES * ROUTED);
-    tier[1] = links_tier(&S.w, "host", tiers == 2 ? 0 : all / 2);
+    links_route(&S.w, 1, 0, 0, up, -1);
+    links_route(&S.w, 0, 1, 0, down, -1);
+    tier[0] = links_tier(&S.w, 0, "device", device + EXPERT_BYTES * ROUTED);
+    tier[1] = links_tier(&S.w, 1, "host", tiers == 2 ? 0 : all / 2);
     if (tiers == 3) {
         int disk = links_add(&S.w, "disk", h->disk, h->disk_latency);
-        tier[2] = links_tier(&S.w, "storage", 0);
+        tier[2] = links_tier(&S.w, 2, "storage", 0);
         tier[2].queue_depth = h->depth;
-        links_route(&S.w, 2, 1, disk, -1);
-        links_route(&S.w, 1, 2, disk, -1);
+        links_route(&S.w, 2, 1, 2, disk, -1);
+        links_route(&S.w, 1, 2, 2, disk, -1);
     }
     tnm_desc desc = sim_desc(tier, tiers);
     desc.staging_tier = 1;
@@ -690,16 +690,16 @@ static void talk_bench(const char *name, int tiers, uint64_t compute, const hard
     memset(talks, 0, sizeof talks);
     up = links_add(&S.w, "up", h->up, h->up_latency);
     down = links_add(&S.w, "down", h->down, h->up_latency);
-    links_route(&S.w, 1, 0, up, -1);
-    links_route(&S.w, 0, 1, down, -1);
-    tier[0] = links_tier(&S.w, "device", all / 3);
-    tier[1] = links_tier(&S.w, "host", tiers == 2 ? 0 : all / 2);
+    links_route(&S.w, 1, 0, 0, up, -1);
+    links_route(&S.w, 0, 1, 0, down, -1);
+    tier[0] = links_tier(&S.w, 0, "device", all / 3);
+    tier[1] = links_tier(&S.w, 1, "host", tiers == 2 ? 0 : all / 2);
     if (tiers == 3) {
         int disk = links_add(&S.w, "disk", h->disk, h->disk_latency);
-        tier[2] = links_tier(&S.w, "storage", 0);
+        tier[2] = links_tier(&S.w, 2, "storage", 0);
         tier[2].queue_depth = h->depth;
-        links_route(&S.w, 2, 1, disk, -1);
-        links_route(&S.w, 1, 2, disk, -1);
+        links_route(&S.w, 2, 1, 2, disk, -1);
+        links_route(&S.w, 1, 2, 2, disk, -1);
     }
     tnm_desc desc = sim_desc(tier, tiers);
     desc.staging_tier = 1;
@@ -738,10 +738,10 @@ static void console_bench(const char *name, uint64_t cell_bytes, uint64_t pump, 
     if (!picked(name)) return;
     sim_reset();
     int ssd = links_add(&S.w, "ssd", 5500, 100000);
-    links_route(&S.w, 1, 0, ssd, -1);
-    tier[0] = links_tier(&S.w, "memory", cell_bytes * 40);
+    links_route(&S.w, 1, 0, 1, ssd, -1);
+    tier[0] = links_tier(&S.w, 0, "memory", cell_bytes * 40);
     tier[0].queue_depth = 32;
-    tier[1] = links_tier(&S.w, "ssd", 0);
+    tier[1] = links_tier(&S.w, 1, "ssd", 0);
     tier[1].queue_depth = 32;
     tnm_desc desc = sim_desc(tier, 2);
     desc.guess_bytes = guesses; /* 0: the default */
@@ -754,12 +754,14 @@ static void console_bench(const char *name, uint64_t cell_bytes, uint64_t pump, 
         tnm_use set[SEEN * CELL_PARTS];
         tnm_pinned pinned[SEEN * CELL_PARTS];
         for (; told < cell + KNOWN && told < CELLS - SEEN; told++) {
+            int first = guesses && told > 0 ? (SEEN - 1) * CELL_PARTS : 0; /* what is new there */
             for (int i = 0; i < SEEN * CELL_PARTS; i++) {
                 set[i] = bench_use(part[told + i / CELL_PARTS][i % CELL_PARTS], TNM_READ,
                                    (uint64_t)told);
                 set[i].flags = guesses ? 0 : TNM_SURE;
             }
-            bench_ok(tnm_prefetch(S.ctx, 0, set, SEEN * CELL_PARTS), "tnm_prefetch");
+            bench_ok(tnm_prefetch(S.ctx, 0, set + first, SEEN * CELL_PARTS - first),
+                     "tnm_prefetch");
         }
         for (int i = 0; i < SEEN * CELL_PARTS; i++)
             set[i] = bench_use(part[cell + i / CELL_PARTS][i % CELL_PARTS], TNM_READ, 0);

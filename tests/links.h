@@ -24,13 +24,21 @@ typedef struct links_link {
     uint64_t free_at, busy, bytes;
 } links_link;
 
+typedef struct links_end { /* one tier's backend */
+    struct links *world;
+    int tier;
+} links_end;
+
 typedef struct links {
     uint64_t now; /* ns */
+    links_end end[TNM_MAX_TIERS];
     links_link link[LINKS_MOST];
     int count;
-    uint8_t route[TNM_MAX_TIERS][TNM_MAX_TIERS][2]; /* link + 1; 0 = none */
-    uint64_t done[LINKS_COPIES];                    /* when a copy's answer is there; 0 = unused */
-    int out[LINKS_COPIES], outs;                    /* those under way */
+    struct {
+        uint8_t link[2], by; /* link + 1; 0 = none. `by`: whose backend takes the copies */
+    } route[TNM_MAX_TIERS][TNM_MAX_TIERS];
+    uint64_t done[LINKS_COPIES]; /* when a copy's answer is there; 0 = unused */
+    int out[LINKS_COPIES], outs; /* those under way */
     uint64_t tokens, copies;
     /* a device that runs submitted kernels in order: fence k passes at kernel[k % KERNELS] */
     uint64_t kernel[LINKS_KERNELS], submitted, passed, computed;
@@ -45,10 +53,12 @@ static inline int links_add(links *w, const char *name, uint64_t rate, uint64_t 
     return w->count++;
 }
 
-/* Copies from one tier to another go over `link`, and over `beyond` if that is not negative. */
-static inline void links_route(links *w, int from, int to, int link, int beyond) {
-    w->route[from][to][0] = (uint8_t)(link + 1);
-    w->route[from][to][1] = (uint8_t)(beyond + 1);
+/* Copies from one tier to another go over `link`, and over `beyond` if that is not negative. The
+ * tier `by`'s backend takes them, as a driver or a disk does; host memory takes none. */
+static inline void links_route(links *w, int from, int to, int by, int link, int beyond) {
+    w->route[from][to].link[0] = (uint8_t)(link + 1);
+    w->route[from][to].link[1] = (uint8_t)(beyond + 1);
+    w->route[from][to].by = (uint8_t)by;
 }
 
 static inline uint64_t links_max(uint64_t a, uint64_t b) {
@@ -73,7 +83,7 @@ static inline uint64_t links_busy(const links *w, int link) {
 /* ---- the backend ---- */
 static inline tnm_result links_alloc(void *user, uint64_t size, uint64_t align, void *item,
                                      uint64_t *mem, void **host) {
-    links *w = (links *)user;
+    links *w = ((const links_end *)user)->world;
     (void)size;
     (void)align;
     (void)item;
@@ -90,13 +100,14 @@ static inline void links_release(void *user, uint64_t mem, uint64_t size) {
 
 static inline tnm_result links_copy(void *user, const tnm_span *dst, const tnm_span *src,
                                     uint64_t size, uint64_t *ticket) {
-    links *w = (links *)user;
+    const links_end *end = (const links_end *)user;
+    links *w = end->world;
     uint64_t at, latency;
     int slot = 0;
     if (src->tier < 0 || dst->tier < 0) return TNM_ERR_UNSUPPORTED; /* there are no bytes */
     if (src->tier == dst->tier) return TNM_OK;                      /* compaction crosses no link */
-    const uint8_t *route = w->route[src->tier][dst->tier];
-    if (!route[0]) return TNM_ERR_UNSUPPORTED;
+    const uint8_t *route = w->route[src->tier][dst->tier].link;
+    if (!route[0] || w->route[src->tier][dst->tier].by != end->tier) return TNM_ERR_UNSUPPORTED;
     while (slot < LINKS_COPIES && w->done[slot])
         slot++;
     if (slot == LINKS_COPIES) return TNM_ERR_BUSY;
@@ -116,7 +127,7 @@ static inline tnm_result links_copy(void *user, const tnm_span *dst, const tnm_s
 }
 
 static inline tnm_result links_poll(void *user, uint64_t ticket) {
-    links *w = (links *)user;
+    links *w = ((const links_end *)user)->world;
     int slot = (int)(ticket - 1);
     if (w->done[slot] > w->now) return TNM_PENDING;
     w->done[slot] = 0;
@@ -128,15 +139,17 @@ static inline tnm_result links_poll(void *user, uint64_t ticket) {
     return TNM_OK;
 }
 
-static inline tnm_tier_desc links_tier(links *w, const char *name, uint64_t budget) {
+static inline tnm_tier_desc links_tier(links *w, int index, const char *name, uint64_t budget) {
     tnm_tier_desc tier;
+    w->end[index].world = w;
+    w->end[index].tier = index;
     memset(&tier, 0, sizeof tier);
     tier.name = name;
     tier.backend.alloc = links_alloc;
     tier.backend.release = links_release;
     tier.backend.copy = links_copy;
     tier.backend.poll = links_poll;
-    tier.backend.user = w;
+    tier.backend.user = &w->end[index];
     tier.budget_bytes = budget;
     if (budget == 0) tier.segment_bytes = (uint64_t)1 << 34;
     return tier;
