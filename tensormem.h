@@ -5188,7 +5188,7 @@ typedef struct tnmi_use {
     uint64_t step;
     uint32_t content, same; /* next use of the same content; free: next free */
     uint32_t next, prev;    /* in the lane's cycle; a single use: its later and earlier child */
-    uint32_t up;            /* a single use: its parent */
+    uint32_t up;            /* a single use: its parent; a cycle's: its place in its step */
     uint8_t tier, lane, flags, access;
 } tnmi_use;
 
@@ -10124,17 +10124,26 @@ static int tnmi_engine_split_writes(const tnmi_engine *e, const tnmi_tensor *con
     return 0;
 }
 
-/* What is written first, then larger ones; equals are spread evenly over the steps (by the reversed
- * bits of the first step), so that what is streamed comes evenly too. */
+/* A content's last told use in a cycle. */
+static const tnmi_use *tnmi_engine_split_use(const tnmi_engine *e, const tnmi_tensor *content) {
+    const tnmi_use *use = tnmi_hint_use(&e->hints, content->use);
+    while (use->flags & TNMI_USE_SINGLE)
+        use = tnmi_hint_use(&e->hints, use->same);
+    return use;
+}
+
+/* What is written first, then larger ones. Equals are spread evenly, so that what is streamed comes
+ * evenly too: over the places in their steps, then over the steps (by their reversed bits). */
 static int tnmi_engine_split_before(void *of, uint32_t a, uint32_t b) {
     const tnmi_split *split = (const tnmi_split *)of;
     const tnmi_tensor *x = tnmi_engine_content(split->e, a), *y = tnmi_engine_content(split->e, b);
     int writes = tnmi_engine_split_writes(split->e, x);
     if (writes != tnmi_engine_split_writes(split->e, y)) return writes;
     if (x->bytes != y->bytes) return x->bytes > y->bytes;
-    uint32_t p = (uint32_t)tnmi_hint_use(&split->e->hints, x->use)->step;
-    uint32_t q = (uint32_t)tnmi_hint_use(&split->e->hints, y->use)->step;
-    uint32_t differ = p ^ q;
+    const tnmi_use *u = tnmi_engine_split_use(split->e, x);
+    const tnmi_use *v = tnmi_engine_split_use(split->e, y);
+    if (u->up != v->up) return u->up < v->up;
+    uint32_t p = (uint32_t)u->step, differ = p ^ (uint32_t)v->step;
     if (differ == 0) return a < b;
     return (p & (differ & (0u - differ))) == 0;
 }
@@ -10153,11 +10162,15 @@ static void tnmi_engine_split_gather(tnmi_split *split) {
     split->head = TNMI_NONE;
     split->all = split->largest = 0;
     split->smallest = UINT64_MAX;
-    for (uint32_t l = 0; l < TNM_MAX_LANES; l++)
+    for (uint32_t l = 0; l < TNM_MAX_LANES; l++) {
+        uint64_t step = TNMI_NEVER;
+        uint32_t before = 0;
         for (uint32_t u = e->hints.lane[l].cycle; u != TNMI_NONE;
              u = tnmi_hint_use(&e->hints, u)->next) {
-            const tnmi_use *use = tnmi_hint_use(&e->hints, u);
+            tnmi_use *use = tnmi_hint_use(&e->hints, u);
             tnmi_tensor *content = tnmi_engine_content(e, use->content);
+            use->up = before = use->step == step ? before + 1 : 0;
+            step = use->step;
             if (content->mark || !tnmi_engine_streams(split, use)) continue;
             uint64_t bytes = tnmi_engine_split_bytes(split, use->content);
             content->mark = split->head;
@@ -10166,6 +10179,7 @@ static void tnmi_engine_split_gather(tnmi_split *split) {
             split->largest = tnmi_base_max(split->largest, bytes);
             split->smallest = tnmi_base_min(split->smallest, bytes);
         }
+    }
     tnmi_order order;
     order.of = split;
     order.next = tnmi_engine_split_next;
@@ -10176,11 +10190,13 @@ static void tnmi_engine_split_gather(tnmi_split *split) {
 /* P, the most streamed bytes that one step pins here, and W, the look-ahead beside them: one
  * tensor, or two when sizes differ, and more up to 4 % of what must be streamed, but no more than a
  * step. Together no more than 5 % of it, if a step and the largest tensor of the next one fit in
- * that; for sets, which do not lie close, if a step and two tensors do. What only passes through
- * is not pinned. */
+ * that. Where a step pins a set, or writes, W is what keeps every link at work while it computes:
+ * the next step's set, some bytes in flight behind it, and places of which the last step's bytes
+ * are still on their way down; up to an eighth of what must be streamed, or two tensors. What only
+ * passes through is not pinned. */
 static void tnmi_engine_split_ring(tnmi_split *split, uint64_t capacity) {
     const tnmi_engine *e = split->e;
-    uint64_t pinned = 0, through = 0, largest = 0, least = 0;
+    uint64_t pinned = 0, through = 0, largest = 0, least = 0, written = 0;
     uint64_t must = tnmi_base_less(split->all, capacity);
     for (uint32_t l = 0; l < TNM_MAX_LANES; l++) {
         uint64_t sum = 0, before = 0, both = 0, step = TNMI_NEVER, most[2] = { 0, 0 };
@@ -10199,6 +10215,7 @@ static void tnmi_engine_split_ring(tnmi_split *split, uint64_t capacity) {
             *highest = tnmi_base_max(*highest, sum);
             both = tnmi_base_max(both, before + bytes);
             largest = tnmi_base_max(largest, bytes);
+            if (use->access != TNM_READ) written = tnmi_base_max(written, bytes);
         }
         pinned += most[0];
         through += most[1];
@@ -10206,7 +10223,12 @@ static void tnmi_engine_split_ring(tnmi_split *split, uint64_t capacity) {
     }
     uint64_t wish = split->largest == split->smallest ? largest : 2 * largest;
     wish = tnmi_base_max(wish, tnmi_base_min(must / 25, pinned + through));
-    if (pinned > largest) least = tnmi_base_max(least, pinned + 2 * largest);
+    if (pinned + through > largest || written) {
+        if (written) written += through;
+        wish = tnmi_base_max(wish, pinned + through + written + e->move.chunk / 4);
+        least = tnmi_base_max(least, pinned + 2 * largest);
+        least = tnmi_base_max(least, pinned + tnmi_base_min(wish, must / 8));
+    }
     least = tnmi_base_max(tnmi_base_max(least, must / 20), largest);
     split->pinned = pinned;
     split->ahead = tnmi_base_min(wish, tnmi_base_less(least, pinned));
