@@ -5804,6 +5804,39 @@ static void tnmi_policy_scan(const tnmi_view *view, const tnmi_wish *wish, uint3
     }
 }
 
+/* Above the wall: one gap, or one victim, that the room fills but for an eighth. Sizes come back as
+ * a cycle does, so that each leaves its place to its like and the ring does not break up. The one
+ * that wastes least, then the one that leaves first. */
+static int tnmi_policy_slot(const tnmi_view *view, const tnmi_wish *wish, uint32_t edge,
+                            tnmi_window *out) {
+    uint64_t least = wish->room.need / 8, first = UINT64_MAX;
+    out->first = TNMI_NONE;
+    out->kept = out->cost = 0;
+    for (uint32_t i = tnmi_space_node(view->space, edge)->prev, seen = 0; seen < 1024; seen++) {
+        const tnmi_node *at = tnmi_space_node(view->space, i);
+        uint32_t node = i, kind = tnmi_space_kind(at), end = at->offset + tnmi_space_size(at);
+        uint64_t key = 0, waste = tnmi_space_size(at) - (uint64_t)wish->room.need;
+        if (kind == TNMI_SPACE_EDGE || end <= wish->room.from) break;
+        i = at->prev;
+        if (tnmi_space_size(at) < wish->room.need || waste > least) continue;
+        if (!tnmi_policy_fits(wish, at->offset, end)) continue;
+        if (kind != TNMI_SPACE_FREE) {
+            if (kind != TNMI_SPACE_USED || at->a == TNMI_NONE) continue;
+            const tnmi_replica *replica = tnmi_tensor_replica(view->tensors, view->tier, at->a);
+            if (!tnmi_policy_may_take(view, wish, replica, &key)) continue;
+            if (!tnmi_hint_is_cyclic(view->hints, tnmi_tensor_at(view->tensors, replica->content)))
+                continue;
+        }
+        if (waste == least && key >= first) continue;
+        least = waste;
+        first = key;
+        out->first = node;
+        out->start = at->offset;
+        out->end = end;
+    }
+    return out->first != TNMI_NONE;
+}
+
 /* Below the wall no run without a kept tensor makes the room. Those that lie close together from
  * the low end on stay; the first run behind them is the window, so that more lie so each time. */
 static void tnmi_policy_pack(const tnmi_view *view, const tnmi_wish *wish, uint32_t node,
@@ -7405,6 +7438,27 @@ static tnm_result tnmi_engine_find_dedicated(tnmi_engine *e, tnmi_plan *plan, ui
     return tnmi_engine_drain_oldest(e, plan, op->tier, need);
 }
 
+/* A streamed tensor takes the place of its like, if there is one. */
+static int tnmi_engine_find_slot(tnmi_engine *e, uint32_t op_index, const tnmi_wish *wish,
+                                 int clean) {
+    const tnmi_op *op = tnmi_engine_op(e, op_index);
+    tnmi_tier *t = tnmi_engine_tier(e, op->tier);
+    tnmi_view view = tnmi_engine_view(e, op->tier);
+    tnmi_window slot;
+    tnmi_wish like = *wish;
+    like.clean |= clean;
+    if (!wish->guess || wish->room.from == 0 || view.wall != wish->room.from) return 0;
+    uint32_t edge = tnmi_tier_segment(&e->tiers, t->segments)->edge;
+    if (!tnmi_policy_slot(&view, &like, edge, &slot)) return 0;
+    if (tnmi_space_kind(tnmi_space_node(&t->space, slot.first)) != TNMI_SPACE_FREE) {
+        tnmi_engine_open_window(e, op_index, &slot);
+        return 1;
+    }
+    tnmi_space_take(&t->space, slot.first, &wish->room, op->replica);
+    tnmi_engine_settle(e, op_index, slot.first);
+    return 1;
+}
+
 /* A place for a transfer: a free gap, a new segment, a window of victims. OK: placed, or waiting
  * for its window. PENDING: nothing yet. BUDGET and others: not. */
 static tnm_result tnmi_engine_find_place(tnmi_engine *e, tnmi_plan *plan, uint32_t op_index,
@@ -7427,6 +7481,10 @@ static tnm_result tnmi_engine_find_place(tnmi_engine *e, tnmi_plan *plan, uint32
     if (r != TNM_OK) return r;
     if (t->desc.segment_bytes == TNM_DEDICATED)
         return tnmi_engine_find_dedicated(e, plan, op_index);
+    wish.before = plan->before;
+    wish.guess = plan->guess || clean;
+    wish.clean = clean;
+    if (tnmi_engine_find_slot(e, op_index, &wish, 1)) return TNM_OK;
     uint32_t node = tnmi_engine_take_gap(e, op->tier, op->content, &wish.room, op->replica);
     if (node != TNMI_NONE) {
         tnmi_engine_settle(e, op_index, node);
@@ -7434,9 +7492,7 @@ static tnm_result tnmi_engine_find_place(tnmi_engine *e, tnmi_plan *plan, uint32
     }
     r = tnmi_engine_want_segment(e, op->tier, need, NULL, 0);
     if (r != TNM_ERR_BUDGET) return r;
-    wish.before = plan->before;
-    wish.guess = plan->guess || clean;
-    wish.clean = clean;
+    if (tnmi_engine_find_slot(e, op_index, &wish, 0)) return TNM_OK;
     wish.low = kept == op->tier + 1 && t->space.nodes.live <= TNMI_WALK_NODES;
     if (!wish.low && wish.room.to != UINT32_MAX) { /* too many to pack them in one step */
         op->astray = 1;

@@ -9,8 +9,8 @@
  * `pump` runs tnm_pump to rest after each tnm_step, as a program with overlap does; `demand` never
  * does. With equal sizes and one pinned at a time a second line compares with Belady's optimum on
  * demand plus one tensor, plus W where the engine chose a look-ahead. A plain LRU, the same calls
- * without the schedule, moves N: the contrast. The worst of the steady sweeps counts; what the
- * device gets ahead over the end of a sweep counts in the sweep that uses it. The bytes are adopted
+ * without the schedule, moves N: the contrast. The worst of the steady sweeps counts; what a
+ * tier gets ahead over the end of a sweep counts in the sweep that uses it. The bytes are adopted
  * below, so nothing is written back.
  */
 #include "bench.h"
@@ -113,18 +113,33 @@ static uint64_t edge_out_of(const sweep *s, int tier) {
     return sum;
 }
 
-/* Fetched into a tier and not used yet, or on its way there. */
-static uint64_t ahead_on(const sweep *s, uint32_t tier) {
+/* Fetched into a tier and not used yet, or on its way there: bytes that are here early. */
+static uint64_t early_on(const sweep *s, int i, uint32_t tier) {
     const tnmi_engine *e = &s->ctx->e;
+    tnm_result why;
+    uint32_t content = tnmi_tensor_find(&e->tensors, s->use[i].tensor.id, &why);
+    const tnmi_replica *replica = tnmi_engine_on(e, content, tier);
+    if (tnmi_engine_is_busy(replica)) return tnmi_engine_filling(e, replica)->next;
+    return replica && (replica->word & TNMI_FRESH) ? s->m->bytes[i] : 0;
+}
+
+static uint64_t ahead_on(const sweep *s, uint32_t tier) {
+    uint64_t sum = 0;
+    for (int i = 0; i < s->m->count; i++)
+        sum += early_on(s, i, tier);
+    return sum;
+}
+
+/* The same of what left storage, for whichever tier above it. */
+static uint64_t ahead_of(const sweep *s, uint32_t storage) {
     uint64_t sum = 0;
     for (int i = 0; i < s->m->count; i++) {
-        tnm_result why;
-        uint32_t content = tnmi_tensor_find(&e->tensors, s->use[i].tensor.id, &why);
-        const tnmi_replica *replica = tnmi_engine_on(e, content, tier);
-        if (tnmi_engine_is_busy(replica))
-            sum += tnmi_engine_filling(e, replica)->next;
-        else if (replica && (replica->word & TNMI_FRESH))
-            sum += s->m->bytes[i];
+        uint64_t most = 0;
+        for (uint32_t t = 0; t < storage; t++) {
+            uint64_t early = early_on(s, i, t);
+            if (early > most) most = early;
+        }
+        sum += most;
     }
     return sum;
 }
@@ -142,10 +157,11 @@ static sweep_result sweep_run(const model *m, const uint64_t *budgets, int tiers
     sweep_open(&s, m, budgets, tiers, scheduled);
     s.pump = pump;
     for (int i = 0; i < WARM + STEADY; i++) {
-        uint64_t in = edge_into(&s, 0) - ahead_on(&s, 0), out = edge_out_of(&s, tiers - 1);
+        uint64_t in = edge_into(&s, 0) - ahead_on(&s, 0);
+        uint64_t out = edge_out_of(&s, tiers - 1) - ahead_of(&s, (uint32_t)tiers - 1);
         sweep_once(&s);
         in = edge_into(&s, 0) - ahead_on(&s, 0) - in;
-        out = edge_out_of(&s, tiers - 1) - out;
+        out = edge_out_of(&s, tiers - 1) - ahead_of(&s, (uint32_t)tiers - 1) - out;
         if (i >= WARM && in > result.device_in) result.device_in = in;
         if (i >= WARM && out > result.storage_out) result.storage_out = out;
     }

@@ -659,6 +659,62 @@ TEST(a_victim_with_its_free_neighbours) {
     }
 }
 
+/* A tensor of a cycle, current on tier 0 and below, used next after so many steps. */
+static uint32_t streamed(uint32_t granules, uint64_t steps) {
+    uint32_t c = content(0);
+    tnmi_use use;
+    memset(&use, 0, sizeof use);
+    use.content = c;
+    use.step = steps;
+    use.lane = 1;
+    CHECK(tnmi_hint_new(&yard.hints, tnmi_tensor_at(&yard.tensors, c), &use) != TNMI_NONE);
+    put(c, 0, granules, 1);
+    put(c, 2, granules, 1);
+    return c;
+}
+
+TEST(a_streamed_one_takes_the_place_of_its_like) {
+    yard_open(0);
+    yard.hints.lane[1].period = 100;
+    yard.hints.lane[1].pace = 160; /* ten ticks a step */
+    yard.hints.lane[1].stepped = 1;
+    yard.hints.lane[1].began = 2;
+    uint32_t plain = content(0);
+    put(plain, 0, 8, 1);
+    put(plain, 2, 8, 1);
+    streamed(6, 95);
+    uint32_t sooner = streamed(8, 50), later = streamed(9, 60), farther = streamed(8, 90);
+    streamed(12, 99);
+    tnmi_view view = view_of(0);
+    tnmi_wish wish;
+    tnmi_window w;
+    memset(&wish, 0, sizeof wish);
+    wish.room = room_of(8, 1, 0, 0);
+    wish.guess = 1;
+    wish.before = yard.clock - 10;
+    CHECK(tnmi_policy_slot(&view, &wish, yard.edge[0], &w)); /* it fits exactly, and leaves first */
+    CHECK_EQ(w.first, at(farther, 0)->node);
+    CHECK_EQ(w.end - w.start, 8);
+    CHECK(hit(at(farther, 0), TNM_READ));
+    CHECK(tnmi_policy_slot(&view, &wish, yard.edge[0], &w));
+    CHECK_EQ(w.first, at(sooner, 0)->node);
+    tnmi_tensor_mark(at(sooner, 0), TNMI_FRESH, 0); /* fetched, and not used yet */
+    CHECK(tnmi_policy_slot(&view, &wish, yard.edge[0], &w));
+    CHECK_EQ(w.first, at(later, 0)->node); /* an eighth too large is as good */
+    wish.before = yard.clock - 700;        /* what is needed sooner stays */
+    CHECK(!tnmi_policy_slot(&view, &wish, yard.edge[0], &w));
+    wish.before = yard.clock - 10;
+    wish.room.from = tnmi_space_node(&yard.space[0], at(later, 0)->node)->offset + 9;
+    CHECK(!tnmi_policy_slot(&view, &wish, yard.edge[0], &w)); /* not below the wall */
+    wish.room.from = 0;
+    drop(sooner, 0);
+    CHECK(tnmi_policy_slot(&view, &wish, yard.edge[0], &w)); /* a gap of that size */
+    CHECK_EQ(tnmi_space_kind(tnmi_space_node(&yard.space[0], w.first)), TNMI_SPACE_FREE);
+    CHECK_EQ(w.end - w.start, 8);
+    tnmi_tensor_unpin(at(farther, 0), TNM_READ);
+    yard_close();
+}
+
 int main(void) {
     RUN(with_nothing_known_it_is_lru);
     RUN(the_farthest_known_use_leaves_first);
@@ -676,5 +732,6 @@ int main(void) {
     RUN(the_window_is_the_cheapest_of_all_runs);
     RUN(equal_runs_go_by_the_lower_offset);
     RUN(a_victim_with_its_free_neighbours);
+    RUN(a_streamed_one_takes_the_place_of_its_like);
     return check_done();
 }
