@@ -4075,6 +4075,8 @@ typedef struct tnmi_tier {
     tnm_result shrink_by; /* and what it found */
     int shrink_stranded;
     uint64_t in_flight_bytes;
+    uint64_t wanted[2]; /* until that round: one that goes up, down, waits for a slot */
+    uint32_t downward;  /* of the copies in flight, those that go down */
     uint64_t hits, misses, late, bytes_in, bytes_out, evictions, evictions_clean;
     uint64_t prefetches, prefetches_wasted, prefetches_refused;
     uint64_t compactions, failures, starved, lru_inexact;
@@ -9315,15 +9317,22 @@ static void tnmi_engine_tell_plain(tnmi_engine *e, tnm_event_kind kind, uint64_t
     event->ticket = number * 4;
 }
 
+static int tnmi_engine_is_downward(const tnmi_op *op) {
+    return op->from != TNMI_NONE && op->from < op->tier;
+}
+
 static void tnmi_engine_count_link(tnmi_engine *e, tnmi_copy *copy, int add) {
     tnmi_tier *t = tnmi_engine_tier(e, copy->tier);
     uint64_t guess = copy->class_ <= TNM_CLASS_GUESS ? copy->size : 0;
+    uint32_t down = (uint32_t)tnmi_engine_is_downward(tnmi_engine_op(e, copy->op));
     if (add) {
         t->in_flight++;
+        t->downward += down;
         t->in_flight_bytes += copy->size;
         t->guess_bytes += guess;
     } else {
         t->in_flight--;
+        t->downward -= down;
         t->in_flight_bytes -= copy->size;
         t->guess_bytes -= guess;
     }
@@ -9462,21 +9471,28 @@ static uint64_t tnmi_engine_grain(const tnmi_engine *e, const tnmi_op *op, uint6
     return tnmi_base_max(tnmi_engine_tier(e, tier)->desc.backend.granularity, 1);
 }
 
-static int tnmi_engine_is_downward(const tnmi_op *op) {
-    return op->from != TNMI_NONE && op->from < op->tier;
+/* Has the backend a slot? Two are left to demands, and half of all to what waits to go the other
+ * way, so that a link with two directions works in both. */
+static int tnmi_engine_has_slot(const tnmi_engine *e, tnmi_tier *t, tnm_class class_, int down) {
+    uint32_t depth = t->desc.queue_depth, left = class_ < TNM_CLASS_DEMAND ? 2 : 0;
+    uint32_t same = down ? t->downward : t->in_flight - t->downward, most = depth;
+    if (depth > 3) most = t->wanted[!down] > e->round ? (depth - left) / 2 : depth - left;
+    if (t->in_flight < depth && same < most) return 1;
+    t->wanted[down] = e->round + 2; /* this one and the next */
+    return 0;
 }
 
 /* May this class put another chunk on the link? */
 static int tnmi_engine_link_open(const tnmi_engine *e, const tnmi_op *op, uint64_t size) {
-    const tnmi_tier *t = tnmi_engine_tier(e, op->tier);
+    tnmi_tier *t = tnmi_engine_tier(e, op->tier);
     uint32_t other = op->from == TNMI_NONE ? op->tier : op->from;
-    const tnmi_tier *s = tnmi_engine_tier(e, other);
-    uint32_t depth = t->desc.queue_depth;
+    tnmi_tier *s = tnmi_engine_tier(e, other);
+    int down = tnmi_engine_is_downward(op);
     if (op->class_ < TNM_CLASS_DEMAND) {
-        depth = depth > 3 ? depth - 2 : depth;
         if (e->demand_only && !t->desc.backend.poll && !s->desc.backend.poll) return 0;
     }
-    if (t->in_flight >= depth || s->in_flight >= s->desc.queue_depth) return 0;
+    if (!tnmi_engine_has_slot(e, t, op->class_, down)) return 0;
+    if (!tnmi_engine_has_slot(e, s, op->class_, down)) return 0;
     if (e->busy_round[op->tier] == e->round || e->busy_round[other] == e->round) return 0;
     if (op->class_ > TNM_CLASS_GUESS) return 1;
     uint64_t out = tnmi_base_max(t->guess_bytes, s->guess_bytes);
