@@ -369,7 +369,7 @@ static const hardware port = { "port", 50000, 50000, 3000, 7000, 80000, 32, 0 };
 static void sweeps(void) {
     static const int percent[4] = { 25, 50, 75, 90 };
     static const sweep sizes[3] = {
-        { "64k", 32, 32, bytes_64k, 0, 0, 1, 0, 0, 0, 0, 0, 0, 3, 3 },
+        { "64k", 32, 32, bytes_64k, 0, 0, 1, 0, 0, 0, 0, 0, 0, 2, 2 },
         { "4m", 32, 8, bytes_4m, 0, 0, 1, 0, 0, 0, 0, 0, 0, 3, 3 },
         { "8b", 32, 9, bench_llama_bytes, 0, 0, 1, 0, 0, 0, 0, 0, 0, 3, 3 },
     };
@@ -407,7 +407,7 @@ static void sweeps(void) {
 /* A device of 80 GB (35 GB of it for weights where storage is below, 70 GB where the host is) and a
  * model of 70 B parameters, 140 GB, of which the host has room for 70 GB, or for all. */
 static void gpu80(void) {
-    sweep m = { "70b", 80, 9, bytes_70b, 3, 75, 1, 0, 0, 0, 0, 0, 16 << 20, 2, 2 };
+    sweep m = { "70b", 80, 9, bytes_70b, 3, 75, 1, 0, 0, 0, 0, 0, 16 << 20, 1, 2 };
     sweep_bench("gpu80_70b_gen4_3tiers_r75", &m, &gen4);
     sweep_bench("gpu80_70b_gen5_3tiers_r75", &m, &gen5);
     m.tiers = 2;
