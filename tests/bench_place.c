@@ -287,7 +287,8 @@ static void space_churn(const char *name, uint32_t granules, uint32_t least, dou
 }
 
 static void space_alone(void) {
-    printf("# space: others' figures on the machine of the reference (not run here): "
+    printf("# space: others' figures on the machine of the reference (not run here, another mix of "
+           "sizes): "
            "OffsetAllocator 31-60 ns, 0.5-1.6 %%; VMA's virtual block 36-152, 0-1.9 %%; TLSF "
            "36-597\n");
     space_churn("64k_16m", 1u << 18, 16, 256); /* 1 GiB of 4 KiB granules */
