@@ -278,6 +278,7 @@
  *
  *   tnm_schedule  a lane's cycle: use i happens at steps step_i + k * period. Replaces the lane's
  *                 former cycle; the uses are copied
+ *   tnm_record, tnm_replay   around a representative pass: what it pinned becomes the schedule
  *   tnm_step      work for this step of the lane begins; steps may jump, a smaller one restarts
  *   tnm_prefetch  single uses at steps of a lane. With TNM_SURE they rank with the schedule (a
  *                 scheduler's queue), without it they are guesses (a router's prediction)
@@ -912,6 +913,23 @@ TENSORMEM_API tnm_result tnm_schedule(tnm_ctx *ctx, uint32_t lane, const tnm_use
 
 /* Work for this step of the lane begins. Steps may jump; a smaller one is a restart. */
 TENSORMEM_API tnm_result tnm_step(tnm_ctx *ctx, uint32_t lane, uint64_t step);
+
+/* A schedule from an example: what tnm_pin and tnm_try_pin grant from tnm_record on is noted, in
+ * order, until tnm_replay makes it the lane's cycle, as if it had been given to tnm_schedule. Steps
+ * are those of tnm_step if any is told meanwhile (a smaller one begins the pass anew; the period
+ * goes from the first to the last), and are told on by the program. Else each set is a step, the
+ * same set at once again being the same, and from tnm_replay on nobody need tell them: a pin of the
+ * next set begins the next step. Where the program leaves something out or begins again, the lane
+ * takes it up at the next set it knows, by the same members in any order; others mean nothing to
+ * it. A tnm_step for the lane takes the telling back.
+ * A pin never fails for what is noted. tnm_record on a lane that records begins anew, its cycle
+ * stands until tnm_replay; tnm_schedule ends neither. tnm_replay fails: ARGUMENT (not recording, or
+ * nothing was pinned), CAPACITY or MEMORY (there was no room for every use beside the cycle that
+ * stands); nothing is recorded any more then, and the cycle stands.
+ * Cost: while a lane records, or follows pins, every pin and unpin of the context takes the lock,
+ * and each member pinned takes an entry of max_uses. */
+TENSORMEM_API tnm_result tnm_record(tnm_ctx *ctx, uint32_t lane);
+TENSORMEM_API tnm_result tnm_replay(tnm_ctx *ctx, uint32_t lane);
 
 /* Single future uses at steps of the lane (past = now). With TNM_SURE a use ranks with the
  * schedule and is kept beside others; a guess is replaced by the next use told for its tensor,
@@ -5174,9 +5192,10 @@ static void tnmi_tensor_unadopt(tnmi_tensors *tensors, uint32_t index) {
  * Foresight: lanes, cycles, single uses, and the next use that follows.        *
  * Calls: base tell store tensor.                                               *
  * Invariants: every use is in the list of its content and, by step, in its     *
- * lane's cycle or in its lane's tree of single uses; a single use of a past    *
- * step is over, and goes soon; a distance is in ticks of the context's clock,  *
- * so that lanes and ages compare.                                              *
+ * lane's cycle or in its lane's tree of single uses, or it is being recorded   *
+ * and foretells nothing yet; a single use of a past step is over, and goes     *
+ * soon; a distance is in ticks of the context's clock, so that lanes and ages  *
+ * compare.                                                                     *
  * -------------------------------------------------------------------------- */
 enum {
     TNMI_USE_SINGLE = 1,
@@ -5190,9 +5209,37 @@ typedef struct tnmi_use {
     uint64_t step;
     uint32_t content, same; /* next use of the same content; free: next free */
     uint32_t next, prev;    /* in the lane's cycle; a single use: its later and earlier child */
-    uint32_t up;            /* a single use: its parent; a cycle's: its place in its step */
+    uint32_t up;            /* a single use: its parent; a cycle's: its set and place in its step */
     uint8_t tier, lane, flags, access;
 } tnmi_use;
+
+/* `up` of a cycle's use: what its set is known by (all ones: nothing), and its place in its step */
+enum { TNMI_USE_PLACE_BITS = 12, TNMI_USE_PLACES = 1 << TNMI_USE_PLACE_BITS };
+
+static uint32_t tnmi_hint_set(const tnmi_use *use) {
+    return use->up >> TNMI_USE_PLACE_BITS;
+}
+
+static uint32_t tnmi_hint_place(const tnmi_use *use) {
+    return use->up & (TNMI_USE_PLACES - 1u);
+}
+
+static void tnmi_hint_put(tnmi_use *use, uint32_t set, uint32_t place) {
+    uint32_t last = TNMI_USE_PLACES - 1u;
+    use->up = set << TNMI_USE_PLACE_BITS | (place < last ? place : last);
+}
+
+/* What a lane has to do with the pins that are taken: they are noted, in sets or by the steps that
+ * were told meanwhile, until one did not fit; they tell the lane its steps. */
+enum { TNMI_LANE_RECORDS = 1, TNMI_LANE_TOLD = 2, TNMI_LANE_FULL = 4, TNMI_LANE_FOLLOWS = 8 };
+
+typedef struct tnmi_record { /* of a lane: what was pinned since tnm_record, in order */
+    uint32_t first, last;    /* uses, through `next` */
+    uint32_t count, sets;    /* uses; sets that differ from the one before, less one */
+    uint32_t set;            /* what the last set is known by */
+    uint64_t began, clock;   /* the first step; the clock when it was asked for */
+    uint64_t latest;         /* the clock at the first pin of the last set */
+} tnmi_record;
 
 typedef struct tnmi_lane {
     uint64_t step;
@@ -5205,12 +5252,15 @@ typedef struct tnmi_lane {
     uint32_t paces;         /* steps in the average */
     uint32_t cycle_count, period;
     int stepped;
+    uint32_t watch; /* TNMI_LANE_* */
+    tnmi_record record;
 } tnmi_lane;
 
 typedef struct tnmi_hints {
     tnmi_table uses;
     tnmi_lane lane[TNM_MAX_LANES];
-    uint64_t falls; /* changes after which many a key may be lower than it was recorded */
+    uint64_t falls;    /* changes after which many a key may be lower than it was recorded */
+    uint32_t watching; /* lanes that record or follow: pins are shown to them */
 } tnmi_hints;
 
 static tnmi_use *tnmi_hint_use(const tnmi_hints *hints, uint32_t index) {
@@ -5224,6 +5274,7 @@ static void tnmi_hint_init(tnmi_hints *hints, uint32_t max_uses, int fixed) {
     for (int i = 0; i < TNM_MAX_LANES; i++) {
         tnmi_lane *lane = &hints->lane[i];
         lane->cycle = lane->cursor = lane->single = lane->root = TNMI_NONE;
+        lane->record.first = lane->record.last = TNMI_NONE;
         lane->pace = lane->mean = 16;
     }
 }
@@ -5382,9 +5433,33 @@ static uint32_t tnmi_hint_forget_first(tnmi_hints *hints, const tnmi_tensors *te
     return content;
 }
 
+/* What was recorded of a content goes. */
+static void tnmi_hint_forget_record(tnmi_hints *hints, uint32_t content) {
+    for (uint32_t l = 0; l < TNM_MAX_LANES; l++) {
+        tnmi_record *record = &hints->lane[l].record;
+        uint32_t before = TNMI_NONE;
+        for (uint32_t i = record->first; i != TNMI_NONE;) {
+            uint32_t index = i, next = tnmi_hint_use(hints, i)->next;
+            i = next;
+            if (tnmi_hint_use(hints, index)->content != content) {
+                before = index;
+                continue;
+            }
+            if (before == TNMI_NONE)
+                record->first = next;
+            else
+                tnmi_hint_use(hints, before)->next = next;
+            if (record->last == index) record->last = before;
+            record->count--;
+            tnmi_store_give(&hints->uses, index);
+        }
+    }
+}
+
 /* All uses of a content go, when it goes. */
 static void tnmi_hint_forget(tnmi_hints *hints, const tnmi_tensors *tensors, uint32_t content) {
     tnmi_tensor *tensor = tnmi_tensor_at(tensors, content);
+    if (hints->watching) tnmi_hint_forget_record(hints, content);
     if (tensor->use == TNMI_NONE) return;
     tnmi_hint_forget_singles(hints, tensors, content);
     while (tensor->use != TNMI_NONE) {
@@ -5483,6 +5558,162 @@ static uint64_t tnmi_hint_steps(const tnmi_lane *lane, const tnmi_use *use, int 
  * spill path, itself included. */
 static int tnmi_hint_serves(const uint64_t *below, uint32_t use, uint32_t tier) {
     return (int)((below[use] >> tier) & 1u);
+}
+
+/* ---- record and replay: a lane's cycle from what was pinned, and its steps from what is ---- */
+static void tnmi_hint_watch(tnmi_hints *hints, uint32_t lane_index, uint32_t set, uint32_t clear) {
+    tnmi_lane *lane = &hints->lane[lane_index];
+    lane->watch = (lane->watch & ~clear) | set;
+    hints->watching = 0;
+    for (uint32_t l = 0; l < TNM_MAX_LANES; l++)
+        if (hints->lane[l].watch & (TNMI_LANE_RECORDS | TNMI_LANE_FOLLOWS))
+            hints->watching |= (uint32_t)1 << l;
+}
+
+/* The uses noted so far go back. */
+static void tnmi_hint_drop_record(tnmi_hints *hints, uint32_t lane_index) {
+    tnmi_record *record = &hints->lane[lane_index].record;
+    while (record->first != TNMI_NONE) {
+        uint32_t index = record->first;
+        record->first = tnmi_hint_use(hints, index)->next;
+        tnmi_store_give(&hints->uses, index);
+    }
+    memset(record, 0, sizeof *record);
+    record->first = record->last = TNMI_NONE;
+}
+
+static void tnmi_hint_record(tnmi_hints *hints, uint32_t lane_index, uint64_t clock) {
+    tnmi_hint_drop_record(hints, lane_index);
+    hints->lane[lane_index].record.began = hints->lane[lane_index].step;
+    hints->lane[lane_index].record.clock = clock;
+    tnmi_hint_watch(hints, lane_index, TNMI_LANE_RECORDS, TNMI_LANE_TOLD | TNMI_LANE_FULL);
+}
+
+/* The application tells the lane's steps: nobody else does from now on. A pass that is recorded by
+ * them begins with the first, and anew with a smaller one. */
+static void tnmi_hint_tell(tnmi_hints *hints, uint32_t lane_index, uint64_t step) {
+    tnmi_lane *lane = &hints->lane[lane_index];
+    uint64_t clock = lane->record.clock;
+    if (lane->watch & TNMI_LANE_FOLLOWS) tnmi_hint_watch(hints, lane_index, 0, TNMI_LANE_FOLLOWS);
+    if (!(lane->watch & TNMI_LANE_RECORDS)) return;
+    int first = !(lane->watch & TNMI_LANE_TOLD);
+    if (step < lane->step) tnmi_hint_drop_record(hints, lane_index);
+    if (step < lane->step || (first && lane->record.count == 0)) lane->record.began = step;
+    lane->record.clock = clock;
+    for (uint32_t i = lane->record.first; first && i != TNMI_NONE;) {
+        tnmi_hint_use(hints, i)->step = lane->step; /* what came before belongs to this one */
+        i = tnmi_hint_use(hints, i)->next;
+    }
+    tnmi_hint_watch(hints, lane_index, TNMI_LANE_TOLD, step < lane->step ? TNMI_LANE_FULL : 0);
+}
+
+/* What a set is known by: its contents and tiers, in whatever order. Never TNMI_NONE. */
+static uint32_t tnmi_hint_name(uint32_t name, uint32_t content, uint32_t tier) {
+    uint64_t hash = tnmi_base_mix(tnmi_base_mix(0, content), tier + 1u);
+    return (name + (uint32_t)(hash ^ hash >> 32)) & (TNMI_NONE >> (TNMI_USE_PLACE_BITS + 1));
+}
+
+/* A set was pinned: one member of it, noted with the set's name. The same set again is the same
+ * step, and so is what a told step pins. 0 = the table is full. */
+static int tnmi_hint_note(tnmi_hints *hints, uint32_t lane_index, uint32_t name,
+                          const tnmi_use *fields) {
+    tnmi_lane *lane = &hints->lane[lane_index];
+    tnmi_record *record = &lane->record;
+    uint32_t index = tnmi_store_take(&hints->uses);
+    if (index == TNMI_NONE) return 0;
+    if (record->count > 0 && record->set != name) record->sets++;
+    record->set = name;
+    tnmi_use *use = tnmi_hint_use(hints, index);
+    *use = *fields;
+    use->step = lane->watch & TNMI_LANE_TOLD ? lane->step : record->sets;
+    use->lane = (uint8_t)lane_index;
+    tnmi_hint_put(use, name, 0);
+    use->next = use->prev = use->same = TNMI_NONE;
+    if (record->last == TNMI_NONE)
+        record->first = index;
+    else
+        tnmi_hint_use(hints, record->last)->next = index;
+    record->last = index;
+    record->count++;
+    return 1;
+}
+
+/* The first of a content's latest uses if it is of the same step of the same lane and tier. */
+static tnmi_use *tnmi_hint_twin(tnmi_hints *hints, const tnmi_tensor *content,
+                                const tnmi_use *use) {
+    for (uint32_t i = content->use; i != TNMI_NONE; i = tnmi_hint_use(hints, i)->same) {
+        tnmi_use *other = tnmi_hint_use(hints, i);
+        if ((other->flags & TNMI_USE_SINGLE) || other->lane != use->lane) continue;
+        if (other->step != use->step) break;
+        if (other->tier == use->tier) return other;
+    }
+    return NULL;
+}
+
+/* What was recorded becomes the cycle of a lane that has none. What one step pins twice is one use;
+ * it is fetched if its first pin reads. */
+static void tnmi_hint_replay(tnmi_hints *hints, const tnmi_tensors *tensors, uint32_t lane_index) {
+    tnmi_lane *lane = &hints->lane[lane_index];
+    tnmi_record *record = &lane->record;
+    int told = (lane->watch & TNMI_LANE_TOLD) != 0;
+    lane->period = told ? (uint32_t)(lane->step - record->began + 1) : record->sets + 1;
+    for (uint32_t i = record->first; i != TNMI_NONE;) {
+        tnmi_use *use = tnmi_hint_use(hints, i);
+        tnmi_tensor *content = tnmi_tensor_at(tensors, use->content);
+        uint32_t index = i;
+        i = use->next;
+        use->step %= lane->period;
+        tnmi_use *twin = tnmi_hint_twin(hints, content, use);
+        if (twin) {
+            if (twin->access == TNM_READ && use->access != TNM_READ) twin->access = TNM_WRITE;
+            tnmi_store_give(&hints->uses, index);
+            continue;
+        }
+        if (told) use->up = TNMI_NONE;
+        use->same = content->use;
+        content->use = index;
+        use->next = lane->cycle;
+        lane->cycle = index;
+        lane->cycle_count++;
+    }
+    record->first = TNMI_NONE;
+    tnmi_hint_drop_record(hints, lane_index);
+    tnmi_hint_sort_cycle(hints, lane_index);
+}
+
+/* The first use in the cycle behind the lane's present step, or that step's own. */
+static uint32_t tnmi_hint_ahead(const tnmi_hints *hints, const tnmi_lane *lane, int behind) {
+    uint64_t now = lane->step % lane->period;
+    uint32_t i = lane->cursor;
+    while (behind && i != TNMI_NONE && tnmi_hint_use(hints, i)->step == now)
+        i = tnmi_hint_use(hints, i)->next;
+    return i == TNMI_NONE ? lane->cycle : i;
+}
+
+/* A set of this name, with this content on this tier among its members, is about to be pinned. How
+ * many steps of a lane that follows has it come on by that: none for the set of the present step
+ * (asked for again), one for the next, or to wherever such a set stands, the nearest ahead; none
+ * for one it does not know. */
+static uint64_t tnmi_hint_advance(const tnmi_hints *hints, const tnmi_tensors *tensors,
+                                  uint32_t lane_index, uint32_t name, uint32_t content,
+                                  uint32_t tier) {
+    const tnmi_lane *lane = &hints->lane[lane_index];
+    uint64_t best = 0;
+    if (lane->cycle == TNMI_NONE) return 0;
+    uint64_t now = lane->step % lane->period;
+    const tnmi_use *at = tnmi_hint_use(hints, tnmi_hint_ahead(hints, lane, 0));
+    if (at->step == now && tnmi_hint_set(at) == name) return 0;
+    at = tnmi_hint_use(hints, tnmi_hint_ahead(hints, lane, 1));
+    if (at->step == (now + 1) % lane->period && tnmi_hint_set(at) == name) return 1;
+    for (uint32_t i = tnmi_tensor_at(tensors, content)->use; i != TNMI_NONE;) {
+        at = tnmi_hint_use(hints, i);
+        i = at->same;
+        if ((at->flags & TNMI_USE_SINGLE) || at->lane != lane_index || at->tier != tier) continue;
+        uint64_t steps = tnmi_hint_steps(lane, at, 0);
+        if (tnmi_hint_set(at) != name || steps == 0) continue;
+        if (best == 0 || steps < best) best = steps;
+    }
+    return best;
 }
 
 /* Ticks until the content is needed on (or through) a tier; TNMI_NEVER = nobody said. `stamp` is
@@ -10214,7 +10445,7 @@ static int tnmi_engine_split_before(void *of, uint32_t a, uint32_t b) {
     if (x->bytes != y->bytes) return x->bytes > y->bytes;
     const tnmi_use *u = tnmi_engine_split_use(split->e, x);
     const tnmi_use *v = tnmi_engine_split_use(split->e, y);
-    if (u->up != v->up) return u->up < v->up;
+    if (tnmi_hint_place(u) != tnmi_hint_place(v)) return tnmi_hint_place(u) < tnmi_hint_place(v);
     uint32_t p = (uint32_t)u->step, differ = p ^ (uint32_t)v->step;
     if (differ == 0) return a < b;
     return (p & (differ & (0u - differ))) == 0;
@@ -10241,8 +10472,9 @@ static void tnmi_engine_split_gather(tnmi_split *split) {
              u = tnmi_hint_use(&e->hints, u)->next) {
             tnmi_use *use = tnmi_hint_use(&e->hints, u);
             tnmi_tensor *content = tnmi_engine_content(e, use->content);
-            use->up = before = use->step == step ? before + 1 : 0;
+            before = use->step == step ? before + 1 : 0;
             step = use->step;
+            tnmi_hint_put(use, tnmi_hint_set(use), before);
             if (content->mark || !tnmi_engine_streams(split, use)) continue;
             uint64_t bytes = tnmi_engine_split_bytes(split, use->content);
             content->mark = split->head;
@@ -10360,6 +10592,7 @@ static void tnmi_engine_forget_cycle(tnmi_engine *e, uint32_t lane_index) {
     }
     lane->cursor = TNMI_NONE;
     lane->period = 0;
+    tnmi_hint_watch(&e->hints, lane_index, 0, TNMI_LANE_FOLLOWS);
 }
 
 /* ---- what calls ask for ---- */
@@ -10389,6 +10622,65 @@ static void tnmi_engine_step(tnmi_engine *e, uint32_t lane_index, uint64_t step)
         event->detail = lane_index;
         event->offset = step;
     }
+    e->changed++;
+}
+
+/* A set is about to be pinned: lanes that follow begin the step it belongs to. */
+static void tnmi_engine_follow(tnmi_engine *e, const tnm_use *set, int count) {
+    uint32_t name = 0;
+    for (int i = 0; i < count; i++)
+        name = tnmi_hint_name(name, tnmi_engine_target(e, &set[i]).content, (uint32_t)set[i].tier);
+    for (uint32_t l = 0; l < TNM_MAX_LANES && count > 0; l++) {
+        if (!(e->hints.lane[l].watch & TNMI_LANE_FOLLOWS)) continue;
+        uint64_t steps =
+            tnmi_hint_advance(&e->hints, &e->tensors, l, name,
+                              tnmi_engine_target(e, &set[0]).content, (uint32_t)set[0].tier);
+        if (steps) tnmi_engine_step(e, l, e->hints.lane[l].step + steps);
+    }
+}
+
+/* A set was pinned: lanes that record note it, if there is a use for each member. What is pinned
+ * cannot go meanwhile, whatever becomes of its name. */
+static void tnmi_engine_note(tnmi_engine *e, uint32_t lane, const tnm_pinned *set, int count) {
+    uint32_t name = 0;
+    tnmi_use use;
+    memset(&use, 0, sizeof use);
+    e->hints.lane[lane].record.latest = tnmi_base_peek64(&e->clock) - (uint64_t)count + 1;
+    for (int pass = 0; pass < 2; pass++)
+        for (int i = 0; i < count; i++) {
+            uint32_t tier = (uint32_t)set[i].tier;
+            use.content = tnmi_tensor_replica(&e->tensors, tier, (uint32_t)set[i].id)->content;
+            use.tier = (uint8_t)tier;
+            use.access = (uint8_t)set[i].access;
+            if (use.access == TNM_DISCARD &&
+                set[i].bytes < tnmi_engine_content(e, use.content)->bytes)
+                use.access = TNM_WRITE;
+            if (pass == 0)
+                name = tnmi_hint_name(name, use.content, tier);
+            else if (!tnmi_hint_note(&e->hints, lane, name, &use))
+                tnmi_hint_watch(&e->hints, lane, TNMI_LANE_FULL, 0);
+        }
+}
+
+/* What a lane recorded becomes its cycle. If nobody told its steps, the sets that are pinned do
+ * from now on: the next one is the first of the cycle. */
+static void tnmi_engine_replay(tnmi_engine *e, uint32_t lane_index) {
+    tnmi_lane *lane = &e->hints.lane[lane_index];
+    uint64_t ticks = tnmi_base_peek64(&e->clock) - lane->record.clock;
+    uint64_t latest = lane->record.latest;
+    int told = (lane->watch & TNMI_LANE_TOLD) != 0;
+    tnmi_engine_forget_cycle(e, lane_index);
+    tnmi_hint_replay(&e->hints, &e->tensors, lane_index);
+    tnmi_hint_watch(&e->hints, lane_index, told ? 0 : TNMI_LANE_FOLLOWS,
+                    TNMI_LANE_RECORDS | TNMI_LANE_TOLD | TNMI_LANE_FULL);
+    if (!told) {
+        lane->stepped = 0; /* from what steps before were worth nothing follows for these */
+        lane->pace = lane->mean = tnmi_base_max(tnmi_base_scale(ticks, 16, lane->period), 16);
+        lane->paces = 1;
+        tnmi_engine_step(e, lane_index, lane->period - 1);
+        lane->began = latest; /* that step has been done */
+    }
+    tnmi_engine_split(e);
     e->changed++;
 }
 
@@ -11132,6 +11424,33 @@ static int tnmi_watch_check_lane(const tnmi_hints *hints, uint32_t lane) {
     return broken + (before == TNMI_NONE && hints->lane[lane].root != TNMI_NONE);
 }
 
+/* What a lane records, and what its cycle is known by. Every use of the table is somewhere. */
+static int tnmi_watch_check_uses(const tnmi_hints *hints) {
+    uint32_t uses = 0, watching = 0;
+    int broken = 0;
+    for (uint32_t l = 0; l < TNM_MAX_LANES; l++) {
+        const tnmi_lane *lane = &hints->lane[l];
+        uint32_t cycle = 0, noted = 0, last = TNMI_NONE;
+        if (lane->watch & (TNMI_LANE_RECORDS | TNMI_LANE_FOLLOWS)) watching |= (uint32_t)1 << l;
+        for (uint32_t i = lane->cycle; i != TNMI_NONE; i = tnmi_hint_use(hints, i)->next) {
+            const tnmi_use *use = tnmi_hint_use(hints, i);
+            cycle++;
+            broken += use->lane != l || use->step >= lane->period;
+            broken += (lane->watch & TNMI_LANE_FOLLOWS) && tnmi_hint_set(use) > TNMI_NONE >> (TNMI_USE_PLACE_BITS + 1);
+        }
+        for (uint32_t i = lane->record.first; i != TNMI_NONE; i = tnmi_hint_use(hints, i)->next) {
+            noted++;
+            last = i;
+        }
+        broken += cycle != lane->cycle_count || noted != lane->record.count;
+        broken += last != lane->record.last || (noted && !(lane->watch & TNMI_LANE_RECORDS));
+        uses += cycle + noted;
+        for (uint32_t i = lane->single; i != TNMI_NONE; i = tnmi_hint_after(hints, i))
+            uses++;
+    }
+    return broken + (watching != hints->watching) + (uses != hints->uses.live);
+}
+
 /* What fences hold, by their records and by the counts. Each replica has a weight of its own, so
  * that the two sums agree only where every count does. A queue's records lie in order. */
 static int tnmi_watch_check_fences(const tnmi_engine *e) {
@@ -11171,6 +11490,7 @@ static TNMI_RARE int tnmi_watch_check(const tnmi_engine *e) {
         broken += tnmi_watch_check_tier(e, t);
     for (uint32_t l = 0; l < TNM_MAX_LANES; l++)
         broken += tnmi_watch_check_lane(&e->hints, l);
+    broken += tnmi_watch_check_uses(&e->hints);
     for (uint32_t i = e->move.live_copy; i != TNMI_NONE; i = e->move.copy[i].next) {
         used++;
         broken += e->move.copy[i].state == TNMI_COPY_FREE;
@@ -11213,9 +11533,11 @@ struct tnm_ctx {
     tnm_desc desc;
     struct tnmi_shelf_host host;
     int driving, telling;
-    int inside;      /* one-thread contexts: a callback runs, only sight is allowed */
-    int by_lock;     /* no hits without the lock: a trace listens, or threads without atomics */
-    int shut;        /* by_lock or inside */
+    int inside; /* one-thread contexts: a callback runs, only sight is allowed */
+    /* no hits without the lock: 1 = a trace listens, or threads without atomics; 2 = a lane looks
+     * at the pins */
+    uint32_t by_lock;
+    uint32_t shut;   /* by_lock or inside */
     int sleepers;    /* threads that wait for the bell */
     uint64_t rung;   /* how often it rang */
     uint64_t told;   /* e.changed when it last rang for everyone */
@@ -11401,7 +11723,7 @@ static void tnmi_door_print(const tnm_log *log) {
 /* A callback begins (1) or has ended (-1). Among threads nobody can say whose call it came from. */
 static void tnmi_door_callback(tnm_ctx *ctx, int by) {
     if (!ctx->e.threaded) ctx->inside += by;
-    if (!ctx->e.threaded) ctx->shut = ctx->by_lock | ctx->inside;
+    if (!ctx->e.threaded) ctx->shut = ctx->by_lock | (uint32_t)ctx->inside;
 }
 
 /* Under the lock; drops it while the application's callbacks run. */
@@ -11937,7 +12259,7 @@ static TNMI_RARE void tnmi_door_init_engine(tnm_ctx *ctx) {
     ctx->own_lock = ctx->desc.lock == NULL;
 #    endif
     e->threaded = ctx->own_lock || ctx->desc.lock != NULL;
-    ctx->by_lock = ctx->shut = e->tell.events || (!TNMI_ATOMICS && e->threaded);
+    ctx->by_lock = ctx->shut = (uint32_t)(e->tell.events || (!TNMI_ATOMICS && e->threaded));
 }
 
 /* Tiers with a budget on the context's allocator take their segments now, so that nothing is
@@ -12628,6 +12950,26 @@ static tnm_result tnmi_door_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm
     return r == TNM_PENDING && only_here ? TNM_ABSENT : r;
 }
 
+/* Hits of those for whom it is the lock alone that lets nobody see them. */
+static int tnmi_door_hit_locked(tnm_ctx *ctx, const tnm_use *set, int count, tnm_pinned *out) {
+    if (!ctx->by_lock || ctx->e.tell.events) return 0;
+    if (tnmi_door_hit_all(ctx, set, count, out, 1)) return 1;
+    if (count > 0) memset(out, 0, (size_t)count * sizeof *out);
+    return 0;
+}
+
+/* A set was pinned: it is noted. What does not fit ends no pin; tnm_replay tells of it. */
+static void tnmi_door_note(tnm_ctx *ctx, const tnm_pinned *out, int count) {
+    tnmi_engine *e = &ctx->e;
+    for (uint32_t l = 0; l < TNM_MAX_LANES; l++) {
+        const tnmi_lane *lane = &e->hints.lane[l];
+        if (!(lane->watch & TNMI_LANE_RECORDS) || (lane->watch & TNMI_LANE_FULL)) continue;
+        while (tnmi_engine_table(e, &e->hints.uses, (uint32_t)count) == TNM_ABSENT)
+            tnmi_door_grow(ctx);
+        if (lane->watch & TNMI_LANE_RECORDS) tnmi_engine_note(e, l, out, count);
+    }
+}
+
 /* Whatever is no single hit: sets, misses, broken rules. luck: what became of the single one. */
 static TNMI_APART tnm_result tnmi_door_pin_call(tnm_ctx *ctx, const tnm_use *set, int count,
                                                 tnm_pinned *out, int waits, tnmi_door_luck luck) {
@@ -12638,21 +12980,27 @@ static TNMI_APART tnm_result tnmi_door_pin_call(tnm_ctx *ctx, const tnm_use *set
     if (!rule) rule = tnmi_door_check_array(set, count);
     if (!rule && count > 0 && !out) rule = "out is missing";
     if (rule) return tnmi_door_reject(ctx, call, rule);
-    if (!ctx->by_lock && count != 1 && tnmi_door_hit_all(ctx, set, count, out, 0)) return TNM_OK;
+    if (count != 1 && !tnmi_base_load32(&ctx->by_lock) &&
+        tnmi_door_hit_all(ctx, set, count, out, 0))
+        return TNM_OK;
     if (count > 0) memset(out, 0, (size_t)count * sizeof *out);
     tnmi_door_enter(ctx);
-    if (!TNMI_ATOMICS && ctx->by_lock && !ctx->e.tell.events) {
-        if (tnmi_door_hit_all(ctx, set, count, out, 1)) return tnmi_door_leave(ctx, TNM_OK);
-        if (count > 0) memset(out, 0, (size_t)count * sizeof *out);
-    }
+    uint32_t watching = ctx->e.hints.watching;
+    if (!watching && tnmi_door_hit_locked(ctx, set, count, out))
+        return tnmi_door_leave(ctx, TNM_OK);
     tnm_result r = tnmi_door_check_set(ctx, set, count, call);
-    if (r == TNM_OK) r = tnmi_door_pin(ctx, set, count, out, waits, call);
+    int asks = watching && tnmi_door_if_ready(set, count); /* no step begins by asking */
+    if (r == TNM_OK && watching && !asks) tnmi_engine_follow(&ctx->e, set, count);
+    if (r == TNM_OK && !(watching && tnmi_door_hit_locked(ctx, set, count, out)))
+        r = tnmi_door_pin(ctx, set, count, out, waits, call);
+    if (r == TNM_OK && watching && asks) tnmi_engine_follow(&ctx->e, set, count);
+    if (r == TNM_OK && ctx->e.hints.watching) tnmi_door_note(ctx, out, count);
     return tnmi_door_leave(ctx, r);
 }
 
 /* May members be pinned and let go without the lock? */
 static TNMI_INLINE int tnmi_door_is_open(const tnm_ctx *ctx) {
-    return !ctx->shut;
+    return !tnmi_base_load32(&ctx->shut);
 }
 
 static TNMI_APART tnm_result tnmi_door_pin_again(tnm_ctx *ctx, const tnm_use *use, tnm_pinned *out,
@@ -12776,10 +13124,11 @@ static TNMI_APART tnm_result tnmi_door_unpin_call(tnm_ctx *ctx, tnm_pinned *set,
     if (!rule && fence && !ctx->e.has_passed) rule = "a fence needs tnm_desc.passed";
     if (!rule && fence && !(fence & (((uint64_t)1 << 56) - 1))) rule = "a fence value is not 0";
     if (rule) return tnmi_door_reject(ctx, call, rule);
-    if (fence || ctx->by_lock) tnmi_door_enter(ctx);
+    int locked = fence || tnmi_base_load32(&ctx->by_lock);
+    if (locked) tnmi_door_enter(ctx);
     for (int i = 0; !rule && i < count; i++)
         if (!tnmi_door_pinned(ctx, &set[i], &replica)) rule = "not pinned, or unpinned before";
-    if (fence || ctx->by_lock) {
+    if (locked) {
         tnm_result r = rule ? tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call, rule)
                             : tnmi_door_unpin(ctx, set, count, fence, call);
         return tnmi_door_leave(ctx, r);
@@ -13117,6 +13466,13 @@ static tnmi_use tnmi_door_use(const tnm_ctx *ctx, uint32_t lane, const tnm_use *
     return use;
 }
 
+/* Lanes began to look at pins, or ceased to. */
+static void tnmi_door_watch(tnm_ctx *ctx) {
+    uint32_t by_lock = (ctx->by_lock & 1u) | (ctx->e.hints.watching ? 2u : 0);
+    tnmi_base_store32(&ctx->by_lock, by_lock);
+    tnmi_base_store32(&ctx->shut, by_lock | (uint32_t)ctx->inside);
+}
+
 TENSORMEM_API tnm_result tnm_schedule(tnm_ctx *ctx, uint32_t lane, const tnm_use *uses, int count,
                                       uint32_t period) {
     static const char call[] = "tnm_schedule";
@@ -13130,6 +13486,7 @@ TENSORMEM_API tnm_result tnm_schedule(tnm_ctx *ctx, uint32_t lane, const tnm_use
     if (r == TNM_OK) {
         tnmi_lane *l = &e->hints.lane[lane];
         tnmi_engine_forget_cycle(e, lane);
+        tnmi_door_watch(ctx);
         for (int i = 0; i < count; i++) {
             tnmi_use use = tnmi_door_use(ctx, lane, &uses[i]);
             uint32_t index = tnmi_hint_new(&e->hints, tnmi_engine_content(e, use.content), &use);
@@ -13148,8 +13505,46 @@ TENSORMEM_API tnm_result tnm_schedule(tnm_ctx *ctx, uint32_t lane, const tnm_use
 TENSORMEM_API tnm_result tnm_step(tnm_ctx *ctx, uint32_t lane, uint64_t step) {
     const char *rule = lane >= TNM_MAX_LANES ? "lane is not 0 .. TNM_MAX_LANES-1" : NULL;
     if (!tnmi_door_begin(ctx, "tnm_step", rule)) return TNM_ERR_ARGUMENT;
+    if (ctx->e.hints.watching) {
+        tnmi_hint_tell(&ctx->e.hints, lane, step);
+        tnmi_door_watch(ctx);
+    }
     tnmi_engine_step(&ctx->e, lane, step);
     return tnmi_door_leave(ctx, TNM_OK);
+}
+
+TENSORMEM_API tnm_result tnm_record(tnm_ctx *ctx, uint32_t lane) {
+    const char *rule = lane >= TNM_MAX_LANES ? "lane is not 0 .. TNM_MAX_LANES-1" : NULL;
+    if (!tnmi_door_begin(ctx, "tnm_record", rule)) return TNM_ERR_ARGUMENT;
+    tnmi_hint_record(&ctx->e.hints, lane, tnmi_base_peek64(&ctx->e.clock));
+    tnmi_door_watch(ctx);
+    return tnmi_door_leave(ctx, TNM_OK);
+}
+
+TENSORMEM_API tnm_result tnm_replay(tnm_ctx *ctx, uint32_t lane) {
+    static const char call[] = "tnm_replay";
+    const char *rule = lane >= TNM_MAX_LANES ? "lane is not 0 .. TNM_MAX_LANES-1" : NULL;
+    if (!tnmi_door_begin(ctx, call, rule)) return TNM_ERR_ARGUMENT;
+    tnmi_engine *e = &ctx->e;
+    const tnmi_lane *l = &e->hints.lane[lane];
+    tnm_result r = TNM_OK;
+    if (!(l->watch & TNMI_LANE_RECORDS)) rule = "the lane does not record";
+    if (!rule && (l->watch & TNMI_LANE_FULL)) {
+        r = tnmi_store_allows(&e->hints.uses, 1) ? TNM_ERR_MEMORY : TNM_ERR_CAPACITY;
+        tnmi_door_refuse(ctx, r, call, e->hints.uses.name);
+    } else if (!rule && l->record.count == 0)
+        rule = "nothing was pinned since tnm_record";
+    else if (!rule && l->step - l->record.began >= UINT32_MAX && (l->watch & TNMI_LANE_TOLD))
+        rule = "the steps told since tnm_record are too many for a period";
+    if (rule) r = tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call, rule);
+    if (r == TNM_OK) {
+        tnmi_engine_replay(e, lane);
+    } else if (l->watch & TNMI_LANE_RECORDS) {
+        tnmi_hint_drop_record(&e->hints, lane);
+        tnmi_hint_watch(&e->hints, lane, 0, TNMI_LANE_RECORDS | TNMI_LANE_TOLD | TNMI_LANE_FULL);
+    }
+    tnmi_door_watch(ctx);
+    return tnmi_door_leave(ctx, r);
 }
 
 /* One single use: a guess is replaced by a later one for the same lane and tier; the same sure use

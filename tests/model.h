@@ -793,6 +793,20 @@ static inline void model_op_step(model *m) {
     CHECK_EQ(tnm_step(m->g.ctx, lane, m->steps[lane]), TNM_OK);
 }
 
+/* whatever was pinned since becomes a cycle: told, or followed from then on. By the number of the
+ * call and the tag: nothing is drawn for it, so that what a stream says stays what it was. */
+static inline void model_op_record(model *m) {
+    uint32_t lane = (uint32_t)(m->op / 16 % 3);
+    tnm_result r;
+    if (m->op / 48 % 2 == 0) {
+        CHECK_EQ(tnm_record(m->g.ctx, lane), TNM_OK);
+        return;
+    }
+    r = tnm_replay(m->g.ctx, lane);
+    model_say(m, "replay", lane, 0, r);
+    MODEL_LEGAL(m, "replay", r, r >= 0 || r == TNM_ERR_ARGUMENT || m->noisy);
+}
+
 static inline void model_op_cancel(model *m) {
     tnm_tensor t[4];
     int n = 0;
@@ -838,6 +852,7 @@ static inline void model_step(model *m) {
     uint32_t op = model_draw(m, 64);
     int name;
     m->op++;
+    if (m->op % 16 == 5 && (m->g.desc.tag & 2)) model_op_record(m);
     if (op < 6)
         model_op_create(m);
     else if (op < 8)
