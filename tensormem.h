@@ -274,7 +274,7 @@
  * 8. FORESIGHT
  *
  * Without a word from you the least recently pinned leaves first. That is the worst possible order
- * for a loop larger than its tier; tell us the loop.
+ * for a loop larger than its tier; tell us the loop, let us watch a pass of it, or let us learn.
  *
  *   tnm_schedule  a lane's cycle: use i happens at steps step_i + k * period. Replaces the lane's
  *                 former cycle; the uses are copied
@@ -294,6 +294,47 @@
  * A guess cannot hurt: it never evicts what is needed sooner, what is claimed, or another unused
  * prefetch; at most `guess_bytes` of guesses stand before a demand on a link; the wasted ones are
  * counted. A larger guess_bytes overlaps more between rare pumps, a smaller one answers sooner.
+ *
+ * To watch one pass is enough (tnm_record before, tnm_replay behind): what was pinned is the cycle,
+ * and where no step was told, each set that is pinned begins the next one from then on.
+ *
+ * @code
+ * #define TENSORMEM_IMPLEMENTATION
+ * #include "tensormem.h"
+ *
+ * int main(void) { // a program that knows nothing of schedules but where its loop begins
+ *     tnm_tier_desc tiers[2] = {{.name = "fast", .budget_bytes = 8 << 10}, {.name = "slow"}};
+ *     tnm_desc desc = {.tiers = tiers, .tier_count = 2};
+ *     tnm_use use[16];
+ *     tnm_ctx *mem;
+ *     if (tnm_create(&desc, &mem) < 0) return 1;
+ *     for (int i = 0; i < 16; i++) {
+ *         tnm_tensor_desc layer = {.bytes = 1024};
+ *         use[i] = (tnm_use){.access = TNM_DISCARD};
+ *         if (tnm_tensor_create(mem, &layer, &use[i].tensor) < 0) return 2;
+ *     }
+ *     for (int pass = 0; pass < 9; pass++) {
+ *         if (pass == 1 && tnm_record(mem, 0) < 0) return 3;
+ *         for (int i = 0; i < 16; i++) {
+ *             tnm_pinned at;
+ *             if (tnm_pin(mem, &use[i], 1, &at) != TNM_OK) return 4;
+ *             tnm_unpin(mem, &at, 1, 0); // compute
+ *             use[i].access = TNM_READ;
+ *             tnm_pump(mem, TNM_ALL);
+ *         }
+ *         if (pass == 1 && tnm_replay(mem, 0) < 0) return 5;
+ *     }
+ *     return tnm_destroy(mem);
+ * }
+ * @end
+ *
+ * With tnm_desc.policy = TNM_POLICY_AUTO nothing need be said or marked. Of each tensor it learns
+ * after how many pins it is wanted again. Gaps that agree, where such were right before, foretell
+ * the next use: it leaves by that, and comes back by a guess shortly before, no more of them ahead
+ * than a 32nd of the tier. What is not regular leaves by age; by age over frequency while that has
+ * the better of it, which is judged by pairs, one that left and one that stayed, by which of them
+ * is used first. Distance and age are divided by what a byte costs to bring back. A loop is known
+ * in its third pass. Eight bytes a tensor; a hit costs what it costs anyway.
  *
  * 9. PUMP AND FRAMES
  *
@@ -348,13 +389,15 @@
  * WONT_NEED and used ONCE go first, then what is current both above and below its tier, since it
  * costs nothing; KEEP goes last. What was announced and has no use ahead is expected after the end
  * of what was announced, and among its like by age. With unequal sizes the contiguous run with the
- * least bytes/distance leaves, so that room is not lost to fragments.
+ * least bytes/distance leaves, so that room is not lost to fragments. Under TNM_POLICY_AUTO
+ * distances that nobody told are learned, and ages are divided by cost too.
  *
  * Under a schedule each tier with a budget splits its tensors into kept ones that stay (those the
- * cycle writes first, then the largest) and streamed ones that share a ring of look-ahead W plus
- * the largest set P. With N bytes in the cycle and C in the tier, a steady sweep moves at most
- * (N - C) + W + P + less than one tensor; LRU would move N. In a tier of one segment a wall keeps
- * the two apart; in several, fragments may cost a few kept tensors a load in each sweep.
+ * cycle writes first, then the largest) and streamed
+ * ones that share a ring of look-ahead W plus the largest set P. With N bytes in the cycle and C in
+ * the tier, a steady sweep moves at most (N - C) + W + P + less than one tensor; LRU would move N.
+ * In a tier of one segment a wall keeps the two apart; in several, fragments may cost a few kept
+ * tensors a load in each sweep.
  * Streamed replicas that will leave next are written down early, when nothing more urgent moves.
  *
  * 11. BACKENDS, AS A STORY
@@ -435,7 +478,8 @@
  *   - compress, convert, checksum or encrypt bytes on the way
  *   - keep anything across a restart, talk to a network, or share memory between processes
  *   - copy on write: a view shares, it does not fork
- *   - guess from your access pattern: without schedule, prefetch or advice it is LRU
+ *   - guess from your access pattern, unless TNM_POLICY_AUTO says so: without schedule, prefetch or
+ *     advice it is LRU
  *   - catch page faults or replace malloc: an unpinned pointer is dead, nothing will warn you
  *     (outside the annotated builds)
  *   - share fairly between tenants: there are no quotas inside a context
@@ -580,8 +624,9 @@ typedef struct tnm_tier_desc {
     int spill_to;                   /* 0 = the next tier; else a greater index, or TNM_NOWHERE */
 } tnm_tier_desc;
 
-typedef enum tnm_policy {
-    TNM_POLICY_LRU /* hints outrank it */
+typedef enum tnm_policy {                 /* of what nobody told; hints outrank it */
+                          TNM_POLICY_LRU, /* least recently pinned first */
+                          TNM_POLICY_AUTO /* learned: periods, frequency where it pays, cost */
 } tnm_policy;
 
 typedef enum tnm_class { /* of a transfer, ascending: a later request may raise it */
@@ -5256,9 +5301,41 @@ typedef struct tnmi_lane {
     tnmi_record record;
 } tnmi_lane;
 
+/* The lane behind the application's: guesses the engine tells itself; a step is a tick. */
+enum { TNMI_LANE_LEARNED = TNM_MAX_LANES, TNMI_LANES = TNM_MAX_LANES + 1, TNMI_FORETOLD = 256 };
+
+typedef struct tnmi_habit { /* what TNM_POLICY_AUTO has learned of a content */
+    uint32_t last;          /* the clock at the latest use that was seen, its low half */
+    uint16_t gap;           /* mean ticks from use to use: 11 bits, shifted left by the other 5 */
+    uint8_t spread;         /* mean deviation from that, in 64ths of it; 255 = that or more */
+    uint8_t uses;           /* seen; 0 = none, 255 = that or more */
+} tnmi_habit;
+
+/* One left, another stayed, and age alone would have had it the other way round than age by
+ * frequency: whichever is used first, the choice against it was the better one. */
+typedef struct tnmi_duel {
+    uint32_t left, stayed;   /* contents; 0 = no duel */
+    uint32_t last;           /* of the one that stayed, as in its habit */
+    uint8_t tier, frequency; /* 1 = frequency would have it so, 0 = age */
+} tnmi_duel;
+
+enum { TNMI_DUELS = 64, TNMI_SURE_ENOUGH = 52429, TNMI_ONE = 65536 };
+
+typedef struct tnmi_learning {
+    tnmi_table habits; /* by content; nothing but under TNM_POLICY_AUTO */
+    int on;
+    uint32_t right[3]; /* of TNMI_ONE: how often one gap, two, more that agree foretold the next */
+    uint32_t foretold; /* uses in the lane */
+    int by_frequency;  /* where nothing is regular, frequency divides age */
+    int32_t score;     /* of TNMI_ONE: what duels say for that */
+    uint32_t fought;
+    tnmi_duel duel[TNMI_DUELS];
+} tnmi_learning;
+
 typedef struct tnmi_hints {
     tnmi_table uses;
-    tnmi_lane lane[TNM_MAX_LANES];
+    tnmi_learning learned;
+    tnmi_lane lane[TNMI_LANES];
     uint64_t falls;    /* changes after which many a key may be lower than it was recorded */
     uint32_t watching; /* lanes that record or follow: pins are shown to them */
 } tnmi_hints;
@@ -5267,11 +5344,15 @@ static tnmi_use *tnmi_hint_use(const tnmi_hints *hints, uint32_t index) {
     return (tnmi_use *)tnmi_store_at(&hints->uses, index);
 }
 
-static void tnmi_hint_init(tnmi_hints *hints, uint32_t max_uses, int fixed) {
+/* `habits`: of how many contents they may be learned, 0 = nothing is. */
+static void tnmi_hint_init(tnmi_hints *hints, uint32_t max_uses, uint32_t habits, int fixed) {
     memset(hints, 0, sizeof *hints);
+    hints->learned.on = habits > 0;
+    hints->learned.right[2] = TNMI_ONE - 1; /* until shown to be wrong */
+    tnmi_store_init(&hints->learned.habits, "max_tensors", sizeof(tnmi_habit), 0, habits, fixed);
     tnmi_store_init(&hints->uses, "max_uses", sizeof(tnmi_use), offsetof(tnmi_use, same), max_uses,
                     fixed);
-    for (int i = 0; i < TNM_MAX_LANES; i++) {
+    for (int i = 0; i < TNMI_LANES; i++) {
         tnmi_lane *lane = &hints->lane[i];
         lane->cycle = lane->cursor = lane->single = lane->root = TNMI_NONE;
         lane->record.first = lane->record.last = TNMI_NONE;
@@ -5373,6 +5454,7 @@ static void tnmi_hint_delete_single(tnmi_hints *hints, const tnmi_tensors *tenso
     tnmi_use *use = tnmi_hint_use(hints, index);
     tnmi_lane *lane = &hints->lane[use->lane];
     if (lane->single == index) lane->single = tnmi_hint_after(hints, index);
+    hints->learned.foretold -= use->lane == TNMI_LANE_LEARNED;
     while (use->next != TNMI_NONE || use->prev != TNMI_NONE) {
         int later = use->prev == TNMI_NONE;
         if (use->prev != TNMI_NONE && use->next != TNMI_NONE)
@@ -5725,7 +5807,7 @@ static inline uint64_t tnmi_hint_distance(const tnmi_hints *hints, const tnmi_te
         const tnmi_use *use = tnmi_hint_use(hints, i);
         const tnmi_lane *lane = &hints->lane[use->lane];
         i = use->same;
-        if (!tnmi_hint_serves(below, use->tier, tier)) continue;
+        if (!tnmi_hint_serves(below, use->tier, tier) || use->lane == TNMI_LANE_LEARNED) continue;
         uint64_t steps = tnmi_hint_steps(lane, use, lane->stepped && stamp >= lane->began);
         if (steps != TNMI_NEVER) best = tnmi_base_min(best, tnmi_hint_ticks(lane, steps));
     }
@@ -5757,6 +5839,190 @@ static uint64_t tnmi_hint_reach(const tnmi_hints *hints, const tnmi_tensor *cont
     uint32_t told = tnmi_tensor_field(content, TNMI_TOLD_SHIFT, 4);
     if (!told || hints->lane[told - 1].reach == 0) return 0;
     return tnmi_hint_ticks(&hints->lane[told - 1], hints->lane[told - 1].reach + 1);
+}
+
+/* ---- habits: what nobody told is learned from when contents were used. A hit tells no more than
+ * it tells anyway, its count and the latest stamp: from both follows the mean gap since they were
+ * last looked at, which is when keys are compared and when one is pinned under the lock ---- */
+static tnmi_habit *tnmi_hint_habit(const tnmi_hints *hints, uint32_t content) {
+    return (tnmi_habit *)tnmi_store_of(&hints->learned.habits, content, sizeof(tnmi_habit));
+}
+
+static uint32_t tnmi_hint_gap(const tnmi_habit *habit) {
+    return (uint32_t)(habit->gap & 0x7ffu) << (habit->gap >> 11);
+}
+
+static void tnmi_hint_set_gap(tnmi_habit *habit, uint32_t ticks) {
+    uint32_t shift = ticks < 0x800u ? 0 : tnmi_base_log2(ticks) - 10;
+    habit->gap = (uint16_t)(shift << 11 | ticks >> shift);
+}
+
+/* `uses` more, the latest at this clock. */
+static void tnmi_hint_learn(tnmi_habit *habit, uint64_t clock, uint32_t uses) {
+    uint32_t now = (uint32_t)clock, mean = tnmi_hint_gap(habit);
+    if (uses == 0) return;
+    uint32_t gap = (now - habit->last) / uses, off = gap > mean ? gap - mean : mean - gap;
+    if (habit->uses == 1) {
+        tnmi_hint_set_gap(habit, gap);
+        habit->spread = 0;
+    } else if (habit->uses > 1) {
+        uint64_t spread = ((uint64_t)mean * habit->spread / 64 + off) / 2;
+        mean = (uint32_t)(((uint64_t)mean + gap) / 2);
+        tnmi_hint_set_gap(habit, mean);
+        habit->spread = (uint8_t)tnmi_base_min(spread * 64 / (mean + 1), 255);
+    }
+    habit->last = now;
+    habit->uses = (uint8_t)tnmi_base_min((uint64_t)habit->uses + uses, 255);
+}
+
+/* How far off a regular use may be and still be one. */
+static uint32_t tnmi_hint_slack(uint32_t gap) {
+    return gap / 5 + 2;
+}
+
+/* Do the gaps seen agree? Which of the counts of those that were right is theirs; -1 = no. */
+static int tnmi_hint_agree(const tnmi_habit *habit) {
+    if (habit->uses < 2 || habit->spread * 5 >= 64) return -1;
+    return habit->uses > 3 ? 2 : habit->uses - 2;
+}
+
+/* Is it worth to go by it? What holds of contents with fewer gaps holds of those with more. */
+static int tnmi_hint_is_regular(const tnmi_hints *hints, const tnmi_habit *habit) {
+    for (int i = tnmi_hint_agree(habit); i >= 0; i--)
+        if (hints->learned.right[i] >= TNMI_SURE_ENOUGH) return 1;
+    return 0;
+}
+
+/* A content was used: what had been foretold of it by its gaps was right, or it was not. */
+static void tnmi_hint_used(tnmi_hints *hints, uint32_t content, uint64_t clock, uint32_t uses) {
+    tnmi_habit *habit = tnmi_hint_habit(hints, content);
+    int class_ = tnmi_hint_agree(habit);
+    if (uses == 0) return;
+    if (class_ >= 0) {
+        uint32_t mean = tnmi_hint_gap(habit), gap = ((uint32_t)clock - habit->last) / uses;
+        uint32_t off = gap > mean ? gap - mean : mean - gap, *right = &hints->learned.right[class_];
+        int before = *right >= TNMI_SURE_ENOUGH;
+        *right -= *right / 64;
+        if (off <= tnmi_hint_slack(mean)) *right += TNMI_ONE / 64;
+        hints->falls += before != (*right >= TNMI_SURE_ENOUGH);
+    }
+    tnmi_hint_learn(habit, clock, uses);
+}
+
+/* The habit with what hits have told since: `hits` of them, the latest at `stamp`. */
+static inline tnmi_habit tnmi_hint_now(const tnmi_hints *hints, uint32_t content, uint64_t stamp,
+                                       uint32_t hits) {
+    tnmi_habit habit = *tnmi_hint_habit(hints, content);
+    tnmi_hint_learn(&habit, stamp, hits);
+    return habit;
+}
+
+/* Ticks until a content of such a habit is used next; TNMI_NEVER = it is not regular, or was not
+ * used when it should have been. */
+static uint64_t tnmi_hint_due(const tnmi_hints *hints, const tnmi_habit *habit, uint64_t clock) {
+    if (!tnmi_hint_is_regular(hints, habit)) return TNMI_NEVER;
+    uint32_t gap = tnmi_hint_gap(habit), age = (uint32_t)clock - habit->last;
+    if (age > gap && age - gap > tnmi_hint_slack(gap)) return TNMI_NEVER;
+    return age < gap ? gap - age : 0;
+}
+
+/* The same for what is not regular: as long as it has not been used, and where frequency tells more
+ * than age alone, the sooner the more often it was. */
+static uint64_t tnmi_hint_idle(uint64_t age, const tnmi_habit *habit, int by_frequency) {
+    if (!by_frequency || habit->uses < 2) return age;
+    return age / (1 + tnmi_base_log2(habit->uses));
+}
+
+static inline uint64_t tnmi_hint_expected(const tnmi_hints *hints, uint32_t content, uint64_t stamp,
+                                          uint32_t hits, uint64_t clock) {
+    tnmi_habit habit = tnmi_hint_now(hints, content, stamp, hits);
+    uint64_t due = tnmi_hint_due(hints, &habit, clock);
+    if (due != TNMI_NEVER) return due;
+    return tnmi_hint_idle(tnmi_base_less(clock, stamp), &habit, hints->learned.by_frequency);
+}
+
+/* ---- duels: age against age by frequency, judged by what is used first ---- */
+static void tnmi_hint_judge(tnmi_hints *hints, tnmi_duel *duel, int left_first) {
+    tnmi_learning *learned = &hints->learned;
+    int32_t won = (duel->frequency != 0) != (left_first != 0) ? TNMI_ONE : -TNMI_ONE;
+    int before = learned->by_frequency;
+    duel->left = 0;
+    learned->score += (won - learned->score) / 128;
+    learned->by_frequency = learned->score > (before ? 0 : TNMI_ONE / 10);
+    hints->falls += before != learned->by_frequency;
+}
+
+static uint32_t tnmi_hint_last(const tnmi_hints *hints, const tnmi_tensors *tensors,
+                               uint32_t content, uint32_t tier) {
+    const tnmi_replica *there = tnmi_tensor_on(tensors, content, tier);
+    uint32_t hits = there && there->node != TNMI_NONE
+                        ? (uint32_t)(tnmi_base_peek64(&there->word) >> 32) & 0xffffu
+                        : 0;
+    uint64_t stamp = there ? tnmi_base_peek64(&there->stamp) : 0;
+    return tnmi_hint_now(hints, content, stamp, hits).last;
+}
+
+/* A content that had left is used again. */
+static void tnmi_hint_returns(tnmi_hints *hints, const tnmi_tensors *tensors, uint32_t content) {
+    for (int i = 0; i < TNMI_DUELS; i++) {
+        tnmi_duel *duel = &hints->learned.duel[i];
+        if (duel->left != content) continue;
+        tnmi_hint_judge(hints, duel,
+                        tnmi_hint_last(hints, tensors, duel->stayed, duel->tier) == duel->last);
+    }
+}
+
+/* One leaves a tier and another stays; the clock and when both were pinned last. */
+static void tnmi_hint_fight(tnmi_hints *hints, const tnmi_tensors *tensors, uint32_t tier,
+                            uint64_t clock, const tnmi_replica *left, const tnmi_replica *stayed) {
+    const tnmi_replica *both[2] = { left, stayed };
+    uint64_t age[2], by[2];
+    for (int i = 0; i < 2; i++) {
+        uint64_t stamp = tnmi_base_peek64(&both[i]->stamp);
+        uint32_t hits = (uint32_t)(tnmi_base_peek64(&both[i]->word) >> 32) & 0xffffu;
+        tnmi_habit habit = tnmi_hint_now(hints, both[i]->content, stamp, hits);
+        age[i] = tnmi_base_less(clock, stamp);
+        by[i] = tnmi_hint_idle(age[i], &habit, 1);
+        if (tnmi_hint_due(hints, &habit, clock) != TNMI_NEVER) return;
+    }
+    if ((age[0] > age[1]) == (by[0] > by[1])) return;
+    tnmi_duel *duel = &hints->learned.duel[hints->learned.fought++ % TNMI_DUELS];
+    if (duel->left && tnmi_hint_last(hints, tensors, duel->stayed, duel->tier) != duel->last)
+        tnmi_hint_judge(hints, duel, 0); /* what left has not come back since */
+    duel->left = left->content;
+    duel->stayed = stayed->content;
+    duel->last = tnmi_hint_last(hints, tensors, stayed->content, tier);
+    duel->tier = (uint8_t)tier;
+    duel->frequency = by[0] > by[1];
+}
+
+/* The guesses the engine tells itself of a content end. */
+static void tnmi_hint_untell(tnmi_hints *hints, const tnmi_tensors *tensors, uint32_t content) {
+    uint32_t index = tnmi_tensor_at(tensors, content)->use;
+    while (index != TNMI_NONE) {
+        const tnmi_use *use = tnmi_hint_use(hints, index);
+        uint32_t same = use->same;
+        if (use->lane == TNMI_LANE_LEARNED) tnmi_hint_delete_single(hints, tensors, index);
+        index = same;
+    }
+}
+
+/* A content leaves a tier, and its gaps say when it will be wanted there again. */
+static void tnmi_hint_foretell(tnmi_hints *hints, const tnmi_tensors *tensors, uint32_t content,
+                               uint32_t tier, uint64_t clock) {
+    const tnmi_habit *habit = tnmi_hint_habit(hints, content);
+    uint64_t due = habit->uses > 2 ? tnmi_hint_due(hints, habit, clock) : TNMI_NEVER;
+    tnmi_use use;
+    if (due == TNMI_NEVER || hints->learned.foretold >= TNMI_FORETOLD) return;
+    if (tnmi_store_spare(&hints->uses) == 0) return;
+    memset(&use, 0, sizeof use);
+    use.step = clock + due + tnmi_hint_slack(tnmi_hint_gap(habit));
+    use.content = content;
+    use.tier = (uint8_t)tier;
+    use.lane = TNMI_LANE_LEARNED;
+    use.flags = TNMI_USE_SINGLE;
+    hints->learned.foretold++;
+    tnmi_hint_add_single(hints, tensors, &use);
 }
 
 /* [policy] ------------------------------------------------------------------ *
@@ -5835,14 +6101,18 @@ static uint64_t tnmi_policy_cost(const tnmi_view *view, const tnmi_tensor *conte
 
 /* Expected ticks until the replica is pinned again. What is known, a use or that there is none for
  * so long, counts for less the more it costs to lose the replica; what is not is the age as it is,
- * so that ignorance is exact LRU. */
-static inline uint64_t tnmi_policy_distance(const tnmi_view *view, const tnmi_tensor *content,
-                                            uint64_t stamp, uint32_t survivor) {
+ * so that ignorance is exact LRU. Under TNM_POLICY_AUTO nothing is unknown. */
+static inline uint64_t tnmi_policy_distance(const tnmi_view *view, uint32_t index, uint64_t stamp,
+                                            uint32_t hits, uint32_t survivor) {
+    const tnmi_tensor *content = tnmi_tensor_at(view->tensors, index);
     uint64_t known = tnmi_hint_distance(view->hints, content, view->below, view->tier, stamp);
     uint64_t age = 0, sum;
     if (known == TNMI_NEVER) {
         known = tnmi_hint_reach(view->hints, content);
-        age = tnmi_base_less(view->clock, stamp);
+        if (known == 0 && view->hints->learned.on)
+            known = tnmi_hint_expected(view->hints, index, stamp, hits, view->clock);
+        else
+            age = tnmi_base_less(view->clock, stamp);
     }
     if (known == 0) return age; /* whatever the cost, which takes two divisions */
     known = tnmi_base_scale(known, 16, tnmi_policy_cost(view, content, survivor));
@@ -5867,7 +6137,7 @@ static uint64_t tnmi_policy_key_passing(const tnmi_view *view, uint32_t index) {
     if (advice == TNM_KEEP || tnmi_tensor_field(content, TNMI_KEPT_SHIFT, 7) == view->tier + 1)
         return TNMI_KEY_KEEP;
     uint32_t survivor = tnmi_policy_survivor(view, index, view->tier);
-    uint64_t distance = tnmi_policy_distance(view, content, view->clock, survivor);
+    uint64_t distance = tnmi_policy_distance(view, index, view->clock, 1, survivor);
     return tnmi_base_max(tnmi_base_less(view->clock, distance), TNMI_KEY_FIRST + 2);
 }
 
@@ -5884,7 +6154,8 @@ static uint64_t tnmi_policy_key_as(const tnmi_view *view, const tnmi_replica *re
         word & TNMI_ALONE ? TNMI_NONE : tnmi_policy_survivor(view, replica->content, view->tier);
     if (survivor != TNMI_NONE && tnmi_policy_is_above(view, replica->content, view->tier))
         return TNMI_KEY_FIRST + 1;
-    uint64_t distance = tnmi_policy_distance(view, content, stamp, survivor);
+    uint32_t hits = (uint32_t)(word >> 32) & 0xffffu;
+    uint64_t distance = tnmi_policy_distance(view, replica->content, stamp, hits, survivor);
     return tnmi_base_max(tnmi_base_less(view->clock, distance), TNMI_KEY_FIRST + 2);
 }
 
@@ -6463,6 +6734,9 @@ static void tnmi_engine_hits(tnmi_engine *e, uint32_t tier, tnmi_replica *replic
         if (hits == 0) return;
     } while (!tnmi_base_swap64(&replica->word, &word, word - hits * TNMI_HIT));
     tnmi_engine_tier(e, tier)->hits += hits;
+    if (e->hints.learned.on && replica->node != TNMI_NONE)
+        tnmi_hint_used(&e->hints, replica->content, tnmi_base_peek64(&replica->stamp),
+                       (uint32_t)hits);
 }
 
 /* Take the record from its content; an adopted one waits until `released` was called. */
@@ -6470,6 +6744,7 @@ static void tnmi_engine_detach(tnmi_engine *e, uint32_t tier, uint32_t index) {
     tnmi_residents *on = &e->tensors.on[tier];
     tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
     int adopted = replica->node == TNMI_NONE && replica->segment != TNMI_NONE;
+    tnmi_engine_hits(e, tier, replica);
     uint64_t word = tnmi_tensor_detach(&e->tensors, tier, index);
     tnmi_engine_tier(e, tier)->hits += (word >> 32) & 0xffffu;
     if (!adopted) {
@@ -6519,6 +6794,22 @@ static void tnmi_engine_drop_claims(tnmi_engine *e, uint32_t content, uint32_t t
     }
 }
 
+/* A replica makes room for others: whether it was the right one shows later, and when it will be
+ * wanted back may be known now. */
+static void tnmi_engine_parts(tnmi_engine *e, uint32_t tier, tnmi_replica *replica) {
+    const tnmi_heap *order = &e->tensors.on[tier].order;
+    uint64_t clock = tnmi_base_peek64(&e->clock);
+    tnmi_engine_hits(e, tier, replica);
+    tnmi_hint_untell(&e->hints, &e->tensors, replica->content);
+    tnmi_hint_foretell(&e->hints, &e->tensors, replica->content, tier, clock);
+    if (order->count == 0) return;
+    uint32_t slot = (uint32_t)(tnmi_base_mix(tier, tnmi_engine_tier(e, tier)->evictions) >> 32);
+    uint32_t node = tnmi_store_slot(order, slot % order->count)->owner;
+    const tnmi_replica *stays = tnmi_tensor_replica(
+        &e->tensors, tier, tnmi_space_node(&tnmi_engine_tier(e, tier)->space, node)->a);
+    if (stays != replica) tnmi_hint_fight(&e->hints, &e->tensors, tier, clock, replica, stays);
+}
+
 /* A claimed (BUSY, unpinned) replica leaves its tier. Its place goes to whoever holds it. */
 static void tnmi_engine_leave(tnmi_engine *e, uint32_t tier, uint32_t index, int counted) {
     tnmi_tier *t = tnmi_engine_tier(e, tier);
@@ -6536,6 +6827,8 @@ static void tnmi_engine_leave(tnmi_engine *e, uint32_t tier, uint32_t index, int
     }
     uint64_t word = tnmi_base_peek64(&replica->word);
     if (counted) t->evictions++;
+    if (counted && e->hints.learned.on && node != TNMI_NONE && !(word & (TNMI_FRESH | TNMI_LOST)))
+        tnmi_engine_parts(e, tier, replica);
     if (word & TNMI_FRESH)
         t->prefetches_wasted++;
     else if (node != TNMI_NONE)
@@ -7188,10 +7481,12 @@ static int tnmi_engine_pop_oldest(tnmi_engine *e, const tnmi_view *view, tnmi_ol
     return 0;
 }
 
-/* Keys that may have fallen are recorded anew, some at each search, until all were. */
+/* Keys that may have fallen are recorded anew, some at each search, until all were; those that are
+ * learned fall with a hit, which tells nobody, so there all are, again and again. */
 static void tnmi_engine_go_over(tnmi_engine *e, uint32_t tier) {
     const tnmi_residents *on = &e->tensors.on[tier];
-    if (e->falls[tier] != e->hints.falls) e->gone_over[tier] = 0;
+    int again = e->hints.learned.on && e->gone_over[tier] >= on->replicas.fresh;
+    if (again || e->falls[tier] != e->hints.falls) e->gone_over[tier] = 0;
     e->falls[tier] = e->hints.falls;
     for (int i = 0; i < TNMI_GO_OVER && e->gone_over[tier] < on->replicas.fresh; i++)
         tnmi_engine_rekey(e, tier, e->gone_over[tier]++);
@@ -8469,15 +8764,24 @@ static tnmi_target tnmi_engine_target(const tnmi_engine *e, const tnm_use *use) 
     return target;
 }
 
+/* A use that the lock has seen. It may be the first since the content left. */
+static void tnmi_engine_used(tnmi_engine *e, uint32_t content, uint32_t tier, uint32_t index) {
+    tnmi_hint_returns(&e->hints, &e->tensors, content);
+    tnmi_hint_untell(&e->hints, &e->tensors, content);
+    tnmi_hint_used(&e->hints, content, tnmi_base_peek64(&e->clock), 1);
+    tnmi_engine_rekey(e, tier, index);
+}
+
 /* A pin was taken: the clock, the counts, the answer. */
 static void tnmi_engine_pinned(tnmi_engine *e, const tnm_use *use, const tnmi_target *target,
                                uint32_t index, uint32_t found, tnm_pinned *out) {
     uint32_t content = target->content, tier = (uint32_t)use->tier;
     tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+    tnmi_engine_hits(e, tier, replica);
     if (!e->threaded) tnmi_engine_advance(e);
     if (replica->node != TNMI_NONE) tnmi_base_poke64(&replica->stamp, tnmi_base_peek64(&e->clock));
+    if (e->hints.learned.on) tnmi_engine_used(e, content, tier, index);
     tnmi_tier *t = tnmi_engine_tier(e, tier);
-    tnmi_engine_hits(e, tier, replica);
     if (found == TNM_FOUND_HIT)
         t->hits++;
     else if (found == TNM_FOUND_LATE)
@@ -9086,6 +9390,34 @@ static uint64_t tnmi_engine_shut(const tnmi_engine *e) {
     return shut;
 }
 
+/* What was learned to be wanted next, no more ahead than a 32nd of its tier or the first of them:
+ * whoever fetches as far ahead as there are bytes wanted later ends with a window that slides over
+ * a loop, where all of it comes anew each time. A fetched one counts until it was used. */
+static void tnmi_engine_look_learned(tnmi_engine *e, uint64_t full, uint64_t all, int budget) {
+    tnmi_lane *lane = &e->hints.lane[TNMI_LANE_LEARNED];
+    uint64_t ahead[TNM_MAX_TIERS];
+    int expire = TNMI_EXPIRE;
+    memset(ahead, 0, sizeof ahead);
+    lane->step = tnmi_base_peek64(&e->clock);
+    tnmi_engine_expire(e, lane, &expire);
+    if (tnmi_store_spare(&e->hints.uses) == 0) tnmi_engine_table(e, &e->hints.uses, 1);
+    for (uint32_t i = lane->single; i != TNMI_NONE && full != all && budget-- > 0;) {
+        const tnmi_use *use = tnmi_hint_use(&e->hints, i);
+        uint32_t index = i, tier = use->tier;
+        const tnmi_replica *there = tnmi_engine_on(e, use->content, tier);
+        uint64_t bytes = tnmi_engine_content(e, use->content)->bytes;
+        i = tnmi_hint_after(&e->hints, i);
+        if (tnmi_tensor_is_ready(there) && !(tnmi_base_peek64(&there->word) & TNMI_FRESH)) {
+            tnmi_hint_delete_single(&e->hints, &e->tensors, index); /* it was used */
+            continue;
+        }
+        if (ahead[tier] > 0 && ahead[tier] + bytes > tnmi_engine_tier(e, tier)->budget / 32)
+            full |= (uint64_t)1 << tier;
+        ahead[tier] += bytes;
+        if (!((full >> tier) & 1u)) tnmi_engine_look_use(e, index, &full);
+    }
+}
+
 /* The schedules in order, as far ahead as later-needed bytes allow; then single uses. */
 static void tnmi_engine_look_ahead(tnmi_engine *e) {
     uint64_t all = e->tiers.count == 64 ? ~(uint64_t)0 : ((uint64_t)1 << e->tiers.count) - 1;
@@ -9115,6 +9447,7 @@ static void tnmi_engine_look_ahead(tnmi_engine *e) {
              i = tnmi_hint_after(&e->hints, i))
             if (!(tnmi_hint_use(&e->hints, i)->flags & TNMI_USE_SURE))
                 tnmi_engine_look_use(e, i, &full);
+    if (e->hints.learned.on) tnmi_engine_look_learned(e, full, all, budget);
     if (e->grow && e->refused_host) e->grow = NULL;
 }
 
@@ -11028,6 +11361,14 @@ static void tnmi_watch_info(const tnmi_engine *e, uint32_t name, uint32_t tier,
     out->next_use = tnmi_hint_distance(
         &e->hints, whole, e->below, tier,
         replica && replica->node != TNMI_NONE ? tnmi_base_peek64(&replica->stamp) : 0);
+    if (out->next_use == TNMI_NEVER && e->hints.learned.on) {
+        uint64_t word = replica ? tnmi_base_peek64(&replica->word) : 0;
+        int hit = replica && replica->node != TNMI_NONE;
+        tnmi_habit habit =
+            tnmi_hint_now(&e->hints, content, hit ? tnmi_base_peek64(&replica->stamp) : 0,
+                          hit ? (uint32_t)(word >> 32) & 0xffffu : 0);
+        out->next_use = tnmi_hint_due(&e->hints, &habit, tnmi_base_peek64(&e->clock));
+    }
     out->last_error = (tnm_result) - (int)(whole->failed & 0xffu);
 }
 
@@ -11426,7 +11767,7 @@ static int tnmi_watch_check_lane(const tnmi_hints *hints, uint32_t lane) {
 
 /* What a lane records, and what its cycle is known by. Every use of the table is somewhere. */
 static int tnmi_watch_check_uses(const tnmi_hints *hints) {
-    uint32_t uses = 0, watching = 0;
+    uint32_t uses = 0, watching = 0, foretold = 0;
     int broken = 0;
     for (uint32_t l = 0; l < TNM_MAX_LANES; l++) {
         const tnmi_lane *lane = &hints->lane[l];
@@ -11448,6 +11789,14 @@ static int tnmi_watch_check_uses(const tnmi_hints *hints) {
         for (uint32_t i = lane->single; i != TNMI_NONE; i = tnmi_hint_after(hints, i))
             uses++;
     }
+    for (uint32_t i = hints->lane[TNMI_LANE_LEARNED].single; i != TNMI_NONE;) {
+        const tnmi_use *use = tnmi_hint_use(hints, i);
+        foretold++;
+        broken += !hints->learned.on || (use->flags & TNMI_USE_SURE);
+        i = tnmi_hint_after(hints, i);
+    }
+    broken += foretold != hints->learned.foretold || foretold > TNMI_FORETOLD;
+    uses += foretold;
     return broken + (watching != hints->watching) + (uses != hints->uses.live);
 }
 
@@ -11488,8 +11837,10 @@ static TNMI_RARE int tnmi_watch_check(const tnmi_engine *e) {
     uint32_t used = 0, free_slots = 0;
     for (uint32_t t = 0; t < e->tiers.count; t++)
         broken += tnmi_watch_check_tier(e, t);
-    for (uint32_t l = 0; l < TNM_MAX_LANES; l++)
+    for (uint32_t l = 0; l < TNMI_LANES; l++)
         broken += tnmi_watch_check_lane(&e->hints, l);
+    broken += e->hints.learned.on && e->tensors.names.fresh > 1 &&
+              e->hints.learned.habits.capacity < e->tensors.names.fresh;
     broken += tnmi_watch_check_uses(&e->hints);
     for (uint32_t i = e->move.live_copy; i != TNMI_NONE; i = e->move.copy[i].next) {
         used++;
@@ -12036,7 +12387,8 @@ static TNMI_RARE const char *tnmi_door_check_desc(const tnm_desc *desc) {
     if ((desc->alloc == NULL) != (desc->release == NULL)) return "set both alloc and release";
     if ((desc->lock == NULL) != (desc->unlock == NULL)) return "set both lock and unlock";
     if (desc->tag > 0xff) return "tag has more than 8 bits";
-    if (desc->policy != TNM_POLICY_LRU) return "policy is none of tnm_policy";
+    if ((int)desc->policy < TNM_POLICY_LRU || (int)desc->policy > TNM_POLICY_AUTO)
+        return "policy is none of tnm_policy";
     if (desc->max_tensors > ((uint32_t)1 << TNMI_INDEX_BITS) - 2) return "max_tensors is too large";
 #    ifndef TENSORMEM_THREADS
     if (desc->pump_thread) return "pump_thread needs TENSORMEM_THREADS";
@@ -12121,7 +12473,9 @@ static void tnmi_door_init_tables(tnm_ctx *ctx) {
                     : fixed       ? 1024
                                   : names,
                     fixed);
-    tnmi_hint_init(&e->hints, uses, fixed);
+    int learns = d->policy == TNM_POLICY_AUTO;
+    if (learns && fixed) uses += (uint32_t)tnmi_base_min(TNMI_FORETOLD, UINT32_MAX - uses);
+    tnmi_hint_init(&e->hints, uses, learns ? names : 0, fixed);
     tnmi_move_init(&e->move, fixed ? replicas / 4 + 256 : names, fixed);
     for (uint32_t t = 0; t < tiers; t++) {
         tnmi_residents *on = &e->tensors.on[t];
@@ -12150,9 +12504,11 @@ static int tnmi_door_fill_table(tnm_ctx *ctx, tnmi_table *table) {
 /* All tables of a context, one after the other; NULL behind the last. */
 static tnmi_table *tnmi_door_each_table(tnm_ctx *ctx, uint32_t i) {
     tnmi_engine *e = &ctx->e;
-    tnmi_table *const fixed[] = { &e->tensors.names,   &e->members,       &e->requests,
-                                  &e->fences,          &e->hints.uses,    &e->move.ops,
-                                  &e->tensors.regions, &e->tiers.segments };
+    tnmi_table *const fixed[] = {
+        &e->tensors.names,   &e->members,        &e->requests,
+        &e->fences,          &e->hints.uses,     &e->move.ops,
+        &e->tensors.regions, &e->tiers.segments, &e->hints.learned.habits
+    };
     uint32_t count = (uint32_t)(sizeof fixed / sizeof fixed[0]);
     if (i < count) return fixed[i];
     i -= count;
@@ -12541,9 +12897,15 @@ static const char *tnmi_door_check_array(const void *array, int count) {
 static tnm_result tnmi_door_new_name(tnm_ctx *ctx, const tnm_tensor_desc *desc, uint64_t bytes,
                                      int rank, const char *call, uint32_t *out) {
     tnmi_engine *e = &ctx->e;
+    const tnmi_table *habits = &e->hints.learned.habits;
     tnm_result r = tnmi_door_table(ctx, &e->tensors.names, 1, call);
+    while (r == TNM_OK && e->hints.learned.on && habits->capacity < e->tensors.names.capacity) {
+        r = tnmi_door_table(ctx, &e->hints.learned.habits, habits->capacity + 1, call);
+        if (r == TNM_OK) r = tnmi_door_table(ctx, &e->tensors.names, 1, call);
+    }
     if (r != TNM_OK) return r;
     *out = tnmi_tensor_new(&e->tensors);
+    if (e->hints.learned.on) memset(tnmi_hint_habit(&e->hints, *out), 0, sizeof(tnmi_habit));
     tnmi_tensor *tensor = tnmi_tensor_at(&e->tensors, *out);
     tnmi_base_poke64(&tensor->bytes, bytes);
     tensor->label = desc->label;
@@ -12831,6 +13193,7 @@ static int tnmi_door_hit_all(tnm_ctx *ctx, const tnm_use *set, int count, tnm_pi
     while (i < count && (luck = tnmi_door_hit(ctx, &set[i], &out[i])) == TNMI_DOOR_HIT)
         i++;
     if (luck == TNMI_DOOR_HIT) return 1;
+    if (!ctx->e.threaded) ctx->e.clock -= (uint64_t)i; /* nothing was pinned: ages are in pins */
     for (i += luck == TNMI_DOOR_UNDO; i > 0; i--)
         tnmi_door_unhit(ctx, &out[i - 1], locked);
     return 0;

@@ -268,6 +268,7 @@ static inline void model_behave(model *m) {
     m->g.desc.chunk_bytes = model_draw(m, 2) ? 4096 : 1024;
     m->g.desc.passed = model_passed;
     m->g.desc.tag = model_byte(m);
+    m->g.desc.policy = m->g.desc.tag & 1 ? TNM_POLICY_AUTO : TNM_POLICY_LRU;
     if (model_draw(m, 4) == 0 || m->traced) m->g.desc.trace = sim_trace;
     if (m->tree == 2 || m->tree == 3) { /* someone's files lie on sectors */
         int bottom = m->g.desc.tier_count - 1;

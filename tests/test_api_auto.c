@@ -288,6 +288,155 @@ EACH(what_goes_meanwhile_is_forgotten) {
     rig_end(g);
 }
 
+/* ---- nothing is declared ---- */
+static void learner(rig *g, int kind, uint64_t room, int learns) {
+    g->desc.policy = learns ? TNM_POLICY_AUTO : TNM_POLICY_LRU;
+    rig_pair(g, kind, room);
+}
+
+EACH(a_loop_nobody_declared_is_learned) {
+    for (int how = 0; how <= PUMPS; how += PUMPS) {
+        rig_start(g, 1);
+        learner(g, kind, rig_room(C, ONE), 1);
+        rig_make(g, t, N, ONE, 1);
+        CHECK_EQ(pass(g, N, 0, how), N * ONE); /* nobody knows yet: LRU */
+        for (int k = 0; k < 5; k++)
+            pass(g, N, 0, how);
+        for (int k = 0; k < 3; k++)
+            CHECK(pass(g, N, 0, how) <= (N - C + 2) * ONE); /* N would be LRU's */
+        if (how & PUMPS) {                                  /* and comes before it is asked for */
+            tnm_tier_stats s = rig_stats(g, 0);
+            pass(g, N, 0, how);
+            CHECK_EQ(rig_stats(g, 0).misses, s.misses);
+            CHECK(rig_stats(g, 0).prefetches >= s.prefetches + N - C);
+            CHECK(rig_stats(g, 0).prefetches_wasted <= 2);
+        }
+        rig_end(g);
+    }
+}
+
+EACH(a_loop_of_sets_is_learned) { /* three at a time, with one that all share */
+    learner(g, kind, rig_room(C, ONE), 1);
+    rig_make(g, t, N, ONE, 1);
+    for (int k = 0; k < 10; k++) {
+        uint64_t before = rig_stats(g, 0).bytes_in;
+        for (int i = 1; i + 1 < N; i += 2) {
+            int set[3];
+            set[0] = 0;
+            set[1] = i;
+            set[2] = i + 1;
+            touch(g, set, 3);
+        }
+        uint64_t in = rig_stats(g, 0).bytes_in - before;
+        if (k > 6) CHECK(in <= (N - C + 3) * ONE);
+    }
+    rig_end(g);
+}
+
+EACH(what_is_hit_in_between_stays) { /* hits take no lock, and are seen all the same */
+    learner(g, kind, rig_room(C, ONE), 1);
+    rig_make(g, t, N, ONE, 1);
+    for (int k = 0; k < 8; k++) {
+        uint64_t before = rig_stats(g, 0).misses;
+        for (int i = 2; i < N; i++) {
+            touch1(g, i);
+            touch1(g, 0);
+            if (i % 2) touch1(g, 1);
+        }
+        if (k == 0) continue;
+        CHECK_EQ(rig_state(g, t[0], 0), TNM_STATE_READY);
+        CHECK_EQ(rig_state(g, t[1], 0), TNM_STATE_READY);
+        CHECK(rig_stats(g, 0).misses - before <= N - 2);
+    }
+    rig_end(g);
+}
+
+/* a stream of uses in which nothing comes in turn: some are wanted more often than others */
+static uint64_t irregular(rig *g, int uses) {
+    uint64_t seed = 7, before = rig_stats(g, 0).bytes_in;
+    for (int i = 0; i < uses; i++) {
+        uint64_t a = check_draw(&seed, N), b = check_draw(&seed, N);
+        touch1(g, (int)(a < b ? a : b));
+    }
+    return rig_stats(g, 0).bytes_in - before;
+}
+
+EACH(what_is_irregular_is_no_worse_than_lru) { /* also behind a loop that ended */
+    uint64_t in[2], after[2];
+    for (int learns = 0; learns < 2; learns++) {
+        rig_start(g, 1);
+        learner(g, kind, rig_room(C, ONE), learns);
+        rig_make(g, t, N, ONE, 1);
+        in[learns] = irregular(g, 1500);
+        for (int k = 0; k < 8; k++)
+            pass(g, N, 0, PUMPS);
+        after[learns] = irregular(g, 1500);
+        rig_end(g);
+    }
+    CHECK(in[1] * 100 <= in[0] * 102);
+    CHECK(after[1] * 100 <= after[0] * 102);
+}
+
+EACH(what_is_dear_to_bring_back_stays) { /* two on disk, eight in host memory, all clean */
+    for (int learns = 0; learns < 2; learns++) {
+        int far_there = 0;
+        rig_start(g, 1);
+        g->desc.policy = learns ? TNM_POLICY_AUTO : TNM_POLICY_LRU;
+        rig_tier(g, "device", kind, rig_room(4, ONE));
+        sim_device *host = rig_tier(g, "host", SIM_PLAIN, rig_room(12, ONE));
+        sim_device *disk = rig_tier(g, "disk", SIM_PLAIN, 0);
+        host->limit = UINT64_MAX; /* what is lent is not charged */
+        rig_create(g);
+        for (int i = 0; i < 10; i++) {
+            sim_device *from = i < 2 ? disk : host;
+            tnm_adopt_desc a = sim_lent(from, sim_lend(from, ONE), 0);
+            t[i] = rig_adopt(g, &a, ONE);
+        }
+        CHECK_EQ(rig_budget(g, 1, 0) >= 0, 1); /* nothing of the disk's stays on the way */
+        for (int k = 0; k < 6; k++) {
+            for (int i = 0; i < 10; i++)
+                touch1(g, i < 2 ? i : 2 + (5 * i + 3 * k) % 8);
+            if (k == 0) continue;
+            far_there += rig_state(g, t[0], 0) == TNM_STATE_READY;
+            far_there += rig_state(g, t[1], 0) == TNM_STATE_READY;
+        }
+        CHECK(learns ? far_there >= 8 : far_there == 0);
+        rig_end(g);
+    }
+}
+
+EACH(fixed_tables_take_nothing_later) {
+    g->desc.max_tensors = N;
+    learner(g, kind, rig_room(C, ONE), 1);
+    rig_make(g, t, N, ONE, 1);
+    sim_break(&g->sim, SIM_HOST_ALLOC, 1, 1);
+    for (int k = 0; k < 6; k++)
+        pass(g, N, 0, PUMPS);
+    CHECK(pass(g, N, 0, PUMPS) <= (N - C + 2) * ONE);
+    CHECK_EQ(tnm_tensor_destroy(g->ctx, t[5]), TNM_OK); /* what was known of it is forgotten */
+    t[5] = rig_tensor(g, ONE, 0);
+    CHECK_EQ(rig_info(g, t[5], 0).next_use, UINT64_MAX);
+    sim_break(&g->sim, SIM_HOST_ALLOC, 0, 0);
+    rig_end(g);
+}
+
+EACH(foresight_that_is_told_outranks_what_is_learned) {
+    tnm_use u;
+    learner(g, kind, rig_room(C, ONE), 1);
+    rig_make(g, t, N, ONE, 1);
+    for (int k = 0; k < 7; k++)
+        pass(g, N, 0, 0);
+    CHECK(rig_info(g, t[N - 1], 0).next_use > N / 2); /* just used: a whole pass away */
+    u = rig_use(t[N - 1], 0, TNM_READ);
+    u.flags = TNM_SURE;
+    u.step = 1;
+    CHECK_EQ(tnm_prefetch(g->ctx, 0, &u, 1), TNM_OK);
+    CHECK(rig_info(g, t[N - 1], 0).next_use <= 1);
+    pass(g, N - 1, 0, 0);
+    CHECK_EQ(rig_state(g, t[N - 1], 0), TNM_STATE_READY);
+    rig_end(g);
+}
+
 int main(void) {
     RUN(a_told_pass_recorded_is_a_schedule);
     RUN(sets_tell_the_steps);
@@ -300,5 +449,12 @@ int main(void) {
     RUN(without_memory_the_pins_go_on);
     RUN(broken_rules_of_recording);
     RUN(what_goes_meanwhile_is_forgotten);
+    RUN(a_loop_nobody_declared_is_learned);
+    RUN(a_loop_of_sets_is_learned);
+    RUN(what_is_hit_in_between_stays);
+    RUN(what_is_irregular_is_no_worse_than_lru);
+    RUN(what_is_dear_to_bring_back_stays);
+    RUN(fixed_tables_take_nothing_later);
+    RUN(foresight_that_is_told_outranks_what_is_learned);
     return check_done();
 }

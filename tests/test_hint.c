@@ -477,6 +477,103 @@ TEST(a_full_table_changes_nothing) {
     close_context();
 }
 
+/* ---- habits ---- */
+TEST(a_gap_is_kept_to_a_thousandth) {
+    tnmi_habit habit;
+    memset(&habit, 0, sizeof habit);
+    for (uint64_t ticks = 0; ticks <= UINT32_MAX; ticks = ticks * 9 / 8 + 1) {
+        tnmi_hint_set_gap(&habit, (uint32_t)ticks);
+        CHECK(tnmi_hint_gap(&habit) <= ticks);
+        CHECK(ticks - tnmi_hint_gap(&habit) <= ticks / 1024);
+    }
+    tnmi_hint_set_gap(&habit, UINT32_MAX);
+    CHECK(UINT32_MAX - tnmi_hint_gap(&habit) <= UINT32_MAX / 1024);
+}
+
+TEST(gaps_that_agree_are_a_habit) {
+    tnmi_habit even, odd, hits;
+    uint64_t clock = ((uint64_t)1 << 48) - 500; /* the low half wraps on the way */
+    memset(&even, 0, sizeof even);
+    memset(&odd, 0, sizeof odd);
+    memset(&hits, 0, sizeof hits);
+    for (uint32_t i = 0; i < 12; i++) {
+        tnmi_hint_learn(&even, clock + i * 100 + i % 3, 1);
+        tnmi_hint_learn(&odd, clock + (i / 2) * 100 + i % 2, 1);
+        if (i % 4 == 0) tnmi_hint_learn(&hits, clock + i * 100, i ? 4 : 1);
+    }
+    CHECK(tnmi_hint_gap(&even) >= 95 && tnmi_hint_gap(&even) <= 105);
+    CHECK_EQ(tnmi_hint_agree(&even), 2);
+    CHECK_EQ(tnmi_hint_agree(&odd), -1);
+    CHECK_EQ(tnmi_hint_gap(&hits), 100); /* four at once tell their mean */
+    CHECK_EQ(hits.uses, 9);
+    for (uint32_t i = 0; i < 300; i++)
+        tnmi_hint_learn(&even, clock + 1200 + i, 1);
+    CHECK_EQ(even.uses, 255);
+}
+
+TEST(duels_say_whether_frequency_pays) {
+    rig_start(&g, 1);
+    for (int t = 0; t < 2; t++)
+        rig_tier(&g, "tier", SIM_PLAIN, 0);
+    g.desc.policy = TNM_POLICY_AUTO;
+    rig_create(&g);
+    tnmi_hints *h = &g.ctx->e.hints;
+    tnm_tensor often = rig_tensor(&g, 64, 0), seldom = rig_tensor(&g, 64, 0);
+    uint32_t a = slot_at(&g.ctx->e.tensors, often), b = slot_at(&g.ctx->e.tensors, seldom);
+    uint64_t stamp = g.ctx->e.clock;
+    rig_write(&g, often, 0, 1);
+    for (int i = 0; i < 40; i++)
+        rig_expect(&g, often, 0, 1);
+    rig_write(&g, seldom, 0, 2);
+    (void)stamp;
+    for (int i = 0; i < 30; i++) /* the older one is the one that is used often */
+        g.ctx->e.clock++;
+    const tnmi_replica *ra = tnmi_tensor_on(&g.ctx->e.tensors, a, 0);
+    const tnmi_replica *rb = tnmi_tensor_on(&g.ctx->e.tensors, b, 0);
+    for (int i = 0; i < 20; i++) { /* it leaves by age, and comes back first */
+        tnmi_hint_fight(h, &g.ctx->e.tensors, 0, g.ctx->e.clock, ra, rb);
+        CHECK_EQ(h->learned.duel[i].left, a);
+        tnmi_hint_returns(h, &g.ctx->e.tensors, a);
+        CHECK_EQ(h->learned.duel[i].left, 0);
+    }
+    CHECK(h->learned.by_frequency);
+    for (int i = 0; i < 40; i++) { /* the other leaves by frequency, and comes back first */
+        tnmi_hint_fight(h, &g.ctx->e.tensors, 0, g.ctx->e.clock, rb, ra);
+        tnmi_hint_returns(h, &g.ctx->e.tensors, b);
+    }
+    CHECK(!h->learned.by_frequency);
+    CHECK(h->falls >= 2);
+    rig_end(&g);
+}
+
+TEST(what_is_foretold_is_bounded_and_goes_with_its_content) {
+    static tnm_tensor many[TNMI_FORETOLD + 44];
+    rig_start(&g, 1);
+    rig_tier(&g, "tier", SIM_PLAIN, 0);
+    g.desc.policy = TNM_POLICY_AUTO;
+    g.desc.max_tensors = TNMI_FORETOLD + 44;
+    g.desc.max_uses = 1;
+    rig_create(&g);
+    tnmi_hints *h = &g.ctx->e.hints;
+    for (int i = 0; i < TNMI_FORETOLD + 44; i++) {
+        many[i] = rig_tensor(&g, 64, 0);
+        uint32_t c = slot_at(&g.ctx->e.tensors, many[i]);
+        for (uint32_t k = 0; k < 6; k++)
+            tnmi_hint_used(h, c, g.ctx->e.clock - 5000 + k * 1000, 1);
+        tnmi_hint_foretell(h, &g.ctx->e.tensors, c, 0, g.ctx->e.clock);
+    }
+    CHECK_EQ(h->learned.foretold, TNMI_FORETOLD);
+    CHECK_EQ(tnm_check(g.ctx), 0);
+    CHECK_EQ(tnm_tensor_destroy(g.ctx, many[3]), TNM_OK);
+    tnmi_hint_untell(h, &g.ctx->e.tensors, slot_at(&g.ctx->e.tensors, many[4]));
+    CHECK_EQ(tnm_cancel(g.ctx, &many[5], 1), TNM_OK);
+    CHECK_EQ(h->learned.foretold, TNMI_FORETOLD - 3);
+    g.ctx->e.clock += 1500; /* what did not come is over */
+    tnm_pump(g.ctx, TNM_ALL);
+    CHECK_EQ(h->learned.foretold, 0);
+    rig_end(&g);
+}
+
 TEST(lanes_and_steps_are_checked) {
     tnm_use use;
     start();
@@ -506,6 +603,10 @@ int main(void) {
     RUN(a_distance_is_in_ticks_of_the_clock);
     RUN(a_step_is_never_less_than_a_tick);
     RUN(a_full_table_changes_nothing);
+    RUN(a_gap_is_kept_to_a_thousandth);
+    RUN(gaps_that_agree_are_a_habit);
+    RUN(duels_say_whether_frequency_pays);
+    RUN(what_is_foretold_is_bounded_and_goes_with_its_content);
     RUN(lanes_and_steps_are_checked);
     return check_done();
 }

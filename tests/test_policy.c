@@ -32,7 +32,7 @@ static void yard_open(int tree) {
     yard.tensors.on = yard.on;
     yard.tensors.tiers = TIERS;
     yard.tensors.last_region = TNMI_NONE;
-    tnmi_hint_init(&yard.hints, MOST, 1);
+    tnmi_hint_init(&yard.hints, MOST, 0, 1);
     bring(&yard.hints.uses);
     for (int t = 0; t < TIERS; t++) {
         tnmi_store_init(&yard.on[t].replicas, "replicas", sizeof(tnmi_replica),
@@ -55,7 +55,15 @@ static void yard_open(int tree) {
     yard.below[0] = tree ? 1 | 4 : 1 | 2 | 4;
 }
 
+/* Under TNM_POLICY_AUTO: there is a habit for every content. */
+static void yard_learn(void) {
+    tnmi_store_init(&yard.hints.learned.habits, "habits", sizeof(tnmi_habit), 0, MOST, 1);
+    bring(&yard.hints.learned.habits);
+    yard.hints.learned.on = 1;
+}
+
 static void yard_close(void) {
+    if (yard.hints.learned.on) give_back(&yard.hints.learned.habits);
     give_back(&yard.tensors.names);
     give_back(&yard.tensors.regions);
     give_back(&yard.hints.uses);
@@ -307,6 +315,74 @@ TEST(costs_divide_known_distances) {
         if (b > a + near) CHECK(key_of(c[1], 0) < key_of(c[0], 0));
         yard_close();
     }
+}
+
+/* A content that was used `uses` times, every `gap` ticks, the last time `age` ago. */
+static tnmi_replica *used(uint32_t gap, uint32_t uses, uint32_t age) {
+    uint32_t c = content(TNM_NORMAL);
+    for (uint32_t i = uses; i > 0; i--)
+        tnmi_hint_used(&yard.hints, c, yard.clock - age - (uint64_t)(i - 1) * gap, 1);
+    adopt(c, 1);
+    return put(c, 0, 1, yard.clock - age);
+}
+
+/* With equal costs what is not regular leaves by age, exactly; else age too is divided. */
+TEST(auto_divides_ages_by_cost_and_equal_costs_are_lru) {
+    tnmi_replica *list[12];
+    yard_open(0);
+    yard_learn();
+    for (int i = 0; i < 12; i++) { /* two uses of which nothing follows yet */
+        list[i] = used(40, 1 + (uint32_t)i % 2, 300 + (uint32_t)i * 7);
+        CHECK_EQ(key_of(list[i]->content, 0), list[i]->stamp);
+    }
+    for (int i = 1; i < 12; i++)
+        CHECK(key_of(list[i]->content, 0) < key_of(list[i - 1]->content, 0));
+    uint32_t dirty = content(TNM_NORMAL), far_ = content(TNM_NORMAL);
+    tnmi_hint_used(&yard.hints, dirty, yard.clock - 800, 1);
+    tnmi_hint_used(&yard.hints, far_, yard.clock - 800, 1);
+    put(dirty, 0, 1, yard.clock - 800);
+    put(far_, 0, 1, yard.clock - 800);
+    adopt(far_, 2);
+    CHECK_EQ(key_of(dirty, 0), yard.clock - 400); /* in and out: twice a reload */
+    CHECK_EQ(key_of(far_, 0), yard.clock - 100);  /* 64 a byte against 8 */
+    yard.out[1] = 56;                             /* writing is dear */
+    CHECK_EQ(key_of(dirty, 0), yard.clock - 100);
+    yard_close();
+}
+
+/* What comes in turn leaves by when it comes next, once that has proved right. */
+TEST(auto_goes_by_the_gaps_that_agree) {
+    yard_open(0);
+    yard_learn();
+    tnmi_replica *soon = used(100, 5, 90), *late = used(100, 5, 10), *over = used(100, 5, 130);
+    tnmi_replica *two = used(100, 3, 10);
+    CHECK_EQ(key_of(soon->content, 0), yard.clock - 10);
+    CHECK_EQ(key_of(late->content, 0), yard.clock - 90); /* most recently used, and farthest */
+    CHECK_EQ(key_of(over->content, 0), over->stamp);     /* it did not come: by age */
+    CHECK_EQ(key_of(two->content, 0), two->stamp);       /* two gaps are not believed as they are */
+    yard.hints.learned.right[0] = TNMI_SURE_ENOUGH;
+    CHECK_EQ(key_of(two->content, 0), yard.clock - 90); /* unless one is */
+    yard.hints.learned.right[0] = 0;
+    for (int i = 0; i < 100; i++) { /* four gaps that agree are followed by another: no more */
+        tnmi_habit *habit = tnmi_hint_habit(&yard.hints, late->content), before = *habit;
+        tnmi_hint_used(&yard.hints, late->content, yard.clock, 1);
+        *habit = before;
+    }
+    CHECK(yard.hints.falls > 0);
+    CHECK_EQ(key_of(soon->content, 0), soon->stamp);
+    yard_close();
+}
+
+/* Hits leave no more than a count and the last stamp: the mean gap follows from both. */
+TEST(auto_reads_hits_out_of_the_word) {
+    yard_open(0);
+    yard_learn();
+    tnmi_replica *r = used(100, 6, 100);
+    CHECK_EQ(key_of(r->content, 0), yard.clock); /* due now */
+    r->stamp = yard.clock;
+    tnmi_tensor_mark(r, TNMI_HIT, 0); /* and pinned, which only the word knows */
+    CHECK_EQ(key_of(r->content, 0), yard.clock - 100);
+    yard_close();
 }
 
 TEST(the_cheapest_survivor_counts) {
@@ -723,6 +799,9 @@ int main(void) {
     RUN(advice_outranks_everything);
     RUN(what_is_current_above_and_below_costs_nothing);
     RUN(costs_divide_known_distances);
+    RUN(auto_divides_ages_by_cost_and_equal_costs_are_lru);
+    RUN(auto_goes_by_the_gaps_that_agree);
+    RUN(auto_reads_hits_out_of_the_word);
     RUN(the_cheapest_survivor_counts);
     RUN(a_sibling_is_no_survivor);
     RUN(what_was_announced_and_is_over_waits_for_the_horizon);
