@@ -392,8 +392,8 @@
  * least bytes/distance leaves, so that room is not lost to fragments. Under TNM_POLICY_AUTO
  * distances that nobody told are learned, and ages are divided by cost too.
  *
- * Under a schedule each tier with a budget splits its tensors into kept ones that stay (those the
- * cycle writes first, then the largest) and streamed
+ * Under a schedule each tier with a budget splits its tensors into kept ones that stay (those that
+ * cost most to bring and, if the cycle writes them, to take down; then the largest) and streamed
  * ones that share a ring of look-ahead W plus the largest set P. With N bytes in the cycle and C in
  * the tier, a steady sweep moves at most (N - C) + W + P + less than one tensor; LRU would move N.
  * In a tier of one segment a wall keeps the two apart; in several, fragments may cost a few kept
@@ -10768,13 +10768,29 @@ static const tnmi_use *tnmi_engine_split_use(const tnmi_engine *e, const tnmi_te
     return use;
 }
 
-/* What is written first, then larger ones. Equals are spread evenly, so that what is streamed comes
- * evenly too: over the places in their steps, then over the steps (by their reversed bits). */
+/* What a byte of it costs each time that it comes, and goes down if the cycle writes it. It comes
+ * from the tier below; or from where it is at home, if that tier has no room for all there is. */
+static uint64_t tnmi_engine_split_cost(const tnmi_split *split, uint32_t content) {
+    const tnmi_engine *e = split->e;
+    uint32_t down = (uint32_t)tnmi_engine_tier(e, split->tier)->spill, from = down;
+    if (tnmi_engine_split_writes(e, tnmi_engine_content(e, content)))
+        return (uint64_t)e->cost_in[down] + e->cost_out[down];
+    for (uint32_t t = 0; tnmi_engine_tier(e, down)->budget != UINT64_MAX && t < e->tiers.count;
+         t++) {
+        const tnmi_replica *home = tnmi_engine_on(e, content, t);
+        if (tnmi_tensor_is_ready(home) && home->node == TNMI_NONE) from = t;
+    }
+    return e->cost_in[from];
+}
+
+/* What costs most to stream first (of one kind of bytes: what is written), then larger ones. Equals
+ * are spread evenly, so that what is streamed comes evenly too: over the places in their steps,
+ * then over the steps (by their reversed bits). */
 static int tnmi_engine_split_before(void *of, uint32_t a, uint32_t b) {
     const tnmi_split *split = (const tnmi_split *)of;
     const tnmi_tensor *x = tnmi_engine_content(split->e, a), *y = tnmi_engine_content(split->e, b);
-    int writes = tnmi_engine_split_writes(split->e, x);
-    if (writes != tnmi_engine_split_writes(split->e, y)) return writes;
+    uint64_t cost = tnmi_engine_split_cost(split, a), other = tnmi_engine_split_cost(split, b);
+    if (cost != other) return cost > other;
     if (x->bytes != y->bytes) return x->bytes > y->bytes;
     const tnmi_use *u = tnmi_engine_split_use(split->e, x);
     const tnmi_use *v = tnmi_engine_split_use(split->e, y);
