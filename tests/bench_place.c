@@ -343,7 +343,7 @@ enum meta_kind { META_ONE, META_TWO, META_ADOPTED };
 
 /* Bytes per tensor with n of them: one placed replica, two, or one over an adopted one. With
  * `fixed` every table has the size it needs from the start; else they grow, by doubling. */
-static double meta_bytes(enum meta_kind kind, uint32_t n, int fixed) {
+static double meta_bytes(enum meta_kind kind, uint32_t n, int fixed, int learns) {
     static bench_paper paper;
     purse p = { 0, 0 };
     tnm_tier_desc tiers[2];
@@ -358,6 +358,7 @@ static double meta_bytes(enum meta_kind kind, uint32_t n, int fixed) {
     desc.user = &p;
     desc.alloc = purse_alloc;
     desc.release = purse_release;
+    desc.policy = learns ? TNM_POLICY_AUTO : TNM_POLICY_LRU;
     if (fixed) {
         desc.max_tensors = n;
         desc.max_replicas = kind == META_ONE ? n : 2 * n;
@@ -397,15 +398,17 @@ static void meta_report(const char *tables, double one, double two, double adopt
 
 static void meta(void) {
     const uint32_t n = 1u << 16, spare = 8; /* a gap, an edge, and what one more place would take */
-    double grown[3];
-    meta_report("fixed", meta_bytes(META_ONE, n, 1), meta_bytes(META_TWO, n, 1),
-                meta_bytes(META_ADOPTED, n, 1));
-    for (int k = 0; k < 3; k++) {
-        double most = meta_bytes((enum meta_kind)k, n - spare, 0) * (n - spare);
-        double half = meta_bytes((enum meta_kind)k, n / 2 - spare, 0) * (n / 2 - spare);
+    double grown[4];
+    meta_report("fixed", meta_bytes(META_ONE, n, 1, 0), meta_bytes(META_TWO, n, 1, 0),
+                meta_bytes(META_ADOPTED, n, 1, 0));
+    for (int k = 0; k < 4; k++) { /* the last: one, and what TNM_POLICY_AUTO learns of it */
+        enum meta_kind kind = k < 3 ? (enum meta_kind)k : META_ONE;
+        double most = meta_bytes(kind, n - spare, 0, k == 3) * (n - spare);
+        double half = meta_bytes(kind, n / 2 - spare, 0, k == 3) * (n / 2 - spare);
         grown[k] = (most - half) / (n / 2);
     }
     meta_report("growing", grown[META_ONE], grown[META_TWO], grown[META_ADOPTED]);
+    bench_line("meta_one_placed_auto", grown[3], "B", "limit_160B", grown[3] / 160, BENCH_LE, 1);
 }
 
 /* ---- how full, and what it costs in reloads ---- */

@@ -389,6 +389,37 @@ TEST(hits_of_different_tensors) { /* everything fits: nothing but the pin word a
     close_arena();
 }
 
+static void *recorder(void *arg) { /* hits take the lock, or not, from one moment to the next */
+    uint64_t seed = (uintptr_t)arg;
+    while (!stopped()) {
+        uint32_t lane = (uint32_t)check_draw(&seed, 3);
+        CHECK_EQ(tnm_record(a.g.ctx, lane), TNM_OK);
+        sched_yield();
+        if (check_draw(&seed, 2)) CHECK_EQ(tnm_step(a.g.ctx, lane, check_draw(&seed, 9)), TNM_OK);
+        tnm_result r = tnm_replay(a.g.ctx, lane);
+        CHECK(r == TNM_OK || r == TNM_ERR_ARGUMENT);
+        sched_yield();
+        if (check_draw(&seed, 2)) CHECK_EQ(tnm_schedule(a.g.ctx, lane, NULL, 0, 0), TNM_OK);
+        CHECK_EQ(tnm_check(a.g.ctx), 0);
+    }
+    return NULL;
+}
+
+static void learn_and_record(uint64_t places) {
+    void *(*const cast[])(void *) = { pinner, pinner, set_pinner, recorder, churner };
+    open_arena(SIM_PLAIN | SIM_ASYNC, places);
+    a.g.desc.policy = TNM_POLICY_AUTO;
+    if (!rig_create(&a.g)) return;
+    fill_slots();
+    run_for(400, cast, 5, 50);
+    close_arena();
+}
+
+TEST(learning_and_recording_among_hits) {
+    learn_and_record(PLACES);
+    learn_and_record(0);
+}
+
 TEST(sets_against_sets) { /* P6: nobody starves, nobody hangs */
     void *(*const cast[])(void *) = { set_pinner, set_pinner, set_pinner };
     open_arena(SIM_PLAIN | SIM_ASYNC, 4);
@@ -492,6 +523,7 @@ int main(int argc, char **argv) { /* test_threads [sets] */
     RUN(payloads_with_asynchronous_copies);
     RUN(budget_changes_under_load);
     RUN(hits_of_different_tensors);
+    RUN(learning_and_recording_among_hits);
     RUN(sets_against_sets);
     RUN(blocking_pins_share_one_transfer);
     RUN(a_late_unpin_ends_nothing_else);
