@@ -5952,14 +5952,14 @@ static void tnmi_hint_judge(tnmi_hints *hints, tnmi_duel *duel, int left_first) 
     hints->falls += before != learned->by_frequency;
 }
 
+/* When a content was used last. It may have gone, and its slot be a view's. */
 static uint32_t tnmi_hint_last(const tnmi_hints *hints, const tnmi_tensors *tensors,
                                uint32_t content, uint32_t tier) {
-    const tnmi_replica *there = tnmi_tensor_on(tensors, content, tier);
-    uint32_t hits = there && there->node != TNMI_NONE
-                        ? (uint32_t)(tnmi_base_peek64(&there->word) >> 32) & 0xffffu
-                        : 0;
-    uint64_t stamp = there ? tnmi_base_peek64(&there->stamp) : 0;
-    return tnmi_hint_now(hints, content, stamp, hits).last;
+    uint32_t named = tnmi_tensor_at(tensors, content)->flags & (TNMI_NAMED | TNMI_VIEW);
+    const tnmi_replica *there = named == TNMI_NAMED ? tnmi_tensor_on(tensors, content, tier) : NULL;
+    if (!there || there->node == TNMI_NONE) return tnmi_hint_habit(hints, content)->last;
+    uint32_t hits = (uint32_t)(tnmi_base_peek64(&there->word) >> 32) & 0xffffu;
+    return tnmi_hint_now(hints, content, tnmi_base_peek64(&there->stamp), hits).last;
 }
 
 /* A content that had left is used again. */

@@ -520,12 +520,10 @@ TEST(duels_say_whether_frequency_pays) {
     tnmi_hints *h = &g.ctx->e.hints;
     tnm_tensor often = rig_tensor(&g, 64, 0), seldom = rig_tensor(&g, 64, 0);
     uint32_t a = slot_at(&g.ctx->e.tensors, often), b = slot_at(&g.ctx->e.tensors, seldom);
-    uint64_t stamp = g.ctx->e.clock;
     rig_write(&g, often, 0, 1);
     for (int i = 0; i < 40; i++)
         rig_expect(&g, often, 0, 1);
     rig_write(&g, seldom, 0, 2);
-    (void)stamp;
     for (int i = 0; i < 30; i++) /* the older one is the one that is used often */
         g.ctx->e.clock++;
     const tnmi_replica *ra = tnmi_tensor_on(&g.ctx->e.tensors, a, 0);
@@ -543,6 +541,11 @@ TEST(duels_say_whether_frequency_pays) {
     }
     CHECK(!h->learned.by_frequency);
     CHECK(h->falls >= 2);
+    tnmi_hint_fight(h, &g.ctx->e.tensors, 0, g.ctx->e.clock, ra, rb);
+    CHECK_EQ(tnm_tensor_destroy(g.ctx, seldom), TNM_OK); /* who stayed is a view by then */
+    CHECK_EQ(slot_at(&g.ctx->e.tensors, rig_view(&g, often, 0, 8)), b);
+    CHECK_EQ(tnmi_hint_last(h, &g.ctx->e.tensors, b, 0), 0);
+    tnmi_hint_returns(h, &g.ctx->e.tensors, a);
     rig_end(&g);
 }
 
