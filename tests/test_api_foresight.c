@@ -38,6 +38,33 @@ EACH(prefetch_brings_it) {
     rig_end(g);
 }
 
+EACH(a_schedule_keeps_what_is_dear_to_bring) { /* two at home on disk among eight in host memory */
+    tnm_use cycle[10];
+    rig_tier(g, "device", kind, rig_room(5, ONE));
+    sim_device *host = rig_tier(g, "host", SIM_PLAIN, rig_room(16, ONE));
+    sim_device *disk = rig_tier(g, "disk", SIM_PLAIN, 0);
+    host->limit = UINT64_MAX; /* what is lent is not charged */
+    rig_create(g);
+    for (int i = 0; i < 10; i++) {
+        sim_device *from = i % 4 == 3 ? disk : host;
+        tnm_adopt_desc a = sim_lent(from, sim_lend(from, ONE), 0);
+        t[i] = rig_adopt(g, &a, ONE);
+        cycle[i] = use_at(i, (uint64_t)i);
+    }
+    CHECK(rig_budget(g, 1, 0) >= 0); /* there is no room for what comes from the disk */
+    CHECK_EQ(tnm_schedule(g->ctx, 0, cycle, 10, 10), TNM_OK);
+    for (uint64_t step = 0; step < 50; step++) {
+        tnm_pinned p;
+        CHECK_EQ(tnm_step(g->ctx, 0, step), TNM_OK);
+        CHECK_EQ(rig_pin(g, t[step % 10], 0, TNM_READ, &p), TNM_OK);
+        CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+        rig_rest(g);
+        if (step >= 10) CHECK(here(g, 3) && here(g, 7));
+    }
+    CHECK_EQ(rig_stats(g, 0).kept_bytes >= 2 * ONE, 1);
+    rig_end(g);
+}
+
 EACH(a_guess_evicts_nothing_needed_sooner) { /* P7 */
     tnm_use u;
     rig_pair(g, kind, rig_room(2, ONE));
@@ -790,6 +817,7 @@ EACH(a_writer_at_home_is_not_raced) {
 
 int main(void) {
     RUN(prefetch_brings_it);
+    RUN(a_schedule_keeps_what_is_dear_to_bring);
     RUN(a_guess_evicts_nothing_needed_sooner);
     RUN(a_guess_evicts_no_unused_guess);
     RUN(a_guess_evicts_no_claim);
