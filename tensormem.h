@@ -7488,8 +7488,12 @@ static void tnmi_engine_go_over(tnmi_engine *e, uint32_t tier) {
     int again = e->hints.learned.on && e->gone_over[tier] >= on->replicas.fresh;
     if (again || e->falls[tier] != e->hints.falls) e->gone_over[tier] = 0;
     e->falls[tier] = e->hints.falls;
-    for (int i = 0; i < TNMI_GO_OVER && e->gone_over[tier] < on->replicas.fresh; i++)
-        tnmi_engine_rekey(e, tier, e->gone_over[tier]++);
+    for (int i = 0; i < TNMI_GO_OVER && e->gone_over[tier] < on->replicas.fresh; i++) {
+        uint32_t index = e->gone_over[tier]++;
+        const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+        if (tnmi_tensor_is(tnmi_base_peek64(&replica->word), TNMI_READY)) /* not a free record */
+            tnmi_engine_rekey(e, tier, index);
+    }
 }
 
 static void tnmi_engine_put_back(tnmi_engine *e, uint32_t tier, const tnmi_oldest *oldest) {
