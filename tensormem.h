@@ -6460,7 +6460,7 @@ enum { TNMI_GO_OVER = 256, TNMI_EXPIRE = 512 };
 enum { TNMI_SOME_NODES = 1024, TNMI_HEAVY = 32, TNMI_ENOUGH = 256 };
 enum { TNMI_NEAR = 32, TNMI_NEAR_NODES = 128 }; /* together no more than TNMI_WALK_NODES */
 /* of a walk over everything; transfers under way that are enough for a flush of everything */
-enum { TNMI_PIECE = 1024, TNMI_FLUSHES = 1024 };
+enum { TNMI_PIECE = 256, TNMI_FLUSHES = 1024 };
 #    define TNMI_CLAIMED ((uint32_t)1 << 31) /* in a used node's mark: the rest counts claims */
 
 typedef struct tnmi_shortage { /* the last refusal, as [watch] tells it */
