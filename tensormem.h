@@ -11797,7 +11797,8 @@ static int tnmi_watch_check_uses(const tnmi_hints *hints) {
             const tnmi_use *use = tnmi_hint_use(hints, i);
             cycle++;
             broken += use->lane != l || use->step >= lane->period;
-            broken += (lane->watch & TNMI_LANE_FOLLOWS) && tnmi_hint_set(use) > TNMI_NONE >> (TNMI_USE_PLACE_BITS + 1);
+            broken += (lane->watch & TNMI_LANE_FOLLOWS) &&
+                      tnmi_hint_set(use) > TNMI_NONE >> (TNMI_USE_PLACE_BITS + 1);
         }
         for (uint32_t i = lane->record.first; i != TNMI_NONE; i = tnmi_hint_use(hints, i)->next) {
             noted++;
