@@ -12230,6 +12230,8 @@ static void tnmi_door_perform(tnm_ctx *ctx, tnmi_ask *ask) {
     const tnm_backend *b = ask->backend;
     uint32_t capacity = ask->kind == TNMI_ASK_HOST ? ask->table->capacity : 0;
     tnmi_door_tell(ctx);
+    /* who sleeps for what was granted meanwhile need not sleep through this callback as well */
+    if (ctx->told != ctx->e.changed) tnmi_door_wake(ctx, 1);
     tnmi_door_callback(ctx, 1);
     tnmi_door_unlock(ctx);
     switch (ask->kind) {

@@ -512,6 +512,100 @@ TEST(pump_thread_brings_a_prefetch) {
     one_pin(NULL);
     close_arena();
 }
+
+/* A synchronous backend whose first copy waits for the caller to be asleep in its pin, and whose
+ * third for the pin to be granted. */
+typedef struct held {
+    int copies, asking, granted; /* atomic */
+    int in_time;
+} held;
+
+static int held_wait(const int *flag) { /* ten seconds, then it did not come */
+    struct timespec nap = { 0, 2000000 };
+    for (int i = 0; i < 5000 && !__atomic_load_n(flag, __ATOMIC_ACQUIRE); i++)
+        nanosleep(&nap, NULL);
+    return __atomic_load_n(flag, __ATOMIC_ACQUIRE);
+}
+
+static void *held_memory;
+
+static tnm_result held_alloc(void *user, uint64_t size, uint64_t align, void *item, uint64_t *mem,
+                             void **host) {
+    (void)user;
+    (void)item;
+    if (posix_memalign(&held_memory, (size_t)align, (size_t)size)) return TNM_ERR_MEMORY;
+    *mem = 1;
+    *host = held_memory;
+    return TNM_OK;
+}
+
+static void held_release(void *user, uint64_t mem, uint64_t size) {
+    (void)user;
+    (void)mem;
+    (void)size;
+    free(held_memory);
+}
+
+static tnm_result held_copy(void *user, const tnm_span *dst, const tnm_span *src, uint64_t size,
+                            uint64_t *ticket) {
+    held *h = (held *)user;
+    int copy = __atomic_add_fetch(&h->copies, 1, __ATOMIC_RELEASE);
+    struct timespec nap = { 0, 50000000 };
+    (void)ticket;
+    if (copy == 1) {
+        held_wait(&h->asking);
+        nanosleep(&nap, NULL);
+    }
+    if (copy == 3) h->in_time = held_wait(&h->granted);
+    memcpy(dst->host, src->host, (size_t)size);
+    return TNM_OK;
+}
+
+TEST(a_granted_pin_does_not_wait_for_the_next_prefetch) {
+    static unsigned char bytes[6][4096];
+    held h = { 0, 0, 0, 0 };
+    tnm_tier_desc tiers[2];
+    tnm_desc desc;
+    tnm_ctx *ctx;
+    tnm_use cycle[6];
+    tnm_pinned at;
+    memset(tiers, 0, sizeof tiers);
+    memset(&desc, 0, sizeof desc);
+    memset(cycle, 0, sizeof cycle);
+    tiers[0].name = "fast";
+    tiers[0].backend.alloc = held_alloc;
+    tiers[0].backend.release = held_release;
+    tiers[0].backend.copy = held_copy;
+    tiers[0].backend.user = &h;
+    tiers[0].budget_bytes = 8 * 4096;
+    tiers[1].name = "slow";
+    desc.tiers = tiers;
+    desc.tier_count = 2;
+    desc.pump_thread = 1;
+    if (tnm_create(&desc, &ctx) != TNM_OK) return;
+    for (int i = 0; i < 6; i++) {
+        tnm_tensor_desc what = { 0 };
+        tnm_adopt_desc where = { 0 };
+        what.bytes = sizeof bytes[i];
+        where.tier = 1;
+        where.host = bytes[i];
+        CHECK_EQ(tnm_tensor_adopt(ctx, &what, &where, &cycle[i].tensor), TNM_OK);
+        cycle[i].step = (uint64_t)i;
+    }
+    CHECK_EQ(tnm_schedule(ctx, 0, cycle, 6, 6), TNM_OK);
+    CHECK_EQ(tnm_step(ctx, 0, 0), TNM_OK);
+    CHECK(held_wait(&h.copies));
+    __atomic_store_n(&h.asking, 1, __ATOMIC_RELEASE);
+    CHECK_EQ(tnm_pin(ctx, &cycle[1], 1, &at), TNM_OK);
+    __atomic_store_n(&h.granted, 1, __ATOMIC_RELEASE);
+    CHECK_EQ(tnm_unpin(ctx, &at, 1, 0), TNM_OK);
+    for (int i = 0; i < 6; i++) {
+        CHECK_EQ(tnm_pin(ctx, &cycle[i], 1, &at), TNM_OK);
+        CHECK_EQ(tnm_unpin(ctx, &at, 1, 0), TNM_OK);
+    }
+    CHECK_EQ(tnm_destroy(ctx), TNM_OK);
+    CHECK(h.in_time);
+}
 #    endif
 
 int main(int argc, char **argv) { /* test_threads [sets] */
@@ -529,6 +623,7 @@ int main(int argc, char **argv) { /* test_threads [sets] */
     RUN(a_late_unpin_ends_nothing_else);
 #    ifndef THREADS_OWN_LOCK
     RUN(pump_thread_brings_a_prefetch);
+    RUN(a_granted_pin_does_not_wait_for_the_next_prefetch);
 #    endif
     return check_done();
 }
