@@ -3,15 +3,24 @@
  * Knows nothing of tensormem: it reads what the file says (model), turns text into tokens and
  * back (vocabulary), computes one layer after the other from addresses it is given (transformer),
  * and can write a model with random weights to try all that (writer). F32, F16, BF16 and Q8_0
- * matrices, rotary positions, grouped-query attention, SwiGLU; one token at a time, one thread.
+ * matrices, rotary positions, grouped-query attention, SwiGLU; one token at a time, by several
+ * threads.
  *
- * Sections: messages, kernels, model, vocabulary, transformer, writer. Needs -lm. */
+ * Sections: messages, team, kernels, model, vocabulary, transformer, writer. Needs -lm -pthread. */
 #ifndef LLAMA_H
 #define LLAMA_H
 
 #include "gguf.h"
 
 #include <math.h>
+#if !defined(_WIN32) && !defined(LLAMA_NO_THREADS)
+#    define LLAMA_THREADS 1
+#    include <pthread.h>
+#    include <sched.h>
+#endif
+#if defined(__AVX2__)
+#    include <immintrin.h>
+#endif
 
 /* ---- messages ------------------------------------------------------------------------------- */
 
@@ -33,12 +42,176 @@ refuse(message *why, const char *format, ...) { /* the first reason stays; alway
     return 0;
 }
 
+/* ---- team -----------------------------------------------------------------------------------
+ * Threads that share a job of `count` items: whoever is free takes the next one. The caller works
+ * too and waits only for items that others have taken, so a member that sleeps, or whose core is
+ * busy with something else, delays nobody. Without threads the caller does it all. */
+
+typedef void team_call(void *user, size_t item);
+
+#if defined(LLAMA_THREADS)
+enum { TEAM_MOST = 64, TEAM_PATIENCE = 2000 }; /* looks for work before a member sleeps */
+
+typedef struct team {
+    team_call *call; /* the job: written while `left` is 0 and nobody is inside an item */
+    void *user;
+    size_t count;
+    uint64_t left;     /* atomic: number of the job << 32 | items that nobody has taken */
+    uint32_t done;     /* atomic: items that others have finished */
+    uint32_t sleepers; /* atomic */
+    int stop;          /* under the lock */
+    int members;       /* beside the caller */
+    pthread_t thread[TEAM_MOST];
+    pthread_mutex_t lock;
+    pthread_cond_t bell;
+} team;
+
+static inline void team_pause(void) {
+#    if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#    endif
+}
+
+/* Takes an item. The number of the job is part of the word, so that who was slow cannot take one
+ * of a job he has not seen. */
+static inline int team_take(team *t, size_t *item) {
+    uint64_t left = __atomic_load_n(&t->left, __ATOMIC_SEQ_CST);
+    while ((uint32_t)left != 0) {
+        if (__atomic_compare_exchange_n(&t->left, &left, left - 1, 1, __ATOMIC_ACQ_REL,
+                                        __ATOMIC_ACQUIRE)) {
+            *item = t->count - (uint32_t)left;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+/* Sleeps until there is an item; 0 = the team goes home. Who starts a job looks for sleepers after
+ * it has put its items there, and a sleeper looks for items after it has said that it sleeps. */
+static inline int team_sleep(team *t) {
+    pthread_mutex_lock(&t->lock);
+    __atomic_add_fetch(&t->sleepers, 1, __ATOMIC_SEQ_CST);
+    while (!t->stop && (uint32_t)__atomic_load_n(&t->left, __ATOMIC_SEQ_CST) == 0) {
+        pthread_cond_wait(&t->bell, &t->lock);
+    }
+    __atomic_sub_fetch(&t->sleepers, 1, __ATOMIC_SEQ_CST);
+    int stop = t->stop;
+    pthread_mutex_unlock(&t->lock);
+    return !stop;
+}
+
+static inline void *team_member(void *user) {
+    team *t = (team *)user;
+    size_t item;
+    do {
+        for (int idle = 0; idle < TEAM_PATIENCE; idle++) {
+            while (team_take(t, &item)) {
+                t->call(t->user, item);
+                __atomic_add_fetch(&t->done, 1, __ATOMIC_RELEASE);
+                idle = 0;
+            }
+            team_pause();
+        }
+    } while (team_sleep(t));
+    return NULL;
+}
+
+static inline void team_wake(team *t, int stop) {
+    pthread_mutex_lock(&t->lock);
+    t->stop |= stop;
+    pthread_cond_broadcast(&t->bell);
+    pthread_mutex_unlock(&t->lock);
+}
+
+/* Fewer members than asked for are no failure. */
+static inline void team_open(team *t, int threads) {
+    memset(t, 0, sizeof(*t));
+    if (threads < 2 || pthread_mutex_init(&t->lock, NULL) != 0) {
+        return;
+    }
+    if (pthread_cond_init(&t->bell, NULL) != 0) {
+        pthread_mutex_destroy(&t->lock);
+        return;
+    }
+    while (t->members + 1 < threads && t->members < TEAM_MOST &&
+           pthread_create(&t->thread[t->members], NULL, team_member, t) == 0) {
+        t->members++;
+    }
+    if (t->members == 0) {
+        pthread_cond_destroy(&t->bell);
+        pthread_mutex_destroy(&t->lock);
+    }
+}
+
+static inline void team_close(team *t) {
+    if (t->members == 0) {
+        return;
+    }
+    team_wake(t, 1);
+    for (int i = 0; i < t->members; i++) {
+        pthread_join(t->thread[i], NULL);
+    }
+    t->members = 0;
+    pthread_cond_destroy(&t->bell);
+    pthread_mutex_destroy(&t->lock);
+}
+
+static inline void team_run_all(team *t, team_call *call, void *user, size_t count) {
+    uint64_t job = (__atomic_load_n(&t->left, __ATOMIC_RELAXED) >> 32) + 1;
+    uint32_t mine = 0;
+    size_t item;
+    t->call = call;
+    t->user = user;
+    t->count = count;
+    __atomic_store_n(&t->done, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&t->left, job << 32 | count, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&t->sleepers, __ATOMIC_SEQ_CST) != 0) {
+        team_wake(t, 0);
+    }
+    for (; team_take(t, &item); mine++) {
+        call(user, item);
+    }
+    for (int looks = 0; __atomic_load_n(&t->done, __ATOMIC_ACQUIRE) != count - mine; looks++) {
+        if (looks > TEAM_PATIENCE) {
+            sched_yield(); /* its core may be this one */
+        }
+        team_pause();
+    }
+}
+#else
+typedef struct team {
+    int members;
+} team;
+
+static inline void team_open(team *t, int threads) {
+    (void)threads;
+    t->members = 0;
+}
+
+static inline void team_close(team *t) {
+    (void)t;
+}
+#endif
+
+static inline void team_run(team *t, team_call *call, void *user, size_t count) {
+#if defined(LLAMA_THREADS)
+    if (t != NULL && t->members > 0 && count > 1 && count < UINT32_MAX) {
+        team_run_all(t, call, user, count);
+        return;
+    }
+#endif
+    (void)t;
+    for (size_t item = 0; item < count; item++) {
+        call(user, item);
+    }
+}
+
 /* ---- kernels --------------------------------------------------------------------------------
  * Loops the compiler turns into vector code at -O3. Matrices are row-major as in the file; a row
  * is the weights of one output. Q8_0 is blocks of 34 bytes: a half as scale, then 32 signed
  * bytes. */
 
-enum { BLOCK = 32, BLOCK_BYTES = 34, LANES = 16 };
+enum { BLOCK = 32, BLOCK_BYTES = 34, LANES = 16, AHEAD = 4096 }; /* bytes asked for early */
 
 typedef struct matrix {
     const void *data;
@@ -150,6 +323,53 @@ static inline float dot_bf16(const uint16_t *w, const float *x, size_t n) {
     return sum_lanes(lane);
 }
 
+#if defined(__AVX2__)
+static inline float half_scale(const unsigned char *block) {
+    uint16_t scale;
+    memcpy(&scale, block, sizeof(scale));
+#    if defined(__F16C__)
+    return _cvtsh_ss(scale);
+#    else
+    return float_from_half(scale);
+#    endif
+}
+
+/* 32 products, four (of bytes) in a lane. The first factor must be without a sign, so the second
+ * gets it: |w| fits for -128 too, and what quantize makes never is -128, so no pair overflows. */
+static inline __m256 block_product(const unsigned char *block, const int8_t *x) {
+    __m256i w = _mm256_loadu_si256((const __m256i *)(const void *)(block + 2));
+    __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)x);
+    __m256i positive = _mm256_abs_epi8(w), other = _mm256_sign_epi8(v, w);
+#    if defined(__AVX512VNNI__) && defined(__AVX512VL__)
+    __m256i sum = _mm256_dpbusd_epi32(_mm256_setzero_si256(), positive, other);
+#    else
+    __m256i pairs = _mm256_maddubs_epi16(positive, other);
+    __m256i sum = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#    endif
+    return _mm256_cvtepi32_ps(sum);
+}
+
+static inline float dot_q8_0(const unsigned char *row, quantized x, size_t n) {
+    __m256 sum[2] = { _mm256_setzero_ps(), _mm256_setzero_ps() };
+    float lane[8], total = 0.0f;
+    for (size_t b = 0; b < n / BLOCK; b++) {
+        const unsigned char *block = row + b * BLOCK_BYTES;
+        _mm_prefetch((const char *)block + AHEAD, _MM_HINT_T0);
+        __m256 scale = _mm256_set1_ps(half_scale(block) * x.scales[b]);
+        __m256 product = block_product(block, x.values + b * BLOCK);
+#    if defined(__FMA__)
+        sum[b % 2] = _mm256_fmadd_ps(product, scale, sum[b % 2]);
+#    else
+        sum[b % 2] = _mm256_add_ps(sum[b % 2], _mm256_mul_ps(product, scale));
+#    endif
+    }
+    _mm256_storeu_ps(lane, _mm256_add_ps(sum[0], sum[1]));
+    for (int j = 0; j < 8; j++) {
+        total += lane[j];
+    }
+    return total;
+}
+#else
 static inline float dot_q8_0(const unsigned char *row, quantized x, size_t n) {
     float sum = 0.0f;
     for (size_t b = 0; b < n / BLOCK; b++) {
@@ -165,6 +385,7 @@ static inline float dot_q8_0(const unsigned char *row, quantized x, size_t n) {
     }
     return sum;
 }
+#endif
 
 /* As ggml does it: the scale is rounded to a half, the values are not scaled by the rounded one. */
 static inline void quantize(quantized out, const float *x, size_t n) {
@@ -194,36 +415,63 @@ static inline void round_like(quantized out, const float *x, size_t n, uint32_t 
     }
 }
 
+static inline size_t larger(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
 static inline size_t bytes_of_row(uint32_t type, size_t cols) {
     gguf_type_info info = gguf_type(type);
     return cols / info.block * info.bytes;
 }
 
-/* out = m x; `scratch` holds x as m likes it. */
-static inline void multiply(float *out, matrix m, const float *x, quantized scratch) {
-    const unsigned char *row = (const unsigned char *)m.data;
-    size_t row_bytes = bytes_of_row(m.type, m.cols);
-    if (m.type == GGUF_TYPE_Q8_0) {
-        quantize(scratch, x, m.cols);
-    } else if (m.type != GGUF_TYPE_F32) {
-        round_like(scratch, x, m.cols, m.type);
-    }
-    for (size_t r = 0; r < m.rows; r++, row += row_bytes) {
-        switch (m.type) {
+typedef struct product { /* a job: an item is so many rows */
+    matrix m;
+    float *out;
+    const float *x;
+    quantized prepared;
+    size_t rows_of_item;
+} product;
+
+enum { ITEM_BYTES = 256 << 10 };
+
+static inline void product_item(void *user, size_t item) {
+    const product *p = (const product *)user;
+    const unsigned char *data = (const unsigned char *)p->m.data;
+    size_t row_bytes = bytes_of_row(p->m.type, p->m.cols), n = p->m.cols;
+    size_t first = item * p->rows_of_item, end = first + p->rows_of_item;
+    for (size_t r = first; r < end && r < p->m.rows; r++) {
+        const unsigned char *row = data + r * row_bytes;
+        switch (p->m.type) {
         case GGUF_TYPE_F32:
-            out[r] = dot_f32((const float *)(const void *)row, x, m.cols);
+            p->out[r] = dot_f32((const float *)(const void *)row, p->x, n);
             break;
         case GGUF_TYPE_F16:
-            out[r] = dot_f16((const uint16_t *)(const void *)row, scratch.rounded, m.cols);
+            p->out[r] = dot_f16((const uint16_t *)(const void *)row, p->prepared.rounded, n);
             break;
         case GGUF_TYPE_BF16:
-            out[r] = dot_bf16((const uint16_t *)(const void *)row, scratch.rounded, m.cols);
+            p->out[r] = dot_bf16((const uint16_t *)(const void *)row, p->prepared.rounded, n);
             break;
         default:
-            out[r] = dot_q8_0(row, scratch, m.cols);
+            p->out[r] = dot_q8_0(row, p->prepared, n);
             break;
         }
     }
+}
+
+/* x as a matrix of this type likes it. */
+static inline void prepare(quantized out, const float *x, size_t n, uint32_t type) {
+    if (type == GGUF_TYPE_Q8_0) {
+        quantize(out, x, n);
+    } else if (type != GGUF_TYPE_F32) {
+        round_like(out, x, n, type);
+    }
+}
+
+/* out = m x, with x also as prepare made it for this type of matrix. */
+static inline void multiply(team *t, float *out, matrix m, const float *x, quantized prepared) {
+    product p = { m, out, x, prepared, 1 };
+    p.rows_of_item = larger(1, ITEM_BYTES / larger(1, bytes_of_row(m.type, m.cols)));
+    team_run(t, product_item, &p, (m.rows + p.rows_of_item - 1) / p.rows_of_item);
 }
 
 static inline void rms_norm(float *out, const float *x, matrix weight, float epsilon) {
@@ -290,10 +538,6 @@ static inline void widen_row(float *out, const void *row, uint32_t type, size_t 
             out[i] = type == GGUF_TYPE_F16 ? float_from_half(half) : float_from_bfloat(half);
         }
     }
-}
-
-static inline size_t larger(size_t a, size_t b) {
-    return a > b ? a : b;
 }
 
 /* ---- model ----------------------------------------------------------------------------------
@@ -544,6 +788,58 @@ static inline int llama_open(llama *m, const char *path) {
         return refuse(&m->why, "%s", m->file.error);
     }
     return llama_understand(m);
+}
+
+/* What a token is computed from, in this order: some rows of a matrix, and what is wanted with
+ * them. Who has little memory takes few rows at a time and need not hold a whole layer at once. */
+enum { LOGITS = LAYER_TENSORS }; /* the role of the output's rows, in no layer */
+
+typedef struct model_piece {
+    size_t layer, first, rows;
+    int role;
+    int attends; /* the last of Q, K and V: wants the keys and values of the layer */
+    const gguf_tensor *tensor, *norm; /* norm: NULL unless this begins a new vector */
+} model_piece;
+
+static inline size_t llama_cut(const llama *m, size_t index, int part, uint64_t most,
+                               model_piece *out) {
+    const gguf_tensor *const *t = m->layer[index < m->layers ? index : 0].tensor;
+    const gguf_tensor *whole = part == LOGITS ? m->output : t[part];
+    size_t rows = (size_t)whole->shape[1], row_bytes = bytes_of_row(whole->type, whole->shape[0]);
+    size_t each = most < row_bytes ? 1 : (size_t)(most / row_bytes);
+    size_t count = rows == 0 ? 0 : (rows + each - 1) / each;
+    each = count == 0 ? 0 : (rows + count - 1) / count;
+    for (size_t i = 0; out != NULL && i < count; i++) {
+        out[i].layer = index;
+        out[i].first = i * each;
+        out[i].rows = i * each + each < rows ? each : rows - i * each;
+        out[i].role = part;
+        out[i].attends = part == ATTN_V && i + 1 == count;
+        out[i].tensor = whole;
+        out[i].norm = i > 0                 ? NULL
+                      : part == ATTN_Q      ? t[ATTN_NORM]
+                      : part == FFN_GATE    ? t[FFN_NORM]
+                      : part == (int)LOGITS ? m->output_norm
+                                            : NULL;
+    }
+    return count;
+}
+
+/* All pieces, of at most so many bytes where a row is no more; `out` NULL only counts. */
+static inline size_t llama_pieces(const llama *m, uint64_t most, model_piece *out) {
+    size_t count = 0;
+    for (size_t l = 0; l < m->layers; l++) {
+        for (int part = 0; part < LAYER_TENSORS; part++) {
+            if (part != ATTN_NORM && part != FFN_NORM) {
+                count += llama_cut(m, l, part, most, out == NULL ? NULL : out + count);
+            }
+        }
+    }
+    return count + llama_cut(m, m->layers, LOGITS, most, out == NULL ? NULL : out + count);
+}
+
+static inline uint64_t piece_offset(const model_piece *p) { /* in the file */
+    return p->tensor->offset + p->first * bytes_of_row(p->tensor->type, p->tensor->shape[0]);
 }
 
 static inline matrix matrix_of(const gguf_tensor *t, const void *data) {
@@ -828,34 +1124,42 @@ static inline void print_text(const char *text, size_t length) {
 typedef struct engine {
     const llama *model;
     size_t context; /* positions there is room for */
-    float *x, *normed, *q, *attended, *projected, *gate, *up, *scores, *turn, *logits;
+    float *x, *normed, *q, *k, *v, *attended, *projected, *gate, *up, *scores, *turn, *logits;
     float *rope_factors; /* all one unless the file has others */
     quantized scratch;
     float *memory; /* all of the floats above */
+    team team;
 } engine;
 
-static inline int engine_open(engine *e, const llama *m, size_t context) {
+static inline int engine_open(engine *e, const llama *m, size_t context, int threads) {
     size_t q_dim = m->heads * m->head_dim;
     size_t widest = larger(larger(m->dim, q_dim), m->ffn);
-    const size_t sizes[] = { m->dim, m->dim,  q_dim,       q_dim,    m->dim,         m->ffn,
-                             m->ffn, context, m->rope_dim, m->vocab, m->rope_dim / 2 };
-    float **parts[] = { &e->x,  &e->normed, &e->q,    &e->attended, &e->projected,   &e->gate,
-                        &e->up, &e->scores, &e->turn, &e->logits,   &e->rope_factors };
+    const struct {
+        float **part;
+        size_t size;
+    } parts[] = { { &e->x, m->dim },         { &e->normed, m->dim },
+                  { &e->q, q_dim },          { &e->k, m->kv_dim },
+                  { &e->v, m->kv_dim },      { &e->attended, q_dim },
+                  { &e->projected, m->dim }, { &e->gate, m->ffn },
+                  { &e->up, m->ffn },        { &e->scores, context * m->heads },
+                  { &e->turn, m->rope_dim }, { &e->rope_factors, m->rope_dim / 2 },
+                  { &e->logits, m->vocab } };
     size_t total = 0;
     memset(e, 0, sizeof(*e));
     e->model = m;
     e->context = context;
-    for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-        total += sizes[i];
+    team_open(&e->team, threads);
+    for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
+        total += parts[i].size;
     }
     e->memory = (float *)calloc(total, sizeof(float));
     e->scratch.values = (int8_t *)malloc(widest);
     e->scratch.scales = (float *)malloc((widest / BLOCK + 1) * sizeof(float));
     e->scratch.rounded = (float *)malloc(widest * sizeof(float));
     total = 0;
-    for (size_t i = 0; e->memory != NULL && i < sizeof(sizes) / sizeof(sizes[0]); i++) {
-        *parts[i] = e->memory + total;
-        total += sizes[i];
+    for (size_t i = 0; e->memory != NULL && i < sizeof(parts) / sizeof(parts[0]); i++) {
+        *parts[i].part = e->memory + total;
+        total += parts[i].size;
     }
     for (size_t i = 0; e->memory != NULL && i < m->rope_dim / 2; i++) {
         e->rope_factors[i] = 1.0f;
@@ -865,6 +1169,7 @@ static inline int engine_open(engine *e, const llama *m, size_t context) {
 }
 
 static inline void engine_close(engine *e) {
+    team_close(&e->team);
     free(e->memory);
     free(e->scratch.values);
     free(e->scratch.scales);
@@ -883,71 +1188,89 @@ static inline void engine_begin(engine *e, const void *row, size_t position) {
     }
 }
 
+typedef struct attention { /* a job: an item is a head */
+    engine *e;
+    const float *keys, *values;
+    size_t position;
+} attention;
+
 /* One head over all positions so far; several query heads share a head of keys and values. */
-static inline void engine_attend_head(engine *e, const float *keys, const float *values,
-                                      size_t head, size_t position) {
-    const llama *m = e->model;
+static inline void attention_head(void *user, size_t head) {
+    const attention *a = (const attention *)user;
+    const llama *m = a->e->model;
     const size_t shared = head / (m->heads / m->kv_heads) * m->head_dim;
-    const float *q = e->q + head * m->head_dim;
-    float *out = e->attended + head * m->head_dim;
+    const float *q = a->e->q + head * m->head_dim;
+    float *out = a->e->attended + head * m->head_dim, *score = a->e->scores + head * a->e->context;
     const float scale = 1.0f / sqrtf((float)m->head_dim);
-    for (size_t p = 0; p <= position; p++) {
-        e->scores[p] = dot_f32(keys + p * m->kv_dim + shared, q, m->head_dim) * scale;
+    for (size_t p = 0; p <= a->position; p++) {
+        score[p] = dot_f32(a->keys + p * m->kv_dim + shared, q, m->head_dim) * scale;
     }
-    softmax(e->scores, position + 1);
+    softmax(score, a->position + 1);
     memset(out, 0, m->head_dim * sizeof(float));
-    for (size_t p = 0; p <= position; p++) {
-        const float *v = values + p * m->kv_dim + shared;
+    for (size_t p = 0; p <= a->position; p++) {
+        const float *v = a->values + p * m->kv_dim + shared;
         for (size_t i = 0; i < m->head_dim; i++) {
-            out[i] += e->scores[p] * v[i];
+            out[i] += score[p] * v[i];
         }
     }
 }
 
-static inline void engine_attend(engine *e, const layer *l, const void *const *at, float *keys,
-                                 size_t position) {
+/* All of Q, K and V are there: put the new key and value to the others, and attend. */
+static inline void engine_attend(engine *e, float *kv, size_t position) {
     const llama *m = e->model;
-    float *values = keys + e->context * m->kv_dim;
-    float *k = keys + position * m->kv_dim, *v = values + position * m->kv_dim;
-    rms_norm(e->normed, e->x, matrix_of(l->tensor[ATTN_NORM], at[ATTN_NORM]), m->epsilon);
-    multiply(e->q, matrix_of(l->tensor[ATTN_Q], at[ATTN_Q]), e->normed, e->scratch);
-    multiply(k, matrix_of(l->tensor[ATTN_K], at[ATTN_K]), e->normed, e->scratch);
-    multiply(v, matrix_of(l->tensor[ATTN_V], at[ATTN_V]), e->normed, e->scratch);
+    float *values = kv + e->context * m->kv_dim;
+    attention a = { e, kv, values, position };
     for (size_t h = 0; h < m->heads; h++) {
         rotate(e->q + h * m->head_dim, e->turn, m->rope_dim);
     }
     for (size_t h = 0; h < m->kv_heads; h++) {
-        rotate(k + h * m->head_dim, e->turn, m->rope_dim);
+        rotate(e->k + h * m->head_dim, e->turn, m->rope_dim);
     }
-    for (size_t h = 0; h < m->heads; h++) {
-        engine_attend_head(e, keys, values, h, position);
+    memcpy(kv + position * m->kv_dim, e->k, m->kv_dim * sizeof(float));
+    memcpy(values + position * m->kv_dim, e->v, m->kv_dim * sizeof(float));
+    team_run(&e->team, attention_head, &a, m->heads);
+}
+
+enum { SWIGLU_ITEM = 512 };
+
+static inline void swiglu_item(void *user, size_t item) {
+    const engine *e = (const engine *)user;
+    size_t first = item * SWIGLU_ITEM, rest = e->model->ffn - first;
+    swiglu(e->gate + first, e->up + first, rest < SWIGLU_ITEM ? rest : SWIGLU_ITEM);
+}
+
+/* What follows when the last rows of a matrix are done. */
+static inline void engine_finish(engine *e, const model_piece *p, float *kv, size_t position) {
+    if (p->attends) {
+        engine_attend(e, kv, position);
+    } else if (p->role == ATTN_OUTPUT || p->role == FFN_DOWN) {
+        add(e->x, e->projected, e->model->dim);
+    } else if (p->role == FFN_UP) {
+        team_run(&e->team, swiglu_item, e, (e->model->ffn + SWIGLU_ITEM - 1) / SWIGLU_ITEM);
     }
-    multiply(e->projected, matrix_of(l->tensor[ATTN_OUTPUT], at[ATTN_OUTPUT]), e->attended,
-             e->scratch);
-    add(e->x, e->projected, m->dim);
 }
 
-static inline void engine_feed_forward(engine *e, const layer *l, const void *const *at) {
-    const llama *m = e->model;
-    rms_norm(e->normed, e->x, matrix_of(l->tensor[FFN_NORM], at[FFN_NORM]), m->epsilon);
-    multiply(e->gate, matrix_of(l->tensor[FFN_GATE], at[FFN_GATE]), e->normed, e->scratch);
-    multiply(e->up, matrix_of(l->tensor[FFN_UP], at[FFN_UP]), e->normed, e->scratch);
-    swiglu(e->gate, e->up, m->ffn);
-    multiply(e->projected, matrix_of(l->tensor[FFN_DOWN], at[FFN_DOWN]), e->gate, e->scratch);
-    add(e->x, e->projected, m->dim);
-}
-
-/* Layer `index`: its weights by role, and its keys and values for `context` positions each. */
-static inline void engine_layer(engine *e, size_t index, const void *const *at, float *kv,
-                                size_t position) {
-    engine_attend(e, &e->model->layer[index], at, kv, position);
-    engine_feed_forward(e, &e->model->layer[index], at);
-}
-
-static inline void engine_output(engine *e, const void *norm, const void *output) {
-    const llama *m = e->model;
-    rms_norm(e->normed, e->x, matrix_of(m->output_norm, norm), m->epsilon);
-    multiply(e->logits, matrix_of(m->output, output), e->normed, e->scratch);
+/* The next piece: its rows, its norm if it has one, and if it attends the keys and values of its
+ * layer, for `context` positions each. */
+static inline void engine_piece(engine *e, const model_piece *p, const void *rows, const void *norm,
+                                float *kv, size_t position) {
+    float *const out[LAYER_TENSORS + 1] = { NULL, e->q,    e->k,  e->v,         e->projected,
+                                            NULL, e->gate, e->up, e->projected, e->logits };
+    const float *from = p->role == ATTN_OUTPUT ? e->attended
+                        : p->role == FFN_DOWN  ? e->gate
+                                               : e->normed;
+    matrix m = matrix_of(p->tensor, rows);
+    m.rows = p->rows;
+    if (p->norm != NULL) {
+        rms_norm(e->normed, e->x, matrix_of(p->norm, norm), e->model->epsilon);
+    }
+    if (p->first == 0) {
+        prepare(e->scratch, from, m.cols, m.type);
+    }
+    multiply(&e->team, out[p->role] + p->first, m, from, e->scratch);
+    if (p->first + p->rows == p->tensor->shape[1]) {
+        engine_finish(e, p, kv, position);
+    }
 }
 
 static inline uint32_t engine_best(const engine *e) { /* greedy: the first of the largest */

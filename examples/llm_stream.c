@@ -1,5 +1,5 @@
 /* llm_stream.c - a language model decodes with a quarter of its weights on the device. */
-/* needs: -lm */
+/* needs: -lm -pthread */
 /*
  * A Llama transformer reads every weight once for every token. Here the weights lie in a GGUF
  * file, the host may hold half of them and the device a quarter, and tensormem moves them so that
@@ -24,6 +24,9 @@
 #    define _FILE_OFFSET_BITS 64
 #endif
 #define TENSORMEM_IMPLEMENTATION
+#if !defined(_WIN32)
+#    define TENSORMEM_THREADS /* for --pump thread */
+#endif
 #include "../tensormem.h"
 
 #include "llama.h"
@@ -67,6 +70,15 @@ static void make_folder(const char *path) {
     (void)_mkdir(path);
 #else
     (void)mkdir(path, 0777);
+#endif
+}
+
+static int cores(void) {
+#if defined(_SC_NPROCESSORS_ONLN)
+    long count = sysconf(_SC_NPROCESSORS_ONLN);
+    return count < 1 ? 1 : count > 64 ? 64 : (int)count;
+#else
+    return 1;
 #endif
 }
 
@@ -169,8 +181,9 @@ static tnm_result device_copy(void *user, const tnm_span *dst, const tnm_span *s
 }
 
 /* ---- recorder -------------------------------------------------------------------------------
- * Listens to the trace of a run: what moved where and when, step by step. A step is one layer of
- * one token; a sweep is all steps of one token. */
+ * Listens to the trace of a run: what moved where and when, step by step. A step is one piece of a
+ * layer for one token; a sweep is all steps of one token. With a pump thread the trace is told on
+ * either thread, by one at a time; `at` is all they share. */
 
 enum { DEVICE, HOST, STORAGE, PROGRAM, PLACES }; /* the tiers, and plain memory */
 
@@ -203,7 +216,8 @@ enum { OPEN_COPIES = 64 };
 typedef struct recorder {
     double start;
     step_record *step;
-    size_t steps, at; /* room, current */
+    size_t steps, at;       /* room, current (atomic) */
+    int place[STORAGE + 1]; /* of each tier */
     slice *slice;
     size_t slices, slice_room;
     open_copy open[OPEN_COPIES]; /* the latest */
@@ -213,6 +227,22 @@ typedef struct recorder {
     size_t known_count;
     int keep_slices;
 } recorder;
+
+static void recorder_enter(recorder *r, size_t step) {
+#if defined(LLAMA_THREADS)
+    __atomic_store_n(&r->at, step, __ATOMIC_RELAXED);
+#else
+    r->at = step;
+#endif
+}
+
+static size_t recorder_at(const recorder *r) {
+#if defined(LLAMA_THREADS)
+    return __atomic_load_n(&r->at, __ATOMIC_RELAXED);
+#else
+    return r->at;
+#endif
+}
 
 static int recorder_open(recorder *r, size_t steps, int keep_slices) {
     memset(r, 0, sizeof(*r));
@@ -291,16 +321,21 @@ static void recorder_copy_begin(recorder *r, const tnm_event *e) {
     place->begin = recorder_now(r);
 }
 
+static int recorder_place(const recorder *r, int tier) {
+    return tier < 0 ? PROGRAM : r->place[tier];
+}
+
 static void recorder_copy_end(recorder *r, const tnm_event *e) {
     double now = recorder_now(r), began = recorder_began(r, e->ticket, now);
-    int from = e->from < 0 ? PROGRAM : e->from, to = e->tier < 0 ? PROGRAM : e->tier;
+    int from = recorder_place(r, e->from), to = recorder_place(r, e->tier);
+    size_t at = recorder_at(r);
     if (e->result != TNM_OK) {
         return;
     }
-    r->step[r->at].moved[from][to] += e->bytes;
+    r->step[at].moved[from][to] += e->bytes;
     slice *s = r->keep_slices ? recorder_slice(r) : NULL;
     if (s != NULL) {
-        known_tensor *known = to == DEVICE ? recorder_find(r, e->tensor) : NULL;
+        known_tensor *known = e->tier == 0 ? recorder_find(r, e->tensor) : NULL;
         s->begin = began;
         s->end = now;
         s->bytes = e->bytes;
@@ -308,7 +343,7 @@ static void recorder_copy_end(recorder *r, const tnm_event *e) {
         s->from = from;
         s->to = to;
         s->class_ = (int)e->class_;
-        s->step = r->at;
+        s->step = at;
         s->used_at = SIZE_MAX;
         if (known != NULL) {
             known->last_slice = r->slices - 1;
@@ -319,7 +354,7 @@ static void recorder_copy_end(recorder *r, const tnm_event *e) {
 static void recorder_pin(recorder *r, const tnm_event *e) {
     known_tensor *known = recorder_find(r, e->tensor);
     if (known != NULL && known->last_slice != SIZE_MAX) {
-        r->slice[known->last_slice].used_at = r->at;
+        r->slice[known->last_slice].used_at = recorder_at(r);
         known->last_slice = SIZE_MAX;
     }
 }
@@ -330,24 +365,36 @@ static void recorder_event(void *user, const tnm_event *e) {
         recorder_copy_begin(r, e);
     } else if (e->kind == TNM_EVENT_COPY_END) {
         recorder_copy_end(r, e);
-    } else if (e->kind == TNM_EVENT_PIN && e->tier == DEVICE) {
+    } else if (e->kind == TNM_EVENT_PIN && e->tier == 0) {
         recorder_pin(r, e);
     }
 }
 
 /* ---- memory ---------------------------------------------------------------------------------
- * This is all an engine has to do. One token is `period` steps: 0 looks up the embedding, 1 .. L
- * are the layers, L + 1 is the output. The file's tensors are adopted where they lie, at the
- * bottom; the keys and values of a layer are a tensor like its weights, but written; a step's
- * tensors are pinned on the device as one set. */
+ * This is all an engine has to do. One token is `period` steps: the first looks up the embedding,
+ * then each piece of the model is one, in order. Pieces and norms are adopted where they lie in the
+ * file, at the bottom; the keys and values of a layer are a tensor like its weights, but written;
+ * what a step wants is pinned on the fastest tier as one set. */
 
-enum { SET_MAX = LAYER_TENSORS + 1, KV = LAYER_TENSORS, LANE = 0 };
+enum { WEIGHTS, NORM, KV, SET_MAX, LANE = 0 };
 
 typedef struct budgets {
     uint64_t device, host; /* 0 = unlimited */
+    int tiers;             /* 3: device, host, storage; 2: no device, the host computes */
     int schedule;          /* 0: nothing is declared, and the engine is left with LRU */
     int direct;
+    int pump_thread; /* 1: bytes move under the compute; 0: in tnm_pump between two steps */
 } budgets;
+
+typedef struct decode { /* what to compute, the same for every run */
+    const llama *model;
+    const char *path;
+    const uint32_t *prompt;
+    size_t prompt_count, new_count;
+    model_piece *piece;
+    size_t pieces;
+    int threads;
+} decode;
 
 typedef struct memory {
     const llama *model;
@@ -356,9 +403,14 @@ typedef struct memory {
     tnm_ctx *ctx;
     device device;
     tnm_backend file;
-    tnm_tensor *weight; /* in the order of model->file.tensors */
-    tnm_tensor *kv;     /* one for each layer: keys, then values */
-    uint64_t pump_bytes;
+    const model_piece *piece; /* the steps after the first */
+    size_t pieces;
+    tnm_tensor *name; /* all below, in one array */
+    size_t names;
+    tnm_tensor *weight, *norm, *kv; /* of each piece; of a piece that has one; of each layer */
+    tnm_tensor *embedding, *factors;
+    uint64_t pump_bytes; /* 0: a thread pumps */
+    int bottom;          /* the tier of the file */
     int scheduled;
     recorder *recorder;
     void *row;            /* room for one of the embedding */
@@ -370,36 +422,34 @@ typedef struct memory {
 typedef struct pinned_set {
     tnm_use use[SET_MAX];
     tnm_pinned pin[SET_MAX];
-    const void *at[LAYER_TENSORS]; /* where the weights are on the device */
-    float *kv;                     /* keys and values; the set lists them as WRITE */
-    int count;
+    int what[SET_MAX], count;
+    void *at[SET_MAX]; /* by what: WEIGHTS, NORM, KV (which the set lists as WRITE) */
 } pinned_set;
 
-static size_t memory_period(const llama *m) {
-    return m->layers + 2;
-}
-
-static tnm_tensor memory_weight(const memory *m, const gguf_tensor *t) {
-    return m->weight[t - m->model->file.tensors];
+static size_t memory_period(const memory *m) {
+    return m->pieces + 1;
 }
 
 /* What a step touches. `fresh`: the first token builds its keys and values, others extend them. */
-static int memory_uses(const memory *m, size_t step, int fresh, tnm_use *use) {
-    const llama *model = m->model;
+static int memory_uses(const memory *m, size_t step, int fresh, tnm_use *use, int *what) {
+    const model_piece *p = step == 0 ? NULL : &m->piece[step - 1];
     int count = 0;
     memset(use, 0, SET_MAX * sizeof(*use));
-    if (step == model->layers + 1) {
-        use[count++].tensor = memory_weight(m, model->output_norm);
-        use[count++].tensor = memory_weight(m, model->output);
-    } else if (step > 0) {
-        for (; count < LAYER_TENSORS; count++) {
-            use[count].tensor = memory_weight(m, model->layer[step - 1].tensor[count]);
-        }
-        use[count].tensor = m->kv[step - 1];
-        use[count++].access = fresh ? TNM_DISCARD : TNM_WRITE;
+    if (p == NULL) {
+        return 0;
+    }
+    what[count] = WEIGHTS;
+    use[count++].tensor = m->weight[step - 1];
+    if (p->norm != NULL) {
+        what[count] = NORM;
+        use[count++].tensor = m->norm[step - 1];
+    }
+    if (p->attends) {
+        what[count] = KV;
+        use[count].access = fresh ? TNM_DISCARD : TNM_WRITE;
+        use[count++].tensor = m->kv[p->layer];
     }
     for (int i = 0; i < count; i++) {
-        use[i].tier = DEVICE;
         use[i].step = step;
     }
     return count;
@@ -412,33 +462,55 @@ static tnm_dtype memory_dtype(uint32_t type) {
                                     : TNM_Q8_0;
 }
 
-/* Every tensor of the file becomes a name for the bytes where they are. Nothing is read. */
+/* Some rows of a tensor of the file become a name for the bytes where they are. */
+static int memory_adopt_rows(memory *m, uint64_t mem, const gguf_tensor *t, size_t first,
+                             size_t rows, tnm_tensor *out) {
+    tnm_tensor_desc desc;
+    tnm_adopt_desc where;
+    memset(&desc, 0, sizeof(desc));
+    memset(&where, 0, sizeof(where));
+    desc.label = t->name.text;
+    desc.dtype = memory_dtype(t->type);
+    desc.shape[0] = (int64_t)rows;
+    desc.shape[1] = (int64_t)t->shape[0];
+    where.tier = m->bottom;
+    where.mem = mem;
+    where.offset = t->offset + first * bytes_of_row(t->type, t->shape[0]);
+    tnm_result r = tnm_tensor_adopt(m->ctx, &desc, &where, out);
+    return r == TNM_OK ? 1
+                       : refuse(&m->why, "cannot adopt %s: %s", t->name.text, tnm_result_string(r));
+}
+
+/* All that the model needs of the file. Nothing is read. */
 static int memory_adopt(memory *m, const char *path) {
+    const llama *model = m->model;
     uint64_t mem, size;
     tnm_result r = tnm_file_adopt(&m->file, path, &mem, &size);
-    if (r != TNM_OK || size != m->model->file.size) {
+    if (r != TNM_OK || size != model->file.size) {
         return refuse(&m->why, "cannot adopt %s: %s", path,
                       r != TNM_OK ? tnm_result_string(r) : "it changed while it was read");
     }
-    for (uint64_t i = 0; i < m->model->file.tensor_count; i++) {
-        const gguf_tensor *t = &m->model->file.tensors[i];
-        tnm_tensor_desc desc;
-        tnm_adopt_desc where;
-        memset(&desc, 0, sizeof(desc));
-        memset(&where, 0, sizeof(where));
-        desc.label = t->name.text;
-        desc.dtype = memory_dtype(t->type);
-        desc.shape[0] = (int64_t)(t->shape[1] * t->shape[2] * t->shape[3]);
-        desc.shape[1] = (int64_t)t->shape[0];
-        where.tier = STORAGE;
-        where.mem = mem;
-        where.offset = t->offset;
-        r = tnm_tensor_adopt(m->ctx, &desc, &where, &m->weight[i]);
-        if (r != TNM_OK) {
-            return refuse(&m->why, "cannot adopt %s: %s", t->name.text, tnm_result_string(r));
+    for (size_t i = 0; i < m->pieces; i++) {
+        const model_piece *p = &m->piece[i];
+        if (!memory_adopt_rows(m, mem, p->tensor, p->first, p->rows, &m->weight[i]) ||
+            (p->norm != NULL && !memory_adopt_rows(m, mem, p->norm, 0, 1, &m->norm[i]))) {
+            return 0;
         }
     }
-    return 1;
+    return memory_adopt_rows(m, mem, model->embedding, 0, model->vocab, m->embedding) &&
+           (model->rope_factors == NULL ||
+            memory_adopt_rows(m, mem, model->rope_factors, 0, 1, m->factors));
+}
+
+static int memory_make_names(memory *m) {
+    m->names = 2 * m->pieces + m->model->layers + 2;
+    m->name = (tnm_tensor *)calloc(m->names, sizeof(*m->name));
+    m->weight = m->name;
+    m->norm = m->weight + m->pieces;
+    m->kv = m->norm + m->pieces;
+    m->embedding = m->kv + m->model->layers;
+    m->factors = m->embedding + 1;
+    return m->name != NULL;
 }
 
 /* Keys and values have a name now and memory when the first token pins them. */
@@ -463,26 +535,49 @@ static int memory_create_kv(memory *m) {
 
 /* The order of the layers, said once. */
 static int memory_schedule(memory *m) {
-    size_t period = memory_period(m->model);
+    size_t period = memory_period(m);
     tnm_use *use = (tnm_use *)malloc(period * SET_MAX * sizeof(*use));
-    int count = 0;
+    int what[SET_MAX], count = 0;
     if (use == NULL) {
         return refuse(&m->why, "out of memory");
     }
     for (size_t step = 0; step < period; step++) {
-        count += memory_uses(m, step, 0, use + count);
+        count += memory_uses(m, step, 0, use + count, what);
     }
     tnm_result r = tnm_schedule(m->ctx, LANE, use, count, (uint32_t)period);
     free(use);
     return r == TNM_OK ? 1 : refuse(&m->why, "tnm_schedule: %s", tnm_result_string(r));
 }
 
-/* Device over host over the model's file, with a spill file beside it for what was written. */
+/* Device over host over the model's file, with a spill file beside it for what was written; or
+ * without the device: the host over the file. */
+static void memory_describe_tiers(memory *m, const budgets *b, tnm_tier_desc *tier) {
+    tnm_tier_desc all[STORAGE + 1];
+    int first = STORAGE + 1 - b->tiers;
+    memset(all, 0, sizeof(all));
+    all[DEVICE].name = "device";
+    all[DEVICE].backend.alloc = device_alloc;
+    all[DEVICE].backend.release = device_release;
+    all[DEVICE].backend.copy = device_copy;
+    all[DEVICE].backend.user = &m->device;
+    all[DEVICE].budget_bytes = b->device;
+    all[HOST].name = "host"; /* no backend: memory from malloc */
+    all[HOST].budget_bytes = b->host;
+    all[STORAGE].name = "storage";
+    all[STORAGE].backend = m->file;
+    all[STORAGE].spill_to = TNM_NOWHERE;
+    m->bottom = b->tiers - 1;
+    for (int i = 0; i < b->tiers; i++) {
+        tier[i] = all[first + i];
+        tier[i].segment_bytes = tier[i].budget_bytes == 0 ? 64u << 20 : 0;
+        m->recorder->place[i] = first + i;
+    }
+}
+
 static int memory_create_tiers(memory *m, const budgets *b) {
-    tnm_tier_desc tier[3];
+    tnm_tier_desc tier[STORAGE + 1];
     tnm_file_desc file;
     tnm_desc desc;
-    memset(tier, 0, sizeof(tier));
     memset(&file, 0, sizeof(file));
     memset(&desc, 0, sizeof(desc));
     file.path = "build/llm_stream.spill";
@@ -491,52 +586,39 @@ static int memory_create_tiers(memory *m, const budgets *b) {
     if (r != TNM_OK) {
         return refuse(&m->why, "cannot make %s: %s", file.path, tnm_result_string(r));
     }
-    tier[DEVICE].name = "device";
-    tier[DEVICE].backend.alloc = device_alloc;
-    tier[DEVICE].backend.release = device_release;
-    tier[DEVICE].backend.copy = device_copy;
-    tier[DEVICE].backend.user = &m->device;
-    tier[DEVICE].budget_bytes = b->device;
-    tier[HOST].name = "host"; /* no backend: memory from malloc */
-    tier[HOST].budget_bytes = b->host;
-    tier[STORAGE].name = "storage";
-    tier[STORAGE].backend = m->file;
-    tier[STORAGE].spill_to = TNM_NOWHERE;
-    for (int i = DEVICE; i <= STORAGE; i++) {
-        tier[i].segment_bytes = tier[i].budget_bytes == 0 ? 64u << 20 : 0;
-    }
+    memory_describe_tiers(m, b, tier);
     desc.tiers = tier;
-    desc.tier_count = 3;
+    desc.tier_count = b->tiers;
     desc.chunk_bytes = 1u << 20; /* staging is paid from the host's budget: a little will do */
     desc.staging_bytes = 4u << 20;
+    desc.pump_thread = b->pump_thread;
     desc.user = m->recorder;
     desc.trace = recorder_event;
     r = tnm_create(&desc, &m->ctx);
     return r == TNM_OK ? 1 : refuse(&m->why, "tnm_create: %s", tnm_result_string(r));
 }
 
-static int memory_open(memory *m, const llama *model, const char *path, size_t context,
-                       const budgets *b, recorder *r) {
+static int memory_open(memory *m, const decode *d, size_t context, const budgets *b, recorder *r) {
+    const llama *model = d->model;
     memset(m, 0, sizeof(*m));
     m->model = model;
+    m->piece = d->piece;
+    m->pieces = d->pieces;
     m->context = context;
     m->kv_bytes = 2 * (uint64_t)context * model->kv_dim * sizeof(float);
     m->recorder = r;
-    m->weight = (tnm_tensor *)calloc((size_t)model->file.tensor_count, sizeof(tnm_tensor));
-    m->kv = (tnm_tensor *)calloc(model->layers, sizeof(tnm_tensor));
     r->kv_label = (char(*)[24])calloc(model->layers, sizeof(*r->kv_label));
     m->row = malloc(bytes_of_row(model->embedding->type, model->dim));
-    if (m->weight == NULL || m->kv == NULL || r->kv_label == NULL || m->row == NULL) {
+    if (r->kv_label == NULL || m->row == NULL || !memory_make_names(m)) {
         return refuse(&m->why, "out of memory");
     }
-    if (!memory_create_tiers(m, b) || !memory_adopt(m, path) || !memory_create_kv(m)) {
+    if (!memory_create_tiers(m, b) || !memory_adopt(m, d->path) || !memory_create_kv(m)) {
         return 0;
     }
-    recorder_know(r, m->weight, (size_t)model->file.tensor_count);
-    recorder_know(r, m->kv, model->layers);
-    /* About a layer's worth of transfers between two layers: as much as a layer needs over both
-     * links when most of the model is kept. */
-    m->pump_bytes = model->weight_bytes / memory_period(model) + (1u << 20);
+    recorder_know(r, m->name, m->names);
+    /* About a step's worth of transfers between two steps: as much as a step needs over both links
+     * when most of the model is kept. */
+    m->pump_bytes = b->pump_thread ? 0 : model->weight_bytes / memory_period(m) + (1u << 20);
     m->scheduled = b->schedule;
     return b->schedule ? memory_schedule(m) : 1;
 }
@@ -556,17 +638,19 @@ static void memory_close(memory *m) {
     }
     free((void *)m->plain_kv);
     free(m->plain);
-    free(m->weight);
-    free(m->kv);
+    free(m->name);
     free(m->row);
-    m->weight = m->kv = NULL;
+    m->name = NULL;
 }
 
 /* The same without tensormem, the way small programs do it: read everything, point into it. */
-static int memory_open_plain(memory *m, const llama *model, const char *path, size_t context) {
-    FILE *file = fopen(path, "rb");
+static int memory_open_plain(memory *m, const decode *d, size_t context) {
+    const llama *model = d->model;
+    FILE *file = fopen(d->path, "rb");
     memset(m, 0, sizeof(*m));
     m->model = model;
+    m->piece = d->piece;
+    m->pieces = d->pieces;
     m->context = context;
     m->plain = (unsigned char *)malloc((size_t)model->file.size);
     m->plain_kv = (float **)calloc(model->layers, sizeof(float *));
@@ -584,16 +668,10 @@ static int memory_open_plain(memory *m, const llama *model, const char *path, si
 }
 
 static void memory_pin_plain(const memory *m, size_t step, pinned_set *set) {
-    const llama *model = m->model;
-    if (step == model->layers + 1) {
-        set->at[0] = m->plain + model->output_norm->offset;
-        set->at[1] = m->plain + model->output->offset;
-    } else if (step > 0) {
-        for (int i = 0; i < LAYER_TENSORS; i++) {
-            set->at[i] = m->plain + model->layer[step - 1].tensor[i]->offset;
-        }
-        set->kv = m->plain_kv[step - 1];
-    }
+    const model_piece *p = &m->piece[step - 1];
+    set->at[WEIGHTS] = m->plain + piece_offset(p);
+    set->at[NORM] = p->norm != NULL ? m->plain + p->norm->offset : NULL;
+    set->at[KV] = p->attends ? m->plain_kv[p->layer] : NULL;
 }
 
 /* A refusal comes with its numbers. */
@@ -610,17 +688,20 @@ static int memory_explain(memory *m, const pinned_set *set, size_t step, tnm_res
                   tnm_result_string(result));
 }
 
-/* Step and pin: afterwards the set has the device addresses of the step's tensors. */
+/* Step and pin: afterwards the set has the addresses of the step's tensors. */
 static int memory_enter(memory *m, size_t sweep, size_t step, pinned_set *set) {
+    memset(set->at, 0, sizeof(set->at));
     set->count = 0;
     if (m->plain != NULL) {
-        memory_pin_plain(m, step, set);
+        if (step > 0) {
+            memory_pin_plain(m, step, set);
+        }
         return 1;
     }
-    set->count = memory_uses(m, step, sweep == 0, set->use);
+    set->count = memory_uses(m, step, sweep == 0, set->use, set->what);
     tnm_result r = TNM_OK;
     if (m->scheduled) {
-        r = tnm_step(m->ctx, LANE, (uint64_t)sweep * memory_period(m->model) + step);
+        r = tnm_step(m->ctx, LANE, (uint64_t)sweep * memory_period(m) + step);
     }
     if (r == TNM_OK && set->count > 0) {
         r = tnm_pin(m->ctx, set->use, set->count, set->pin);
@@ -629,62 +710,62 @@ static int memory_enter(memory *m, size_t sweep, size_t step, pinned_set *set) {
         return memory_explain(m, set, step, r);
     }
     for (int i = 0; i < set->count; i++) {
-        void *at = device_address(&m->device, set->pin[i].mem, set->pin[i].offset);
-        if (i == KV) {
-            set->kv = (float *)at;
-            memset(at, 0, sweep == 0 ? (size_t)m->kv_bytes : 0); /* DISCARD shows undefined bytes */
-        } else {
-            set->at[i] = at;
+        void *at = set->pin[i].host;
+        if (at == NULL) {
+            at = device_address(&m->device, set->pin[i].mem, set->pin[i].offset);
+        }
+        set->at[set->what[i]] = at;
+        if (set->what[i] == KV && sweep == 0) {
+            memset(at, 0, (size_t)m->kv_bytes); /* DISCARD shows undefined bytes */
         }
     }
     return 1;
 }
 
-/* Unpin, then let the next layers' bytes move. */
+/* Unpin, then let the next steps' bytes move. */
 static int memory_leave(memory *m, pinned_set *set) {
     if (m->plain != NULL) {
         return 1;
     }
     tnm_result r = set->count == 0 ? TNM_OK : tnm_unpin(m->ctx, set->pin, set->count, 0);
-    if (r == TNM_OK) {
+    if (r == TNM_OK && m->pump_bytes > 0) {
         r = tnm_pump(m->ctx, m->pump_bytes);
     }
     return r >= 0 ? 1 : refuse(&m->why, "unpin and pump: %s", tnm_result_string(r));
 }
 
 /* Part of a tensor into plain memory, from wherever it is: one row of a large table. */
-static int memory_read(memory *m, const gguf_tensor *t, uint64_t offset, void *out,
-                       uint64_t bytes) {
+static int memory_read(memory *m, const gguf_tensor *t, const tnm_tensor *name, uint64_t offset,
+                       void *out, uint64_t bytes) {
     if (m->plain != NULL) {
         memcpy(out, m->plain + t->offset + offset, (size_t)bytes);
         return 1;
     }
-    tnm_result r = tnm_read(m->ctx, memory_weight(m, t), offset, out, bytes);
+    tnm_result r = tnm_read(m->ctx, *name, offset, out, bytes);
     return r == TNM_OK ? 1
                        : refuse(&m->why, "cannot read %s: %s", t->name.text, tnm_result_string(r));
 }
 
-static int memory_stats(memory *m, int tier, tnm_tier_stats *out) {
-    tnm_result r = tnm_stats(m->ctx, tier, out);
+/* Of a place; one that has no tier here answers zeros. */
+static int memory_stats(memory *m, int place, tnm_tier_stats *out) {
+    int tier = place - (STORAGE - m->bottom);
+    memset(out, 0, sizeof(*out));
+    tnm_result r = tier < 0 ? TNM_OK : tnm_stats(m->ctx, tier, out);
     return r == TNM_OK ? 1 : refuse(&m->why, "tnm_stats: %s", tnm_result_string(r));
 }
 
 /* ---- runs ----------------------------------------------------------------------------------- */
 
-typedef struct decode { /* what to compute, the same for every run */
-    const llama *model;
-    const char *path;
-    const uint32_t *prompt;
-    size_t prompt_count, new_count;
-} decode;
-
 typedef struct run {
     const char *name;
+    const model_piece *piece; /* of the steps after the first */
+    size_t period;
     size_t sweeps, warm_up; /* one sweep a token; the last token needs none */
     uint32_t *token;        /* generated */
     uint64_t hash;          /* of all logits of all sweeps */
     float margin;           /* the closest the best token came to the second */
-    double seconds;         /* of a sweep, after warm-up */
+    double seconds;         /* of a sweep, after warm-up: computing, waiting for pins, pumping */
+    double computing, waiting, pumping, reading; /* reading: storage was busy, by whatever thread */
     recorder recorder;
     tnm_tier_stats stats[STORAGE + 1];
     uint64_t device_peak; /* as the device counted */
@@ -702,7 +783,7 @@ static float run_margin(const engine *e, uint32_t best) {
 static int run_begin(engine *e, memory *m, uint32_t token, size_t position) {
     const gguf_tensor *table = e->model->embedding;
     uint64_t row_bytes = bytes_of_row(table->type, e->model->dim);
-    if (!memory_read(m, table, token * row_bytes, m->row, row_bytes)) {
+    if (!memory_read(m, table, m->embedding, token * row_bytes, m->row, row_bytes)) {
         return 0;
     }
     engine_begin(e, m->row, position);
@@ -711,7 +792,7 @@ static int run_begin(engine *e, memory *m, uint32_t token, size_t position) {
 
 /* Step s of the sweep that puts `token` at `position`: enter, compute on what is pinned, leave. */
 static int run_step(engine *e, memory *m, size_t step, uint32_t token, size_t position) {
-    step_record *record = &m->recorder->step[m->recorder->at];
+    step_record *record = &m->recorder->step[recorder_at(m->recorder)];
     pinned_set set;
     record->begin = recorder_now(m->recorder);
     if (!memory_enter(m, position, step, &set)) {
@@ -722,10 +803,9 @@ static int run_step(engine *e, memory *m, size_t step, uint32_t token, size_t po
         if (!run_begin(e, m, token, position)) {
             return 0;
         }
-    } else if (step <= e->model->layers) {
-        engine_layer(e, step - 1, set.at, set.kv, position);
     } else {
-        engine_output(e, set.at[0], set.at[1]);
+        engine_piece(e, &m->piece[step - 1], set.at[WEIGHTS], set.at[NORM], (float *)set.at[KV],
+                     position);
     }
     record->computed = recorder_now(m->recorder);
     return memory_leave(m, &set);
@@ -737,16 +817,16 @@ static int run_sample(memory *m, recorder *r) {
         if (!memory_stats(m, tier, &stats)) {
             return 0;
         }
-        r->step[r->at].used[tier] = stats.used_bytes;
+        r->step[recorder_at(r)].used[tier] = stats.used_bytes;
     }
-    r->step[r->at].end = recorder_now(r);
+    r->step[recorder_at(r)].end = recorder_now(r);
     return 1;
 }
 
 static int run_sweep(run *u, engine *e, memory *m, uint32_t token, size_t position) {
-    size_t period = memory_period(e->model);
+    size_t period = u->period;
     for (size_t step = 0; step < period; step++) {
-        u->recorder.at = position * period + step;
+        recorder_enter(&u->recorder, position * period + step);
         if (!run_step(e, m, step, token, position) || !run_sample(m, &u->recorder)) {
             return 0;
         }
@@ -774,10 +854,37 @@ static int run_tokens(run *u, const decode *d, engine *e, memory *m) {
     return 1;
 }
 
+/* How long copies from storage were under way, a sweep. Slices come in the order they ended: from
+ * the last to the first each adds what lies before everything later. */
+static double run_reading(const run *u, double begin) {
+    const recorder *r = &u->recorder;
+    double busy = 0.0, low = INFINITY;
+    for (size_t i = r->slices; i > 0 && r->slice[i - 1].end > begin; i--) {
+        const slice *s = &r->slice[i - 1];
+        double from = s->begin > begin ? s->begin : begin, to = s->end < low ? s->end : low;
+        if (s->from == STORAGE) {
+            busy += to > from ? to - from : 0.0;
+            low = from < low ? from : low;
+        }
+    }
+    return busy / (double)(u->sweeps - u->warm_up);
+}
+
+static void run_account(run *u) {
+    const size_t period = u->period;
+    const double sweeps = (double)(u->sweeps - u->warm_up);
+    for (size_t i = u->warm_up * period; i < u->sweeps * period; i++) {
+        const step_record *s = &u->recorder.step[i];
+        u->waiting += (s->pinned - s->begin) / sweeps;
+        u->computing += (s->computed - s->pinned) / sweeps;
+        u->pumping += (s->end - s->computed) / sweeps;
+    }
+    u->reading = run_reading(u, u->recorder.step[u->warm_up * period].begin);
+}
+
 static int run_measure(run *u, memory *m) {
-    size_t period = memory_period(m->model);
-    const step_record *first = &u->recorder.step[u->warm_up * period];
-    const step_record *last = &u->recorder.step[u->sweeps * period - 1];
+    const step_record *first = &u->recorder.step[u->warm_up * u->period];
+    const step_record *last = &u->recorder.step[u->sweeps * u->period - 1];
     u->seconds = (last->end - first->begin) / (double)(u->sweeps - u->warm_up);
     u->device_peak = m->device.peak;
     for (int tier = DEVICE; m->ctx != NULL && tier <= STORAGE; tier++) {
@@ -790,7 +897,7 @@ static int run_measure(run *u, memory *m) {
 
 static int run_read_factors(engine *e, memory *m) {
     const gguf_tensor *t = e->model->rope_factors;
-    return t == NULL || memory_read(m, t, 0, e->rope_factors, t->bytes);
+    return t == NULL || memory_read(m, t, m->factors, 0, e->rope_factors, t->bytes);
 }
 
 /* `b` NULL: the plain program. 0 = failed: u->why. */
@@ -801,22 +908,27 @@ static int run_decode(run *u, const char *name, const decode *d, const budgets *
     memset(u, 0, sizeof(*u));
     memset(&m, 0, sizeof(m));
     u->name = name;
+    u->piece = d->piece;
+    u->period = d->pieces + 1;
     u->sweeps = d->prompt_count + d->new_count - 1;
     u->warm_up = u->sweeps / 2 < 4 ? u->sweeps / 2 : 4;
     u->hash = UINT64_C(14695981039346656037);
     u->margin = INFINITY;
     u->token = (uint32_t *)calloc(d->new_count, sizeof(*u->token));
-    int good = engine_open(&e, d->model, u->sweeps) && u->token != NULL &&
-               recorder_open(&u->recorder, u->sweeps * memory_period(d->model), keep_slices);
+    int good = engine_open(&e, d->model, u->sweeps, d->threads) && u->token != NULL &&
+               recorder_open(&u->recorder, u->sweeps * u->period, keep_slices);
     if (!good) {
         refuse(&u->why, "out of memory");
     } else {
-        good = b != NULL ? memory_open(&m, d->model, d->path, u->sweeps, b, &u->recorder)
-                         : memory_open_plain(&m, d->model, d->path, u->sweeps);
+        good = b != NULL ? memory_open(&m, d, u->sweeps, b, &u->recorder)
+                         : memory_open_plain(&m, d, u->sweeps);
         m.recorder = &u->recorder;
         good = good && run_read_factors(&e, &m) && run_tokens(u, d, &e, &m) && run_measure(u, &m);
         memory_close(&m);
         good = good && m.why.text[0] == 0;
+        if (good) {
+            run_account(u);
+        }
         refuse(&u->why, "%s", m.why.text);
     }
     engine_close(&e);
@@ -835,7 +947,7 @@ static int runs_agree(const run *a, const run *b, size_t tokens) {
 
 /* Bytes over an edge per token, in steady state. from or to < 0: any. */
 static double run_moved(const run *u, int from, int to) {
-    size_t period = u->recorder.steps / u->sweeps;
+    size_t period = u->period;
     uint64_t sum = 0;
     for (size_t s = u->warm_up * period; s < u->recorder.steps; s++) {
         for (int i = 0; i < PLACES; i++) {
@@ -867,7 +979,8 @@ static bounds bounds_of(const llama *m, const budgets *b, size_t context) {
     out.kept = b->device + b->host < out.needed ? b->device + b->host : out.needed;
     out.storage = (double)(out.needed - out.kept);
     out.storage = out.storage > (double)row ? out.storage : (double)row; /* it is never kept */
-    out.device = b->device < out.needed ? (double)(out.needed - b->device) : 0.0;
+    out.device =
+        b->tiers > STORAGE && b->device < out.needed ? (double)(out.needed - b->device) : 0.0;
     return out;
 }
 
@@ -892,15 +1005,29 @@ static void table_peaks(const run *tight, const budgets *b) {
     const uint64_t budget[STORAGE] = { b->device, b->host };
     const char *const name[STORAGE] = { "device", "host" };
     printf("\n  %-30s %14s %14s\n", "memory of the limited run", "peak", "budget");
-    for (int tier = DEVICE; tier < STORAGE; tier++) {
+    for (int tier = STORAGE + 1 - b->tiers; tier < STORAGE; tier++) {
         printf("  %-30s %10.2f MiB %10.2f MiB\n", name[tier], mib(tight->stats[tier].peak_bytes),
                mib(budget[tier]));
     }
 }
 
+/* Where the time of a token went. Copies from storage that nobody waited for were hidden. */
+static void table_time(const run *u) {
+    double moved = run_moved(u, STORAGE, HOST) + run_moved(u, STORAGE, DEVICE);
+    double stalled = u->waiting + u->pumping;
+    printf("\n  %s: a token takes %.4f s: %.4f s of compute, %.4f s waiting, %.4f s pumping\n",
+           u->name, u->seconds, u->computing, u->waiting, u->pumping);
+    if (u->reading > 0.0) {
+        printf("  %.2f MiB come from storage in %.4f s (%.2f GB/s); %.0f %% of that is hidden\n",
+               moved / 1048576.0, u->reading, moved / u->reading / 1e9,
+               stalled < u->reading ? 100.0 * (1.0 - stalled / u->reading) : 0.0);
+    }
+}
+
 static void table_print(const llama *m, const run *free_run, const run *tight, const budgets *b,
                         const bounds *least) {
-    const tnm_tier_stats *a = &free_run->stats[DEVICE], *c = &tight->stats[DEVICE];
+    const int top = STORAGE + 1 - b->tiers;
+    const tnm_tier_stats *a = &free_run->stats[top], *c = &tight->stats[top];
     printf("\n  %-30s %14s %14s\n", "", "unlimited", "limited");
     printf("  %-30s %14.2f %14.2f\n", "tokens per second", 1.0 / free_run->seconds,
            1.0 / tight->seconds);
@@ -915,11 +1042,13 @@ static void table_print(const llama *m, const run *free_run, const run *tight, c
     table_edge("device -> host", free_run, tight, DEVICE, HOST, -1.0);
     table_edge("host -> storage", free_run, tight, HOST, STORAGE, -1.0);
     table_edge("storage -> program", free_run, tight, STORAGE, PROGRAM, -1.0);
+    table_time(tight);
     table_peaks(tight, b);
-    printf(
-        "\n  A token reads N = %.2f MiB (weights of %.2f MiB, keys and values). Device and host\n"
-        "  hold C = %.2f MiB together, so at least N - C = %.2f MiB must come from storage.\n",
-        mib(least->needed), mib(m->weight_bytes), mib(least->kept), least->storage / 1048576.0);
+    printf("\n  A token reads N = %.2f MiB (weights of %.2f MiB, keys and values). %s\n"
+           "  hold%s C = %.2f MiB%s, so at least N - C = %.2f MiB must come from storage.\n",
+           mib(least->needed), mib(m->weight_bytes), top == HOST ? "The host" : "Device and host",
+           top == HOST ? "s" : "", mib(least->kept), top == HOST ? "" : " together",
+           least->storage / 1048576.0);
 }
 
 /* ---- pictures -------------------------------------------------------------------------------
@@ -938,11 +1067,12 @@ static const edge edges[EDGES] = { { "storage to host", STORAGE, HOST },
                                    { "device to host", DEVICE, HOST },
                                    { "host to storage", HOST, STORAGE } };
 
-static const char *step_name(const llama *m, size_t step, char *out, size_t bytes) {
+static const char *step_name(const model_piece *p, size_t step, char *out, size_t bytes) {
     if (step == 0) {
         snprintf(out, bytes, "embedding");
-    } else if (step <= m->layers) {
-        snprintf(out, bytes, "layer %llu", (unsigned long long)step);
+    } else if (p[step - 1].role != LOGITS) {
+        snprintf(out, bytes, "layer %llu %s", (unsigned long long)p[step - 1].layer + 1,
+                 role_name[p[step - 1].role]);
     } else {
         snprintf(out, bytes, "output");
     }
@@ -970,11 +1100,12 @@ static void json_slice(FILE *f, int tid, const char *prefix, const char *name, d
             prefix, name, tid, begin * 1e6, (end - begin) * 1e6);
 }
 
-static void json_step(FILE *f, const llama *m, const step_record *s, size_t index) {
+static void json_step(FILE *f, const run *u, size_t index) {
+    const step_record *s = &u->recorder.step[index];
     static const char *const tier[STORAGE] = { "device", "host" };
-    char name[32];
-    size_t period = memory_period(m);
-    step_name(m, index % period, name, sizeof(name));
+    char name[48];
+    size_t period = u->period;
+    step_name(u->piece, index % period, name, sizeof(name));
     json_slice(f, TRACK_COMPUTE, "wait for ", name, s->begin, s->pinned);
     fprintf(f, "},\n");
     json_slice(f, TRACK_COMPUTE, "", name, s->pinned, s->computed);
@@ -1016,7 +1147,7 @@ static void json_copy(FILE *f, const recorder *r, size_t index) {
     }
 }
 
-static int json_write(const char *path, const llama *m, const run *u) {
+static int json_write(const char *path, const run *u) {
     FILE *f = fopen(path, "w");
     if (f == NULL) {
         return 0;
@@ -1027,7 +1158,7 @@ static int json_write(const char *path, const llama *m, const run *u) {
         json_copy(f, &u->recorder, i);
     }
     for (size_t i = 0; i < u->recorder.steps; i++) {
-        json_step(f, m, &u->recorder.step[i], i);
+        json_step(f, u, i);
     }
     fprintf(f, "{\"name\":\"end\",\"ph\":\"i\",\"s\":\"g\",\"pid\":1,\"tid\":1,\"ts\":%.3f}\n]}\n",
             u->recorder.step[u->recorder.steps - 1].end * 1e6);
@@ -1114,7 +1245,7 @@ static void svg_head(const chart *c, double height, double device_share, double 
     fprintf(
         c->f,
         "<text class=\"dim\" x=\"%d\" y=\"58\">%zu layers; every token reads them all, in order. "
-        "Time runs in steps: one step is one layer of one token.</text>\n",
+        "Time runs in steps: each is a matrix of a layer, or some of its rows.</text>\n",
         SVG_LEFT, c->model->layers);
 }
 
@@ -1273,7 +1404,7 @@ static void svg_panels(const chart *c, const bounds *least, panel *p) {
 
 static int svg_write(const char *path, const llama *m, const run *u, const budgets *b,
                      const bounds *least, size_t prompt) {
-    chart c = { NULL, m, u, memory_period(m), 0, 0 };
+    chart c = { NULL, m, u, u->period, 0, 0 };
     double both = mib(b->device + b->host), all = mib(m->weight_bytes);
     panel p = { SVG_TOP, 190.0, (both > all ? both : all) * 1.04 }, below = p;
     c.per_sweep = SVG_BINS / u->sweeps;
@@ -1306,8 +1437,8 @@ typedef struct options {
     const char *model, *prompt, *trace, *picture, *write;
     double device_share, host_share;
     uint64_t device_bytes, host_bytes; /* 0: by share */
-    uint64_t tokens;
-    int schedule, direct, check, help;
+    uint64_t tokens, threads, tiers, piece_bytes;
+    int schedule, direct, check, once, pump_thread, help;
     recipe recipe;
 } options;
 
@@ -1326,6 +1457,13 @@ static const char help_text[] =
     "                        lru: nothing is, and the least recently used leaves\n"
     "  --no-schedule         the same as --policy lru\n"
     "  --direct              read the file past the page cache\n"
+    "  --tiers N             3: device over host over storage (default); 2: no device, the host\n"
+    "                        computes where storage was read to\n"
+    "  --pump P              calls: bytes move between two steps (default); thread: under them\n"
+    "  --threads N           that compute, 1 to 64; default: one for each core\n"
+    "  --piece-bytes N       at most so many bytes of a matrix move as one; default: 1/256 of the\n"
+    "                        model, but not below 1M\n"
+    "  --once                the limited run only\n"
     "  --check               also compare with a plain program that holds everything\n"
     "  --trace FILE          the timeline for ui.perfetto.dev; default build/demo.json\n"
     "  --picture FILE        the picture; default build/demo.svg\n"
@@ -1386,6 +1524,15 @@ static int parse_size(const char *text, size_t *out) { /* recipe_check knows wha
     return good;
 }
 
+static int parse_pump(const char *text, options *o) {
+    o->pump_thread = strcmp(text, "thread") == 0;
+#if !defined(TENSORMEM_THREADS)
+    return strcmp(text, "calls") == 0;
+#else
+    return o->pump_thread || strcmp(text, "calls") == 0;
+#endif
+}
+
 static int parse_policy(const char *text, options *o) {
     o->schedule = strcmp(text, "auto-schedule") == 0;
     return o->schedule || strcmp(text, "lru") == 0;
@@ -1432,14 +1579,20 @@ static int parse_value(options *o, const char *name, const char *value) {
                ? parse_number(value, 1, UINT64_MAX / 4, &o->device_bytes)
            : strcmp(name, "--host-bytes") == 0
                ? parse_number(value, 1, UINT64_MAX / 4, &o->host_bytes)
-           : strcmp(name, "--policy") == 0 ? parse_policy(value, o)
-           : strcmp(name, "--dtype") == 0  ? parse_type(value, &o->recipe.type)
-                                           : -1;
+           : strcmp(name, "--piece-bytes") == 0
+               ? parse_number(value, 1, UINT64_MAX / 4, &o->piece_bytes)
+           : strcmp(name, "--threads") == 0 ? parse_number(value, 1, 64, &o->threads)
+           : strcmp(name, "--tiers") == 0   ? parse_number(value, 2, 3, &o->tiers)
+           : strcmp(name, "--pump") == 0    ? parse_pump(value, o)
+           : strcmp(name, "--policy") == 0  ? parse_policy(value, o)
+           : strcmp(name, "--dtype") == 0   ? parse_type(value, &o->recipe.type)
+                                            : -1;
 }
 
 static int parse_flag(options *o, const char *name) {
     int *const out = strcmp(name, "--direct") == 0  ? &o->direct
                      : strcmp(name, "--check") == 0 ? &o->check
+                     : strcmp(name, "--once") == 0  ? &o->once
                      : strcmp(name, "--help") == 0  ? &o->help
                      : strcmp(name, "-h") == 0      ? &o->help
                                                     : NULL;
@@ -1461,6 +1614,8 @@ static int parse_options(options *o, int argc, char **argv, message *why) {
     o->device_share = 0.25;
     o->host_share = 0.5;
     o->tokens = 16;
+    o->tiers = 3;
+    o->threads = (uint64_t)cores();
     o->schedule = 1;
     o->recipe = demo_recipe;
     for (int i = 1; i < argc; i++) {
@@ -1481,6 +1636,8 @@ static int parse_options(options *o, int argc, char **argv, message *why) {
 }
 
 /* ---- demo ----------------------------------------------------------------------------------- */
+
+enum { PIECE_LEAST = 1 << 20 }; /* below that a disk spends its time on requests */
 
 static int demo_model(const char *path, message *why) {
     llama m;
@@ -1516,22 +1673,31 @@ static int demo_prepare(demo *d) {
     if (strlen(o->prompt) > 4096) {
         return refuse(&d->why, "the prompt is longer than 4096 bytes");
     }
+    uint64_t piece = o->piece_bytes != 0 ? o->piece_bytes : d->model.weight_bytes / 256;
+    piece = o->piece_bytes == 0 && piece < PIECE_LEAST ? PIECE_LEAST : piece;
     d->prompt = (uint32_t *)malloc(room * sizeof(*d->prompt));
     d->decode.model = &d->model;
     d->decode.path = d->path;
     d->decode.prompt = d->prompt;
+    d->decode.pieces = llama_pieces(&d->model, piece, NULL);
+    d->decode.piece = (model_piece *)calloc(d->decode.pieces, sizeof(*d->decode.piece));
     d->decode.new_count = (size_t)o->tokens;
+    d->decode.threads = (int)o->threads;
     d->decode.prompt_count =
         d->prompt == NULL ? 0 : vocabulary_encode(&d->vocabulary, o->prompt, d->prompt);
-    if (d->decode.prompt_count == 0) {
+    if (d->decode.prompt_count == 0 || d->decode.piece == NULL) {
         return refuse(&d->why, "out of memory");
     }
+    llama_pieces(&d->model, piece, d->decode.piece);
     if (d->decode.prompt_count + d->decode.new_count > d->model.context) {
         return refuse(&d->why,
                       "%zu tokens of prompt and %zu new ones, but the model was made for %zu",
                       d->decode.prompt_count, d->decode.new_count, d->model.context);
     }
-    d->budgets.device = demo_budget(o->device_bytes, o->device_share, d->model.weight_bytes);
+    d->budgets.tiers = (int)o->tiers;
+    d->budgets.pump_thread = o->pump_thread;
+    d->budgets.device =
+        o->tiers == 2 ? 0 : demo_budget(o->device_bytes, o->device_share, d->model.weight_bytes);
     d->budgets.host = demo_budget(o->host_bytes, o->host_share, d->model.weight_bytes);
     d->budgets.schedule = o->schedule;
     d->budgets.direct = o->direct;
@@ -1569,7 +1735,7 @@ static int demo_runs(demo *d) {
     if (d->options.check && !run_decode(&d->plain, "plain", &d->decode, NULL, 0)) {
         return refuse(&d->why, "plain run: %s", d->plain.why.text);
     }
-    if (!run_decode(&d->unlimited, "unlimited", &d->decode, &none, 0)) {
+    if (!d->options.once && !run_decode(&d->unlimited, "unlimited", &d->decode, &none, 0)) {
         return refuse(&d->why, "unlimited run: %s", d->unlimited.why.text);
     }
     if (!run_decode(&d->limited, "limited", &d->decode, &d->budgets, 1)) {
@@ -1579,7 +1745,7 @@ static int demo_runs(demo *d) {
 }
 
 static int demo_pictures(demo *d) {
-    if (!json_write(d->options.trace, &d->model, &d->limited)) {
+    if (!json_write(d->options.trace, &d->limited)) {
         return refuse(&d->why, "cannot write %s", d->options.trace);
     }
     if (!svg_write(d->options.picture, &d->model, &d->limited, &d->budgets, &d->least,
@@ -1594,7 +1760,8 @@ static int demo_pictures(demo *d) {
 /* The line for machines. */
 static int demo_verdict(const demo *d) {
     const run *u = &d->limited;
-    int identical = runs_agree(&d->unlimited, u, d->decode.new_count) &&
+    int compared = !d->options.once || d->options.check;
+    int identical = (d->options.once || runs_agree(&d->unlimited, u, d->decode.new_count)) &&
                     (!d->options.check || runs_agree(&d->plain, u, d->decode.new_count));
     int peak_ok = u->stats[DEVICE].peak_bytes <= d->budgets.device &&
                   u->stats[HOST].peak_bytes <= d->budgets.host &&
@@ -1603,10 +1770,14 @@ static int demo_verdict(const demo *d) {
     double weights = (double)d->model.weight_bytes;
     double ratio = d->least.storage > 0.0 ? moved / d->least.storage : moved > 0.0 ? INFINITY : 1.0;
     printf("demo tokens=%zu identical=%s device_share=%.3f host_share=%.3f "
-           "storage_bytes_per_token=%.0f optimum=%.0f ratio=%.3f peak_ok=%s\n",
-           d->decode.new_count, identical ? "yes" : "no", (double)d->budgets.device / weights,
-           (double)d->budgets.host / weights, moved, d->least.storage, ratio,
-           peak_ok ? "yes" : "no");
+           "storage_bytes_per_token=%.0f optimum=%.0f ratio=%.3f peak_ok=%s "
+           "tokens_per_second=%.3f\n",
+           d->decode.new_count,
+           !compared   ? "unchecked"
+           : identical ? "yes"
+                       : "no",
+           (double)d->budgets.device / weights, (double)d->budgets.host / weights, moved,
+           d->least.storage, ratio, peak_ok ? "yes" : "no", 1.0 / u->seconds);
     return identical && peak_ok ? 0 : EXIT_WRONG;
 }
 
@@ -1620,7 +1791,12 @@ static int demo_run(demo *d) {
         return EXIT_WRONG;
     }
     demo_print_text(d);
-    table_print(m, &d->unlimited, &d->limited, &d->budgets, &d->least);
+    if (d->options.once) {
+        table_time(&d->limited);
+        table_peaks(&d->limited, &d->budgets);
+    } else {
+        table_print(m, &d->unlimited, &d->limited, &d->budgets, &d->least);
+    }
     if (!demo_pictures(d)) {
         return EXIT_WRONG;
     }
@@ -1634,6 +1810,7 @@ static void demo_close(demo *d) {
     vocabulary_close(&d->vocabulary);
     llama_close(&d->model);
     free(d->prompt);
+    free(d->decode.piece);
 }
 
 static int demo_main(demo *d) {

@@ -1,6 +1,6 @@
 /* test_gguf.c - examples/gguf.h, llama.h and llm_stream.c: damaged, truncated, hostile and foreign
  * files get one clear line and status 2; good ones are read, computed and streamed correctly. */
-/* needs: -lm */
+/* needs: -lm -pthread */
 #if !defined(_POSIX_C_SOURCE)
 #    define _POSIX_C_SOURCE 200809L
 #endif
@@ -438,10 +438,58 @@ TEST(products_are_right_in_every_type) {
         for (int i = 0; i < N; i++) {
             x[i] = (float)values[i] / 64.0f;
         }
-        multiply(&out, m, x, scratch);
+        prepare(scratch, x, n, type);
+        multiply(NULL, &out, m, x, scratch);
         float exact = naive_product(row, type, x, n);
         CHECK(fabsf(out - exact) < (type == GGUF_TYPE_Q8_0 ? 0.2f : 1e-3f));
     }
+}
+
+static void count_item(void *user, size_t item) {
+    ((unsigned char *)user)[item]++;
+}
+
+/* Jobs follow each other at once, while members are asleep, awake, or late from the last one. */
+TEST(a_team_does_every_item_once) {
+    enum { MOST = 300 };
+    unsigned char done[MOST];
+    for (int threads = 1; threads <= 4; threads++) {
+        team t;
+        team_open(&t, threads);
+        for (size_t round = 0; round < 400; round++) {
+            size_t count = round % 7 == 0 ? MOST : round % 7, wrong = 0;
+            memset(done, 0, sizeof(done));
+            team_run(&t, count_item, done, count);
+            for (size_t i = 0; i < MOST; i++) {
+                wrong += done[i] != (i < count);
+            }
+            CHECK_EQ(wrong, 0);
+        }
+        team_close(&t);
+    }
+}
+
+TEST(pieces_cover_the_model_once) {
+    const uint64_t sizes[] = { 1, 300, 1 << 20 };
+    free(small_file(GGUF_TYPE_F32).data);
+    llama m;
+    CHECK(llama_open(&m, "build/test_gguf.gguf"));
+    for (int i = 0; i < 3; i++) {
+        size_t count = llama_pieces(&m, sizes[i], NULL);
+        uint64_t sum = m.embedding->bytes;
+        model_piece *p = (model_piece *)calloc(count, sizeof(*p));
+        CHECK(p != NULL && llama_pieces(&m, sizes[i], p) == count);
+        for (size_t k = 0; p != NULL && k < count; k++) {
+            uint64_t row = bytes_of_row(p[k].tensor->type, (size_t)p[k].tensor->shape[0]);
+            CHECK(p[k].rows == 1 || p[k].rows * row <= sizes[i]);
+            CHECK(p[k].first == 0 ||
+                  (p[k - 1].tensor == p[k].tensor && p[k - 1].first + p[k - 1].rows == p[k].first));
+            sum += p[k].rows * row + (p[k].norm != NULL ? p[k].norm->bytes : 0);
+        }
+        CHECK_EQ(sum, m.weight_bytes);
+        free(p);
+    }
+    llama_close(&m);
 }
 
 TEST(quantizing_survives_what_is_no_number) {
@@ -576,6 +624,9 @@ TEST(unusable_input_is_status_2) {
     CHECK_EQ(PROGRAM("--host-share", "nan"), 2);
     CHECK_EQ(PROGRAM("--policy", "fifo"), 2);
     CHECK_EQ(PROGRAM("--model", ""), 2);
+    CHECK_EQ(PROGRAM("--tiers", "4"), 2);
+    CHECK_EQ(PROGRAM("--threads", "0"), 2);
+    CHECK_EQ(PROGRAM("--pump", "never"), 2);
     CHECK_EQ(PROGRAM("--nonsense", "1"), 2);
     CHECK_EQ(PROGRAM("--write-model", "build/x.gguf", "--dim", "100", "--heads", "3"), 2);
     CHECK_EQ(PROGRAM("--write-model", "build/x.gguf", "--layers", "4097"), 2);
@@ -602,8 +653,25 @@ TEST(small_models_stream) {
                  0);
         CHECK_EQ(PROGRAM(SMALL, "--tokens", "3", "--device-share", "2", "--host-share", "2"), 0);
         CHECK_EQ(PROGRAM(SMALL, "--tokens", "3", "--no-schedule", "--direct"), 0);
+        CHECK_EQ(PROGRAM(SMALL, "--tokens", "4", "--tiers", "2", "--piece-bytes", "700", "--once",
+                         "--threads", "3"),
+                 0);
     }
 }
+
+#if defined(TENSORMEM_THREADS)
+TEST(a_thread_pumps_under_the_compute) {
+    recipe r = small_recipe;
+    r.layers = 12;
+    r.type = GGUF_TYPE_Q8_0;
+    CHECK(write_small("build/test_gguf.gguf", &r));
+    for (int i = 0; i < 2; i++) {
+        CHECK_EQ(PROGRAM(SMALL, "--tokens", "5", "--pump", "thread", "--threads", "2", "--tiers",
+                         i == 0 ? "2" : "3", "--piece-bytes", "2K", "--direct"),
+                 0);
+    }
+}
+#endif
 
 TEST(a_budget_too_small_is_said) {
     free(small_file(GGUF_TYPE_F32).data);
@@ -662,6 +730,8 @@ int main(void) {
     RUN(vectors_have_one_dimension);
     RUN(halves_survive_the_round_trip);
     RUN(products_are_right_in_every_type);
+    RUN(a_team_does_every_item_once);
+    RUN(pieces_cover_the_model_once);
     RUN(quantizing_survives_what_is_no_number);
     RUN(text_becomes_bytes_and_returns);
     RUN(only_the_name_of_a_byte_is_one);
@@ -669,6 +739,9 @@ int main(void) {
     RUN(the_alphabet_of_bytes_counts_what_does_not_print);
     RUN(unusable_input_is_status_2);
     RUN(small_models_stream);
+#if defined(TENSORMEM_THREADS)
+    RUN(a_thread_pumps_under_the_compute);
+#endif
     RUN(a_budget_too_small_is_said);
     RUN(every_allocation_may_fail);
     RUN(the_trace_is_json);

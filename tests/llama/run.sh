@@ -30,7 +30,7 @@ install_llama() {
 
 build_example() {
     # shellcheck disable=SC2086
-    ${CC:-cc} -std=c99 ${CFLAGS:--O2} examples/llm_stream.c -o "$WORK/llm_stream" -lm
+    ${CC:-cc} -std=c99 ${CFLAGS:--O2} examples/llm_stream.c -o "$WORK/llm_stream" -lm -pthread
 }
 
 # case NAME, type, layers, dim, ffn, heads, kv-heads, seed
@@ -64,6 +64,7 @@ command -v node >/dev/null 2>&1 || skip "no node"
 command -v npm >/dev/null 2>&1 || skip "no npm"
 mkdir -p "$WORK"
 install_llama || skip "npm cannot install node-llama-cpp: $(tail -1 "$WORK/npm.log")"
+[ -n "${ONLY_INSTALL:-}" ] && exit 0
 if ! build_example; then
     echo "FAIL llama: llm_stream does not compile"
     exit 1
