@@ -52,6 +52,9 @@ charts: ## the README's charts from what the benches printed: LOG=build/bench.lo
 bench-scale: $(OUT)/tests/bench_scale ## up to 10 million tensors: minutes, 4 GB
 	$(OUT)/tests/bench_scale $(BENCH_ARGS)
 
+bench-llama: ## tokens a second against llama.cpp in a memory cgroup; root, npm, minutes
+	@tests/bench_llama.sh
+
 fuzz: ## libFuzzer with ASan and UBSan, FUZZ_SECONDS (60) for each target; needs clang
 	@ONLY=fuzz tests/run.sh
 
@@ -110,4 +113,5 @@ $(OUT)/tests/bench_stream: EXTRA = $(if $(STARPU),-DBENCH_STARPU $(STARPU))
 
 -include $(wildcard $(OUT)/*/*.d)
 
-.PHONY: all demo test bench bench-disk bench-scale charts fuzz valgrind asan ubsan tsan lint coverage nightly tools install clean help
+.PHONY: all demo test bench bench-disk bench-llama bench-scale charts fuzz valgrind asan ubsan tsan \
+	lint coverage nightly tools install clean help
