@@ -13729,8 +13729,8 @@ static tnm_result tnmi_door_pin_whole(tnm_ctx *ctx, tnm_tensor tensor, uint32_t 
 TENSORMEM_API tnm_result tnm_read(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offset, void *dst,
                                   uint64_t bytes) {
     static const char call[] = "tnm_read";
-    uint32_t content;
-    uint64_t base;
+    uint32_t content = 0;
+    uint64_t base = 0;
     const char *rule = !dst && bytes ? "dst is NULL" : NULL;
     if (!rule && bytes > SIZE_MAX / 2) rule = "the range is larger than memory";
     if (!tnmi_door_begin(ctx, call, rule)) return TNM_ERR_ARGUMENT;
@@ -13809,8 +13809,8 @@ static tnm_result tnmi_door_write_over(tnm_ctx *ctx, tnm_tensor tensor, uint32_t
 TENSORMEM_API tnm_result tnm_write(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offset,
                                    const void *src, uint64_t bytes) {
     static const char call[] = "tnm_write";
-    uint32_t content;
-    uint64_t base;
+    uint32_t content = 0;
+    uint64_t base = 0;
     const char *rule = !src && bytes ? "src is NULL" : NULL;
     if (!rule && bytes > SIZE_MAX / 2) rule = "the range is larger than memory";
     if (!tnmi_door_begin(ctx, call, rule)) return TNM_ERR_ARGUMENT;
