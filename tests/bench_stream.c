@@ -239,6 +239,7 @@ static int ours_open(const model *m, int scheduled) {
     tier[1].segment_bytes = m->dirty ? 64 * MIB : 0;
     desc.tiers = tier;
     desc.tier_count = 2;
+    desc.staging_bytes = 256 << 10; /* everything lies on pages: nothing is staged */
     our.ctx = bench_create(&desc);
     our.m = m;
     our.use = (tnm_use *)bench_alloc((size_t)m->count, sizeof *our.use);
@@ -813,7 +814,7 @@ static void sweep_model(const options *o, const char *tensors, const char *mode)
         int percent = atoi(share[i]);
         if (!listed(o->share, share[i])) continue;
         if (o->brief && percent != 50 && (m.dirty || over || strcmp(tensors, "4m") != 0)) continue;
-        m.room = m.total / 100 * (uint64_t)percent / PAGE * PAGE;
+        m.room = m.total * (uint64_t)percent / 100 / PAGE * PAGE;
         snprintf(name, sizeof name, "%s_%s_%s", tensors, mode, share[i]);
         forget_file(m.path);
         if (over)
