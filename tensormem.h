@@ -6484,6 +6484,7 @@ typedef struct tnmi_engine {
     uint32_t fence_head[TNMI_QUEUES], fence_tail[TNMI_QUEUES], fence_count;
     uint32_t gone[TNM_MAX_TIERS]; /* adopted replicas whose `released` has to be called */
     uint32_t cost_in[TNM_MAX_TIERS], cost_out[TNM_MAX_TIERS];
+    uint32_t cost_most; /* of cost_in */
     uint64_t below[TNM_MAX_TIERS];
     uint64_t busy_round[TNM_MAX_TIERS]; /* the round in which this backend's queue was full */
     uint64_t plan_round, plan_seen, look_round, look_seen;
@@ -9351,6 +9352,7 @@ static void tnmi_engine_look_use(tnmi_engine *e, uint32_t use, uint64_t *full) {
     }
     for (int m = tnmi_engine_tier(e, tier)->spill; m >= 0;
          m = tnmi_engine_tier(e, (uint32_t)m)->spill) {
+        if (e->cost_in[m] == e->cost_most) return; /* nothing comes there from a dearer one */
         tnmi_view view = tnmi_engine_view(e, tier);
         uint32_t source = tnmi_policy_survivor(&view, content, tier);
         if (tnmi_engine_on(e, content, tier) || source == TNMI_NONE) return;
@@ -12440,6 +12442,7 @@ static void tnmi_door_init_tier(tnm_ctx *ctx, uint32_t index) {
     if (!d->alignment) d->alignment = 256;
     if (!d->queue_depth) d->queue_depth = 8;
     e->cost_in[index] = d->read_cost = tnmi_door_cost(d->read_cost, e->cost_in, index);
+    if (e->cost_in[index] > e->cost_most) e->cost_most = e->cost_in[index];
     e->cost_out[index] = d->write_cost = tnmi_door_cost(d->write_cost, e->cost_out, index);
     t->budget = d->budget_bytes ? d->budget_bytes : UINT64_MAX;
     t->granule = tnmi_base_max(d->alignment, 8);
