@@ -617,7 +617,8 @@ typedef struct tnm_tier_desc {
     uint64_t budget_bytes;          /* 0 = unlimited */
     uint64_t segment_bytes;         /* 0 = the budget in one piece, halved while alloc refuses;
                                      * without a budget 16 MiB, growing to 1 GiB */
-    uint32_t alignment;             /* a power of two; 0 = 256; adopted memory keeps its own */
+    uint32_t alignment;             /* a power of two; adopted memory keeps its own; 0 = 256, or
+                                     * the backend's granularity if that is more */
     uint32_t tail_bytes;            /* readable behind every tensor; charged, not copied */
     uint32_t queue_depth;           /* copies handed to this backend at once; 0 = 8 */
     uint32_t read_cost, write_cost; /* relative per byte; 0 = 8 times the tier before */
@@ -12439,7 +12440,7 @@ static void tnmi_door_init_tier(tnm_ctx *ctx, uint32_t index) {
         d->backend.granularity = granularity;
     }
     if (!d->name) d->name = "tier";
-    if (!d->alignment) d->alignment = 256;
+    if (!d->alignment) d->alignment = d->backend.granularity > 256 ? d->backend.granularity : 256;
     if (!d->queue_depth) d->queue_depth = 8;
     e->cost_in[index] = d->read_cost = tnmi_door_cost(d->read_cost, e->cost_in, index);
     if (e->cost_in[index] > e->cost_most) e->cost_most = e->cost_in[index];

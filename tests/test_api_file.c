@@ -151,6 +151,9 @@ static void play(const way *w, int direct) {
     }
     for (int i = 0; i < COUNT; i++)
         visit(ctx, t[i], bytes[i], &key[i], 0);
+    tnm_tier_stats stats; /* whole pages where copies are direct */
+    CHECK_EQ(tnm_stats(ctx, 1, &stats), TNM_OK);
+    CHECK(stats.used_bytes > 0 && (disk.granularity <= 1 || stats.used_bytes % 4096 == 0));
     CHECK_EQ(tnm_check(ctx), 0);
     CHECK_EQ(tnm_destroy(ctx), TNM_OK);
     tnm_file_close(&disk);
