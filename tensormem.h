@@ -3070,9 +3070,9 @@ static int tnmi_shelf_settle_end(tnmi_shelf_end *end, int ours) {
         (void)tnmi_shelf_os_mode(file, file->direct);
     }
     end->fd = tnmi_shelf_os_fd(file);
-    end->direct = file->mode;
-    end->page = file->mode ? file->page : 1;
-    end->align = file->mode ? file->align : 1;
+    end->direct = file->mode && file->direct; /* a way that cannot be left ends in an error */
+    end->page = end->direct ? file->page : 1;
+    end->align = end->direct ? file->align : 1;
     return 1;
 }
 

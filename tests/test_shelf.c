@@ -1887,6 +1887,16 @@ TEST(direct_that_is_refused_becomes_buffered) {
     hook.refuse_direct = 1; /* only at the transfer */
     play(1, 100);
     play_between(1);
+    memset(&hook, 0, sizeof hook); /* and it cannot be left: an error, not for ever */
+    CHECK_EQ(open_at(in_folder("spill"), 1, &backend), TNM_OK);
+    hook.refuse_direct = hook.no_switch = 1;
+    static unsigned char raw[16384];
+    unsigned char *paged = raw + (4096 - (uintptr_t)raw % 4096);
+    int direct = state_of(&backend)->spill.direct;
+    mem = must_alloc(&backend, 8192, 1);
+    CHECK_EQ(copy(&backend, stored(&backend, mem, 0), plain(paged), 8192),
+             direct ? TNM_ERR_BACKEND : TNM_OK);
+    tnmi_shelf_file_close(&backend);
     memset(&hook, 0, sizeof hook);
     remove(in_folder("model"));
 }
