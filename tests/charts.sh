@@ -156,12 +156,14 @@ hit_table() {
     $1 == "pin_read_vs_list" { print "\"mutex +\\nLRU list\"", $4, "0xd55e00" }'
 }
 
-place_table() { # ours once, then each allocator that was there
-    lines '^place_.*1k' | awk '
-    $3 ~ /malloc/ {
-        if (name == "") { name = $1; print "\"tensormem\\ncreate + pin\"", $2, "0x0072b2" }
-        if ($1 == name) print "\"" $3 "\"", $4, "0xd55e00"
-    }'
+place_table() { # ours and malloc, then each allocator that was there: `# place 1k live ...`
+    awk '
+    /^# place 1k live: fresh / {
+        print "\"tensormem\\ncreate + pin\"", $6, "0x0072b2"
+        print "\"malloc\"", $9 + 0, "0xd55e00"
+    }
+    /^# place 1k live against / { print "\"" substr($6, 1, length($6) - 1) "\"", $9, "0xd55e00" }
+    ' "$LOG"
 }
 
 chart_cost() {
