@@ -1,5 +1,5 @@
 /* fuzz_gguf.c - any bytes as a GGUF file: refused with a reason, or fit for all we do to one. */
-/* needs: -lm */
+/* needs: -lm -pthread */
 #if !defined(_POSIX_C_SOURCE)
 #    define _POSIX_C_SOURCE 200809L
 #endif
@@ -50,28 +50,30 @@ static void walk_tensors(const gguf_file *file, const uint8_t *data, size_t size
 
 static void speak(const llama *m, const uint32_t *token, size_t count, const uint8_t *data) {
     engine e;
-    size_t room = 2 * count * m->kv_dim;
+    enum { PIECE_BYTES = 256 }; /* few rows at a time, as who has little memory would */
+    size_t room = 2 * count * m->kv_dim, pieces = llama_pieces(m, PIECE_BYTES, NULL);
     float *kv = (float *)calloc(m->layers * room, sizeof(float));
-    if (engine_open(&e, m, count) && kv != NULL) {
+    model_piece *piece = (model_piece *)calloc(pieces, sizeof(*piece));
+    if (engine_open(&e, m, count, 1) && kv != NULL && piece != NULL) {
         size_t row_bytes = bytes_of_row(m->embedding->type, m->dim);
         const gguf_tensor *factors = m->rope_factors;
         if (factors != NULL) {
             memcpy(e.rope_factors, data + factors->offset, (size_t)factors->bytes);
         }
-        for (size_t p = 0; p < count; p++) {
-            engine_begin(&e, data + m->embedding->offset + token[p] * row_bytes, p);
-            for (size_t l = 0; l < m->layers; l++) {
-                const void *at[LAYER_TENSORS];
-                for (int i = 0; i < LAYER_TENSORS; i++) {
-                    at[i] = data + m->layer[l].tensor[i]->offset;
-                }
-                engine_layer(&e, l, at, kv + l * room, p);
+        require(llama_pieces(m, PIECE_BYTES, piece) == pieces);
+        for (size_t at = 0; at < count; at++) {
+            engine_begin(&e, data + m->embedding->offset + token[at] * row_bytes, at);
+            for (size_t i = 0; i < pieces; i++) {
+                const model_piece *p = &piece[i];
+                const void *norm = p->norm == NULL ? NULL : data + p->norm->offset;
+                float *cache = p->layer < m->layers ? kv + p->layer * room : NULL;
+                engine_piece(&e, p, data + piece_offset(p), norm, cache, at);
             }
-            engine_output(&e, data + m->output_norm->offset, data + m->output->offset);
             sink += engine_best(&e);
         }
     }
     engine_close(&e);
+    free(piece);
     free(kv);
 }
 
