@@ -121,7 +121,7 @@ static void visit(tnm_ctx *ctx, tnm_tensor t, uint64_t bytes, uint64_t *key, int
     CHECK_EQ(tnm_pin(ctx, &use, 1, &at), TNM_OK);
     if (at.host == NULL) return;
     payload(want, *key, bytes);
-    if (*key) CHECK(memcmp(at.host, want, bytes) == 0);
+    if (*key) CHECK(memcmp(at.host, want, (size_t)bytes) == 0);
     if (writes || *key == 0) {
         *key = 1 + check_draw(&seed, 1 << 30);
         payload((unsigned char *)at.host, *key, bytes);
@@ -199,10 +199,10 @@ TEST(an_adopted_file_at_odd_places) {
                 tnm_pinned at;
                 CHECK(tnm_prefetch(ctx, 0, &next, 1) >= 0);
                 CHECK_EQ(tnm_pin(ctx, &use, 1, &at), TNM_OK);
-                CHECK(at.host && memcmp(at.host, all + i * STEP + i * 3, bytes) == 0);
+                CHECK(at.host && memcmp(at.host, all + i * STEP + i * 3, (size_t)bytes) == 0);
                 CHECK_EQ(tnm_unpin(ctx, &at, 1, 0), TNM_OK);
                 CHECK_EQ(tnm_read(ctx, t[i], 5, back, bytes - 5), TNM_OK);
-                CHECK(memcmp(back, all + i * STEP + i * 3 + 5, bytes - 5) == 0);
+                CHECK(memcmp(back, all + i * STEP + i * 3 + 5, (size_t)bytes - 5) == 0);
             }
             CHECK_EQ(tnm_destroy(ctx), TNM_OK);
             tnm_file_close(&disk);
