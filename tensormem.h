@@ -10849,8 +10849,8 @@ static void tnmi_engine_split_gather(tnmi_split *split) {
 
 /* P, the most streamed bytes that one step pins here, and W, the look-ahead beside them: one
  * tensor, or two when sizes differ, and more up to 4 % of what must be streamed, but no more than a
- * step; two chunks, since a link that waits for each to be asked for is idle half of the time, up to
- * 2.5 %. Together no more than 5 % of it, if a step and the largest tensor of the next one fit in
+ * step; two chunks up to 2.5 %, since a link that waits for each to be asked for is often idle.
+ * Together no more than 5 % of it, if a step and the largest tensor of the next one fit in
  * that. Where a step pins a set, or writes, W is what keeps every link at work while it computes:
  * the next step's set, some bytes in flight behind it, and places of which the last step's bytes
  * are still on their way down; up to an eighth of what must be streamed, or two tensors. What only

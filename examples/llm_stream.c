@@ -475,7 +475,7 @@ static int memory_adopt_rows(memory *m, uint64_t mem, const gguf_tensor *t, size
     desc.shape[1] = (int64_t)t->shape[0];
     where.tier = m->bottom;
     where.mem = mem;
-    where.offset = t->offset + first * bytes_of_row(t->type, t->shape[0]);
+    where.offset = t->offset + first * bytes_of_row(t->type, (size_t)t->shape[0]);
     tnm_result r = tnm_tensor_adopt(m->ctx, &desc, &where, out);
     return r == TNM_OK ? 1
                        : refuse(&m->why, "cannot adopt %s: %s", t->name.text, tnm_result_string(r));
