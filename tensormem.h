@@ -3279,13 +3279,14 @@ static void tnmi_shelf_ring_fill(tnmi_shelf_state *state) {
 
 /* What the system did with a transfer: bytes for one after the other, or a reason. Where the reason
  * may be the queue's, or one of several's, each step is carried out here and now and has its own
- * answer. */
+ * answer. When a thread ends, what it had handed in comes back, cancelled or with EFAULT: the queue
+ * is none the worse for it. */
 static void tnmi_shelf_ring_took(tnmi_shelf_state *state, uint32_t index, int64_t result) {
     int alone = state->op[index].chain == TNMI_NONE;
     int disk = result == -EIO || result == -ENOSPC || result == -EDQUOT || result == -EFBIG;
     int fit = result == -EINVAL && tnmi_shelf_side(&state->op[index])->direct;
-    if (result < 0 && result != -EINTR && !disk && !fit &&
-        ++state->ring.strikes >= TNMI_SHELF_STRIKES)
+    int lost = result == -EINTR || result == -ECANCELED || result == -EFAULT;
+    if (result < 0 && !lost && !disk && !fit && ++state->ring.strikes >= TNMI_SHELF_STRIKES)
         state->ring.refused = 1;
     if (result > 0) state->ring.strikes = 0;
     for (uint32_t i = index; i != TNMI_NONE;) {

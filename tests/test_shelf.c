@@ -1543,6 +1543,25 @@ TEST(answers_that_are_errors) {
     memset(&fake, 0, sizeof fake);
 }
 
+/* A thread that ends takes along what it has handed in, but not the queue. */
+TEST(what_a_thread_leaves_behind_is_done) {
+    static const int errors[] = { EINTR, ECANCELED, EFAULT, EOPNOTSUPP };
+    for (int e = 0; e < 4; e++) {
+        static storm s;
+        memset(&fake, 0, sizeof fake);
+        fake.on = 1;
+        fake.fail = errors[e];
+        fake.fail_in = fake.fail_all = 1;
+        storm_open(&s, 0);
+        storm_blow(&s, 60);
+        CHECK(fake.fired >= TNMI_SHELF_STRIKES);
+        CHECK_EQ(s.failures, 0);
+        CHECK_EQ(says(tnmi_shelf_file_how(&s.disk), "ended"), e == 3);
+        storm_close(&s);
+    }
+    memset(&fake, 0, sizeof fake);
+}
+
 TEST(direct_that_is_refused_in_mid_flight) {
     for (int n = 1; n < check_scale(60, 20); n += 1 + n / 8)
         for (int stall = 0; stall < 2; stall++) {
@@ -1971,6 +1990,7 @@ int main(int argc, char **argv) {
     RUN(answers_in_any_order);
     RUN(a_ring_that_is_refused_in_mid_flight);
     RUN(answers_that_are_errors);
+    RUN(what_a_thread_leaves_behind_is_done);
     RUN(direct_that_is_refused_in_mid_flight);
     RUN(a_ring_that_ends_is_told);
     RUN(sequential_copies_are_joined);
