@@ -3746,7 +3746,10 @@ static tnm_result tnmi_shelf_file_poll(void *user, uint64_t ticket) {
     TENSORMEM_ASSERT(op);
     if (!op) return TNM_ERR_BACKEND;
     if (op->state != TNMI_SHELF_DONE) {
-        if (!tnmi_shelf_is_ours(state)) return TNM_ERR_BACKEND; /* it happens in the parent */
+        if (!tnmi_shelf_is_ours(state)) { /* it happens in the parent */
+            (void)tnmi_shelf_op_give(state, op);
+            return TNM_ERR_BACKEND;
+        }
         tnmi_shelf_advance(state);
     }
     return op->state == TNMI_SHELF_DONE ? tnmi_shelf_op_give(state, op) : TNM_PENDING;
