@@ -1011,7 +1011,8 @@ TENSORMEM_API tnm_result tnm_wait(tnm_ctx *ctx);
 /* ---- built-in storage ---- */
 #    ifndef TENSORMEM_NO_FILE
 /* A backend whose memory is a file: made exclusively (mode 0600, no link followed, unlinked at once
- * where the system can). Close it after tnm_destroy; what is still under way then is waited for. */
+ * where the system can). Close it after tnm_destroy; what is still under way then is waited for.
+ * A child of fork may read what its parent has stored, but stores nothing. */
 TENSORMEM_API tnm_result tnm_file_open(const tnm_file_desc *desc, tnm_backend *out);
 
 /* Open someone's regular file, read only, for tnm_tensor_adopt on the tier of this backend: its
@@ -3040,7 +3041,8 @@ static uint32_t tnmi_shelf_pop(tnmi_shelf_state *state, tnmi_shelf_list *list) {
 }
 #        endif
 
-/* After a fork the child has neither our threads nor what the kernel writes. */
+/* After a fork the child has neither our threads nor what the kernel writes, and the spill file is
+ * the parent's: the child may read it as it is, but never changes it. */
 static int tnmi_shelf_is_ours(const tnmi_shelf_state *state) {
     return state->owner == tnmi_shelf_os_process();
 }
@@ -3707,6 +3709,8 @@ static tnm_result tnmi_shelf_file_copy(void *user, const tnm_span *dst, const tn
         return TNM_ERR_BACKEND;
     if (to_file && to.state != state) return TNM_ERR_UNSUPPORTED; /* its backend is asked first */
     if ((!to_file || !from_file) && size > (uint64_t)PTRDIFF_MAX) return TNM_ERR_BACKEND;
+    int ours = tnmi_shelf_is_ours(state);
+    if (to_file && !ours) return TNM_ERR_BACKEND;
     if (state->free_op == TNMI_NONE) return TNM_ERR_BUSY;
     tnmi_shelf_op *op = &state->op[state->free_op];
     uint32_t index = state->free_op;
@@ -3720,7 +3724,6 @@ static tnm_result tnmi_shelf_file_copy(void *user, const tnm_span *dst, const tn
     op->result = TNM_OK;
     op->misfit = 0;
     tnmi_shelf_begin_first(op);
-    int ours = tnmi_shelf_is_ours(state);
     if (state->driver == TNMI_SHELF_AT_ONCE || !ours) return tnmi_shelf_at_once(state, op, ours);
     op->serial = ++state->serials;
     op->state = TNMI_SHELF_QUEUED;
@@ -3859,6 +3862,7 @@ static tnm_result tnmi_shelf_file_alloc(void *user, uint64_t size, uint64_t alig
     if (!state->spill.open) return TNM_ERR_UNSUPPORTED;
     if (size == 0 || !tnmi_base_is_power(align)) return TNM_ERR_ARGUMENT;
     if (!tnmi_base_align(size, TNMI_SHELF_PAGE, &size)) return TNM_ERR_BACKEND;
+    if (!tnmi_shelf_is_ours(state)) return TNM_ERR_BACKEND;
     if (!tnmi_shelf_room(state)) return TNM_ERR_MEMORY;
     uint32_t k = tnmi_shelf_fit(state, size, align, &at);
     if (at == UINT64_MAX) return TNM_ERR_BACKEND;
@@ -3884,6 +3888,7 @@ static void tnmi_shelf_file_release(void *user, uint64_t mem, uint64_t size) {
     TENSORMEM_ASSERT(ours);
     if (!ours) return;
     state->live--;
+    if (!tnmi_shelf_is_ours(state)) return; /* the parent's bytes are there */
     tnmi_shelf_range last = state->free[state->free_count - 1];
     if (last.at + last.size == state->spill.size) {
         state->free_count--;

@@ -1687,6 +1687,45 @@ TEST(a_child_neither_hangs_nor_takes_our_answers) {
 #        endif
 }
 
+/* What the child gives back is still the parent's. */
+TEST(a_child_never_changes_the_file) {
+#        if defined(__SANITIZE_THREAD__)
+    SKIP("a_child_never_changes_the_file", "no fork with threads under this checker");
+#        else
+    enum { SIZE = 50000 };
+    static unsigned char block[SIZE], back[SIZE];
+    fill(block, SIZE, 9);
+    for (way = QUEUE; way <= THREADS; way++) {
+        tnm_backend disk;
+        CHECK_EQ(open_at(in_folder("spill"), way & 1, &disk), TNM_OK);
+        uint64_t mem = must_alloc(&disk, SIZE, 1), last = must_alloc(&disk, SIZE, 1);
+        tnm_span here = stored(&disk, mem, 0), there = stored(&disk, last, 0);
+        CHECK_EQ(copy(&disk, here, plain(block), SIZE), TNM_OK);
+        CHECK_EQ(copy(&disk, there, plain(block), SIZE), TNM_OK);
+        fflush(stdout);
+        pid_t child = fork();
+        if (child == 0) {
+            int bad = copy(&disk, here, plain(back), 100) != TNM_ERR_BACKEND;
+            bad |= copy(&disk, here, there, 100) != TNM_ERR_BACKEND;
+            bad |= try_alloc(&disk, 4096, 1) != TNM_ERR_BACKEND;
+            disk.release(disk.user, mem, SIZE);  /* a hole */
+            disk.release(disk.user, last, SIZE); /* a shorter file */
+            tnmi_shelf_file_close(&disk);
+            _exit(bad);
+        }
+        int status = -1;
+        CHECK_EQ(waitpid(child, &status, 0), child);
+        CHECK_EQ(status, 0);
+        CHECK_EQ(copy(&disk, plain(back), here, SIZE), TNM_OK);
+        CHECK(memcmp(block, back, SIZE) == 0);
+        CHECK_EQ(copy(&disk, plain(back), there, SIZE), TNM_OK);
+        CHECK(memcmp(block, back, SIZE) == 0);
+        tnmi_shelf_file_close(&disk);
+    }
+    way = QUEUE;
+#        endif
+}
+
 static uint64_t blocks_of(const tnm_backend *backend) {
     struct stat about;
     CHECK_EQ(fstat(state_of(backend)->spill.fd, &about), 0);
@@ -2008,6 +2047,7 @@ int main(int argc, char **argv) {
     RUN(sequential_copies_are_joined);
 #        endif
     RUN(a_child_neither_hangs_nor_takes_our_answers);
+    RUN(a_child_never_changes_the_file);
     RUN(no_descriptor_leaks);
     RUN(the_disk_is_reserved_and_given_back);
     RUN(a_refused_reservation_changes_nothing);
