@@ -2343,7 +2343,8 @@ typedef struct tnmi_shelf_list { /* of operations, oldest first */
     uint32_t first, last;
 } tnmi_shelf_list;
 
-#        if defined(__linux__) && defined(__GNUC__) && TNMI_ATOMICS == 1
+/* Android ends an application that asks its kernel for a ring. */
+#        if defined(__linux__) && defined(__GNUC__) && !defined(__ANDROID__) && TNMI_ATOMICS == 1
 #            if defined(SYS_io_uring_setup) && defined(SYS_io_uring_enter)
 #                define TNMI_SHELF_HAS_RING
 #            endif
@@ -2632,7 +2633,7 @@ typedef char tnmi_shelf_needs_64_bit_off_t[sizeof(off_t) == 8 ? 1 : -1];
 #            ifndef TNMI_SHELF_PWRITE
 #                define TNMI_SHELF_PWRITE tnmi_shelf_pwrite
 #            endif
-#            if !defined(TNMI_SHELF_STATX) && defined(SYS_statx)
+#            if !defined(TNMI_SHELF_STATX) && defined(SYS_statx) && !defined(__ANDROID__)
 #                define TNMI_SHELF_STATX(fd, about) /* of a descriptor: direct alignments */       \
                     tnmi_shelf_syscall(SYS_statx, fd, "", 0x1000, 0x2000, about)
 #            endif
