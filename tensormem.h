@@ -2258,7 +2258,8 @@ enum {
     TNMI_SHELF_JOIN = 1 << 20, /* this in one transfer, disks gain less than by having several */
     TNMI_SHELF_STRIKES = 8,    /* transfers the queue hands back before it is left alone */
     TNMI_SHELF_FAILED = -1,    /* of a step */
-    TNMI_SHELF_MISFIT = -2     /* the same, but only because it was direct */
+    TNMI_SHELF_MISFIT = -2,    /* the same, but only because it was direct */
+    TNMI_SHELF_AGAIN = -3      /* it was taken back, and nobody is to blame */
 };
 
 #        ifdef _WIN32
@@ -2549,7 +2550,8 @@ static int64_t tnmi_shelf_os_start(tnmi_shelf_op *op) {
     return error == ERROR_HANDLE_EOF ? TNMI_SHELF_FAILED : tnmi_shelf_os_error(op, error);
 }
 
-/* The bytes moved, FAILED or MISFIT; 0 in `ended` = it is still under way. */
+/* The bytes moved, FAILED, MISFIT or AGAIN: a thread that ends takes along what it has started.
+ * 0 in `ended` = it is still under way. */
 static int64_t tnmi_shelf_os_end(tnmi_shelf_op *op, int waits, int *ended) {
     HANDLE fd = tnmi_shelf_side(op)->fd;
     DWORD done = 0;
@@ -2557,13 +2559,18 @@ static int64_t tnmi_shelf_os_end(tnmi_shelf_op *op, int waits, int *ended) {
     if (GetOverlappedResult(fd, &op->over, &done, waits)) return (int64_t)done;
     DWORD error = GetLastError();
     *ended = error != ERROR_IO_INCOMPLETE;
+    if (error == ERROR_OPERATION_ABORTED) return TNMI_SHELF_AGAIN;
     return tnmi_shelf_os_error(op, error);
 }
 
 static int64_t tnmi_shelf_os_io(tnmi_shelf_op *op) {
     int ended;
-    int64_t got = tnmi_shelf_os_start(op);
-    return got < 0 ? got : tnmi_shelf_os_end(op, 1, &ended);
+    int64_t got;
+    do {
+        got = tnmi_shelf_os_start(op);
+        if (got == 0) got = tnmi_shelf_os_end(op, 1, &ended);
+    } while (got == TNMI_SHELF_AGAIN);
+    return got;
 }
 
 static long tnmi_shelf_os_process(void) { /* nothing forks here */
@@ -3542,7 +3549,7 @@ static void tnmi_shelf_over_take(tnmi_shelf_state *state, uint32_t index, int wa
     int ended;
     int64_t got = tnmi_shelf_os_end(&state->op[index], waits, &ended);
     if (!ended) return;
-    tnmi_shelf_took(&state->op[index], got);
+    if (got != TNMI_SHELF_AGAIN) tnmi_shelf_took(&state->op[index], got);
     tnmi_shelf_over_go_on(state, index);
 }
 

@@ -922,6 +922,87 @@ TEST(close_waits_for_what_is_out) {
         }
 }
 
+/* A thread that ends takes along what it has started, where the system does so: it is begun anew. */
+enum { GONE_SIZE = 1 << 20, GONE_COUNT = 12 };
+
+static struct gone {
+    tnm_backend disk;
+    uint64_t mem, ticket[GONE_COUNT];
+    unsigned char *block[GONE_COUNT];
+    int reads, begun;
+} gone;
+
+static void gone_start(void) {
+    gone.begun = 0;
+    for (int i = 0; i < GONE_COUNT; i++) {
+        tnm_span here = plain(gone.block[i]);
+        tnm_span there = stored(&gone.disk, gone.mem, (uint64_t)i * GONE_SIZE);
+        tnm_result result = gone.disk.copy(gone.disk.user, gone.reads ? &here : &there,
+                                           gone.reads ? &there : &here, GONE_SIZE, &gone.ticket[i]);
+        gone.begun += result == (gone.disk.poll ? TNM_PENDING : TNM_OK);
+    }
+    if (gone.disk.submit) gone.disk.submit(gone.disk.user);
+}
+
+#ifdef _WIN32
+static DWORD WINAPI gone_main(LPVOID unused) {
+    (void)unused;
+    gone_start();
+    return 0;
+}
+
+static void gone_thread(void) {
+    HANDLE thread = CreateThread(NULL, 0, gone_main, NULL, 0, NULL);
+    CHECK(thread != NULL);
+    WaitForSingleObject(thread, INFINITE);
+    CloseHandle(thread);
+}
+#else
+static void *gone_main(void *unused) {
+    (void)unused;
+    gone_start();
+    return NULL;
+}
+
+static void gone_thread(void) {
+    pthread_t thread;
+    CHECK_EQ(pthread_create(&thread, NULL, gone_main, NULL), 0);
+    pthread_join(thread, NULL);
+}
+#endif
+
+TEST(the_copies_of_a_thread_that_ended_arrive) {
+    for (int round = 0; round < 8; round++) {
+        gone.reads = round & 1;
+        if (!gone.reads) {
+            CHECK_EQ(open_at(in_folder("spill"), round & 2, &gone.disk), TNM_OK);
+            gone.mem = must_alloc(&gone.disk, GONE_COUNT * GONE_SIZE, 1);
+        }
+        for (int i = 0; i < GONE_COUNT; i++) {
+            if (!gone.reads) gone.block[i] = (unsigned char *)malloc(GONE_SIZE);
+            memset(gone.block[i], gone.reads ? 0 : round + i, GONE_SIZE);
+        }
+#if defined(__linux__)
+        if (gone.reads) /* nothing of it is in memory: it is read from the disk */
+            (void)fdatasync(state_of(&gone.disk)->spill.fd),
+                (void)posix_fadvise(state_of(&gone.disk)->spill.fd, 0, 0, POSIX_FADV_DONTNEED);
+#endif
+        gone_thread();
+        CHECK_EQ(gone.begun, GONE_COUNT);
+        for (int i = 0; i < GONE_COUNT; i++) {
+            const unsigned char *block = gone.block[i];
+            if (gone.disk.poll) CHECK_EQ(gone.disk.wait(gone.disk.user, gone.ticket[i]), TNM_OK);
+            CHECK(block[0] == round - gone.reads + i);
+            CHECK(memcmp(block, block + 1, GONE_SIZE - 1) == 0);
+        }
+        if (!gone.reads) continue;
+        for (int i = 0; i < GONE_COUNT; i++)
+            free(gone.block[i]);
+        CHECK(strstr(tnmi_shelf_file_how(&gone.disk), "ended") == NULL);
+        tnmi_shelf_file_close(&gone.disk);
+    }
+}
+
 static int says(const char *text, const char *part) {
     return strstr(text, part) != NULL;
 }
@@ -998,6 +1079,7 @@ static void run_copies(void) {
         RUN(storms_leave_every_byte_right);
         RUN(a_full_table_is_busy);
         RUN(close_waits_for_what_is_out);
+        RUN(the_copies_of_a_thread_that_ended_arrive);
     }
     way = QUEUE;
 }
@@ -2025,6 +2107,7 @@ int main(int argc, char **argv) {
         RUN(a_few_threads_race);
         RUN(a_full_table_is_busy);
         RUN(close_waits_for_what_is_out);
+        RUN(the_copies_of_a_thread_that_ended_arrive);
         return rmdir(folder) != 0 || check_done();
     }
     run_everywhere();
