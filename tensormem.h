@@ -3601,17 +3601,16 @@ static void tnmi_shelf_start(tnmi_shelf_state *state, uint32_t index) {
     tnmi_shelf_settle(state, index);
 }
 
-/* Starts what is queued and may start. */
+/* Starts what is queued and may start; also what does not fit at once and is queued again. */
 static void tnmi_shelf_dispatch(tnmi_shelf_state *state) {
     uint32_t before = TNMI_NONE, index = state->queue.first;
     while (index != TNMI_NONE) {
-        uint32_t next = state->op[index].next;
         if (tnmi_shelf_is_ready(state, &state->op[index], 1)) {
             tnmi_shelf_unlink(state, &state->queue, before);
             tnmi_shelf_start(state, index);
         } else
             before = index;
-        index = next;
+        index = before == TNMI_NONE ? state->queue.first : state->op[before].next;
     }
 }
 

@@ -1683,6 +1683,17 @@ TEST(a_ring_that_ends_is_told) {
     CHECK_EQ(fake.enters, enters); /* it is left alone */
     tnmi_shelf_file_close(&disk);
     memset(&fake, 0, sizeof fake);
+    fake.on = 1;
+    fake.refuse_in = fake.refuse_all = 1;
+    fake.refuse = EPERM;
+    CHECK_EQ(open_at(in_folder("spill"), 1, &disk), TNM_OK);
+    mem = must_alloc(&disk, 5000, 1);
+    CHECK_EQ(copy(&disk, stored(&disk, mem, 0), plain(block), 5000), TNM_OK);
+    hook.refuse_direct = 1; /* then that it does not fit is seen at once */
+    CHECK_EQ(copy(&disk, stored(&disk, mem, 0), plain(block), 5000), TNM_OK);
+    tnmi_shelf_file_close(&disk);
+    memset(&hook, 0, sizeof hook);
+    memset(&fake, 0, sizeof fake);
 }
 
 /* Neighbours go to the disk as one. */
