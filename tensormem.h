@@ -9582,17 +9582,32 @@ static void tnmi_engine_walk(tnmi_engine *e, uint32_t tier, uint32_t index, int 
     }
 }
 
+/* Is there anything to go over on this tier? If there is not, no walk goes on. */
+static int tnmi_engine_drains(tnmi_engine *e, uint32_t t) {
+    tnmi_tier *tier = tnmi_engine_tier(e, t);
+    int above = tier->reserved > tier->budget;
+    if (above && !tier->segment_count)
+        tnmi_move_unstage(&e->move, t); /* nothing else is left to go */
+    if (above || tier->draining || tier->vacant || tier->thawing) return 1;
+    tier->walk = 0;
+    return 0;
+}
+
 /* Goes on where it ended: a lap over all segments of a tier takes as many steps as it needs. While
- * much is under way already, one step a round is enough. */
+ * much is under way already, one step a round is enough. No lap begins while one goes on: one that
+ * takes a whole step would begin anew each time, and the next tier's never come to its end. */
 static void tnmi_engine_drain_all(tnmi_engine *e) {
     int budget = TNMI_WALK_NODES;
+    uint64_t drains = 0, goes_on = 0;
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        if (!tnmi_engine_drains(e, t)) continue;
+        drains |= (uint64_t)1 << t;
+        if (tnmi_engine_tier(e, t)->walk) goes_on |= (uint64_t)1 << t;
+    }
+    if (goes_on) drains = goes_on;
     for (uint32_t t = 0; t < e->tiers.count; t++) {
         tnmi_tier *tier = tnmi_engine_tier(e, t);
-        int above = tier->reserved > tier->budget;
-        if (above && !tier->segment_count)
-            tnmi_move_unstage(&e->move, t); /* nothing else is left to go */
-        if (!above && !tier->draining && !tier->vacant && !tier->thawing) tier->walk = 0;
-        if (!above && !tier->draining && !tier->vacant && !tier->thawing) continue;
+        if (!((drains >> t) & 1u)) continue;
         if (tier->walk_round == e->round && e->move.ops.live >= TNMI_ENOUGH) continue;
         tier->walk_round = e->round;
         if (!tier->walk) {

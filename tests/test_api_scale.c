@@ -10,13 +10,16 @@ static struct {
     tnm_ctx *ctx;
     tnm_tensor t[MANY];
     uint64_t holds; /* how often the lock was taken */
+    uint64_t most;  /* more than so often is for ever; 0 = no limit */
     int locked;
 } many;
 
 static void lock(void *user) {
     (void)user;
     CHECK_EQ(many.locked++, 0);
-    many.holds++;
+    if (++many.holds != many.most) return;
+    printf("a call does not end\n");
+    exit(1);
 }
 
 static void unlock(void *user) {
@@ -136,6 +139,38 @@ TEST(a_drain_goes_on_behind_pins) {
     CHECK_EQ(shrink(0), TNM_OK);
     expect_many(11);
     close_many();
+}
+
+/* Two tiers drain behind pins, and the first has as much to look at as one step, or two, reach: the
+ * second comes to its end all the same, and with it the call that waits for neither. */
+TEST(no_drain_keeps_another_from_its_end) {
+    static tnm_pinned p[8202];
+    for (int n = 4090; n < 8200; n += n == 4098 ? 4087 : 1) {
+        tnm_tier_desc tiers[3];
+        tnm_desc desc;
+        memset(tiers, 0, sizeof tiers);
+        memset(&desc, 0, sizeof desc);
+        tiers[0].budget_bytes = (uint64_t)n * SIZE;
+        tiers[1].budget_bytes = 64;
+        for (int i = 0; i < 3; i++)
+            tiers[i].alignment = SIZE;
+        desc.tiers = tiers;
+        desc.tier_count = 3;
+        desc.alloc = check_alloc;
+        desc.release = check_release;
+        desc.lock = lock;
+        desc.unlock = unlock;
+        CHECK_EQ(tnm_create(&desc, &many.ctx), TNM_OK);
+        for (int i = 0; i <= n; i++)
+            CHECK_EQ(pin(tensor(), i == n, TNM_DISCARD, &p[i]), TNM_OK);
+        CHECK_EQ(tnm_set_budget(many.ctx, 0, SIZE), TNM_ERR_BUSY);
+        CHECK_EQ(tnm_set_budget(many.ctx, 1, SIZE), TNM_ERR_BUSY);
+        many.most = many.holds + 10000;
+        CHECK_EQ(pin(tensor(), 2, TNM_DISCARD, &p[n + 1]), TNM_OK); /* its memory is asked for */
+        many.most = 0;
+        CHECK_EQ(tnm_unpin(many.ctx, p, n + 2, 0), TNM_OK);
+        close_many();
+    }
 }
 
 /* The budget comes back while a drain is under way: all gaps give room again. */
@@ -309,6 +344,7 @@ int main(void) {
     RUN(a_tier_with_many_is_lost_in_steps);
     RUN(a_segment_with_many_drains);
     RUN(a_drain_goes_on_behind_pins);
+    RUN(no_drain_keeps_another_from_its_end);
     RUN(a_drain_that_is_called_off_gives_all_room_back);
     return check_done();
 }
