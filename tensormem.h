@@ -6068,8 +6068,9 @@ typedef struct tnmi_view { /* what the policy may see of one tier */
     const uint32_t *cost_out;
     uint32_t tier;
     uint32_t wall; /* kept ones lie below this granule, TNMI_NONE = anywhere */
-    int spill;     /* -1 = a bottom: what is dirty cannot leave */
-    int sick;      /* what is dirty cannot leave now */
+    uint64_t losing; /* tiers whose memory is gone, as bits: what is on record there survives nobody */
+    int spill;       /* -1 = a bottom: what is dirty cannot leave */
+    int sick;        /* what is dirty cannot leave now */
     /* set while alloc refuses below, in a bottom: what is dirty needs a free gap there */
     const tnmi_space *gaps;
     uint64_t gap_granule, gap_extra;
@@ -6084,7 +6085,7 @@ static uint32_t tnmi_policy_survivor(const tnmi_view *view, uint32_t content, ui
     uint32_t best = TNMI_NONE;
     for (uint32_t t = 0; t < view->tensors->tiers; t++) {
         const tnmi_replica *other = tnmi_tensor_on(view->tensors, content, t);
-        if (t == tier || !tnmi_tensor_is_ready(other)) continue;
+        if (t == tier || !tnmi_tensor_is_ready(other) || ((view->losing >> t) & 1u)) continue;
         if (!((view->below[tier] >> t) & 1u) && other->node != TNMI_NONE) continue;
         if (best == TNMI_NONE || view->cost_in[t] < view->cost_in[best]) best = t;
     }
@@ -6194,7 +6195,7 @@ static int tnmi_policy_is_source(const tnmi_view *view, uint32_t content, uint32
     int busy = 0;
     for (uint32_t t = 0; t < view->tensors->tiers; t++) {
         const tnmi_replica *other = tnmi_tensor_on(view->tensors, content, t);
-        if (t == tier || !other) continue;
+        if (t == tier || !other || ((view->losing >> t) & 1u)) continue;
         if (tnmi_tensor_is_ready(other)) return 0;
         if (!((view->below[tier] >> t) & 1u))
             busy += tnmi_tensor_is(tnmi_base_peek64(&other->word), TNMI_BUSY);
@@ -6516,6 +6517,7 @@ typedef struct tnmi_engine {
     uint32_t gone_over[TNM_MAX_TIERS];
     uint64_t submit; /* tiers that took copies since their last submit, as bits */
     uint64_t left;   /* tiers with copies out and others waiting when the last round ended */
+    uint64_t losing; /* tiers with `losing`, as bits */
     uint32_t passed_at, shifts;
     uint32_t close_at;   /* names, then segments, that the context's end has gone over */
     int stage_likely;    /* two tiers have backends that may not know each other */
@@ -6583,6 +6585,7 @@ static tnmi_view tnmi_engine_view(const tnmi_engine *e, uint32_t tier) {
     view.cost_out = e->cost_out;
     view.tier = tier;
     view.wall = tnmi_engine_wall(e, tier);
+    view.losing = e->losing;
     view.spill = t->spill;
     view.sick = tnmi_tier_is_off(&t->sick, e->tick);
     view.gaps = NULL;
@@ -9982,6 +9985,21 @@ static void tnmi_engine_lose_one(tnmi_engine *e, uint32_t tier, uint32_t index) 
     if (tnmi_engine_op(e, op)->out == 0) tnmi_engine_end_op(e, op);
 }
 
+/* Whoever asks about a content while a tier is being lost finds it as it will be. */
+static void tnmi_engine_lose_first(tnmi_engine *e, uint32_t content) {
+    for (uint32_t t = 0; t < e->tiers.count; t++)
+        if (((e->losing >> t) & 1u) && tnmi_engine_on(e, content, t))
+            tnmi_engine_lose_one(e, t, tnmi_engine_index(e, content, t));
+}
+
+static void tnmi_engine_lose_members(tnmi_engine *e, uint32_t request) {
+    for (uint32_t m = tnmi_engine_request(e, request)->members; m != TNMI_NONE;) {
+        uint32_t content = tnmi_engine_member(e, m)->content;
+        m = tnmi_engine_member(e, m)->next;
+        if (content) tnmi_engine_lose_first(e, content);
+    }
+}
+
 /* Segment or record `at` of a tier whose memory is gone; 0 = there are no more. */
 static int tnmi_engine_lose_next(tnmi_engine *e, uint32_t tier, uint32_t at) {
     uint32_t records = e->tensors.on[tier].replicas.fresh;
@@ -10006,6 +10024,7 @@ static int tnmi_engine_lose_some(tnmi_engine *e) {
         for (int i = 0; i < TNMI_PIECE; i++)
             if (!tnmi_engine_lose_next(e, tier, t->losing++ - 1)) {
                 t->losing = 0;
+                e->losing &= ~((uint64_t)1 << tier);
                 tnmi_move_unstage(&e->move, tier);
                 e->changed++;
                 break;
@@ -10030,6 +10049,7 @@ static void tnmi_engine_lose_tier(tnmi_engine *e, uint32_t tier) {
         i = e->move.live_copy;
     }
     tnmi_engine_tier(e, tier)->losing = 1;
+    e->losing |= (uint64_t)1 << tier;
     tnmi_engine_lose_some(e);
 }
 
@@ -11083,6 +11103,7 @@ static tnm_result tnmi_engine_reported(tnmi_tensor *content, uint32_t tier) {
 
 /* OK when the content has left the tier, PENDING while it is on its way, or what forbids it. */
 static tnm_result tnmi_engine_evict(tnmi_engine *e, uint32_t content, uint32_t tier) {
+    tnmi_engine_lose_first(e, content);
     tnmi_replica *replica = tnmi_engine_on(e, content, tier);
     tnmi_view view = tnmi_engine_view(e, tier);
     if (!replica || tnmi_tensor_is_home(replica)) return TNM_OK;
@@ -11116,6 +11137,7 @@ static tnm_result tnmi_engine_evict(tnmi_engine *e, uint32_t content, uint32_t t
 /* OK when `tier` or one further down is current. */
 static tnm_result tnmi_engine_flush(tnmi_engine *e, uint32_t content, uint32_t tier) {
     int above = 0;
+    tnmi_engine_lose_first(e, content);
     tnm_result r = tnmi_engine_reported(tnmi_engine_content(e, content), tier);
     if (r != TNM_OK) return r;
     for (uint32_t t = 0; t < e->tiers.count; t++) {
@@ -11381,6 +11403,7 @@ static int tnmi_watch_is_dirty(const tnmi_engine *e, uint32_t content, uint32_t 
     view.tensors = &e->tensors;
     view.below = e->below;
     view.cost_in = e->cost_in;
+    view.losing = e->losing;
     return tnmi_policy_is_dirty(&view, content, tier);
 }
 
@@ -13273,8 +13296,12 @@ static inline void tnmi_door_complete(tnm_ctx *ctx, tnm_pinned *out, int count) 
 static tnm_result tnmi_door_ask(tnm_ctx *ctx, uint32_t request, const tnm_use *set, int count,
                                 tnm_pinned *out) {
     tnm_result r;
-    while ((r = tnmi_engine_ask_request(&ctx->e, request, set, count, out)) == TNM_ABSENT)
+    for (;;) {
+        if (ctx->e.losing) tnmi_engine_lose_members(&ctx->e, request);
+        r = tnmi_engine_ask_request(&ctx->e, request, set, count, out);
+        if (r != TNM_ABSENT) break;
         tnmi_door_grow(ctx);
+    }
     if (r == TNM_OK) tnmi_door_complete(ctx, out, count);
     return r;
 }

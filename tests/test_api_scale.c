@@ -11,6 +11,7 @@ static struct {
     tnm_tensor t[MANY];
     uint64_t holds; /* how often the lock was taken */
     uint64_t most;  /* more than so often is for ever; 0 = no limit */
+    void (*meanwhile)(void); /* what another thread does when it is let go */
     int locked;
 } many;
 
@@ -23,8 +24,12 @@ static void lock(void *user) {
 }
 
 static void unlock(void *user) {
+    void (*meanwhile)(void) = many.meanwhile;
     (void)user;
     CHECK_EQ(--many.locked, 0);
+    if (!meanwhile) return;
+    many.meanwhile = NULL;
+    meanwhile();
 }
 
 /* Two tiers; the fast one has one segment and room for `room` tensors. */
@@ -287,12 +292,13 @@ TEST(a_flush_of_many_goes_on_where_it_was) {
     close_many();
 }
 
-/* Half of the tensors lie on the lost tier alone, half of them below as well. */
-TEST(a_tier_with_many_is_lost_in_steps) {
-    static int gone;
+/* Two tiers whose backends, when `gone`, say that their memory is. Half of the tensors lie on both,
+ * half on the first alone. */
+static int gone;
+
+static void open_lossy(void) {
     tnm_tier_desc tiers[2];
     tnm_desc desc;
-    tnm_pinned p;
     tnm_tensor all = { 0 };
     memset(tiers, 0, sizeof tiers);
     memset(&desc, 0, sizeof desc);
@@ -323,6 +329,11 @@ TEST(a_tier_with_many_is_lost_in_steps) {
         many.t[i] = tensor();
         fill(i);
     }
+}
+
+TEST(a_tier_with_many_is_lost_in_steps) {
+    tnm_pinned p;
+    open_lossy();
     gone = 1;
     uint64_t before = many.holds;
     CHECK_EQ(tnm_flush(many.ctx, many.t[MANY - 1], 1), TNM_PENDING);
@@ -338,10 +349,57 @@ TEST(a_tier_with_many_is_lost_in_steps) {
     close_many();
 }
 
+static tnm_state state(int i, int tier) {
+    tnm_tensor_info info;
+    CHECK_EQ(tnm_info(many.ctx, many.t[i], tier, &info), TNM_OK);
+    return info.state;
+}
+
+static int between; /* how often something was asked for in the middle of a loss */
+
+/* What lies on both tiers, one of which is being lost, leaves the other; it is written there, so
+ * that the other's went. */
+static void ask_amid_the_loss(void) {
+    const int last = MANY / 2 - 1;
+    tnm_pinned p;
+    tnm_use use;
+    if (state(0, 1) != TNM_STATE_ABSENT || state(last - 1, 1) != TNM_STATE_READY) {
+        many.meanwhile = ask_amid_the_loss;
+        return;
+    }
+    gone = 0;
+    between++;
+    CHECK_EQ(tnm_evict(many.ctx, many.t[last - 1], 0), TNM_PENDING);
+    memset(&use, 0, sizeof use);
+    use.tensor = many.t[last];
+    use.tier = 1;
+    use.access = TNM_WRITE;
+    CHECK_EQ(tnm_try_pin(many.ctx, &use, 1, &p), TNM_PENDING);
+}
+
+TEST(what_a_loss_will_take_is_nobodys_only_copy) {
+    unsigned char got[SIZE];
+    open_lossy();
+    gone = 1;
+    between = 0;
+    CHECK_EQ(tnm_flush(many.ctx, many.t[MANY - 1], 1), TNM_PENDING);
+    many.meanwhile = ask_amid_the_loss;
+    tnm_pump(many.ctx, TNM_ALL);
+    many.meanwhile = NULL;
+    CHECK_EQ(between, 1);
+    CHECK_EQ(tnm_check(many.ctx), 0);
+    for (int i = MANY / 2 - 2; i < MANY / 2; i++) {
+        CHECK_EQ(tnm_read(many.ctx, many.t[i], 0, got, SIZE), TNM_OK);
+        CHECK_EQ(got[0], i & 0xff);
+    }
+    close_many();
+}
+
 int main(void) {
     RUN(sight_of_many_is_cut_into_steps);
     RUN(a_flush_of_many_goes_on_where_it_was);
     RUN(a_tier_with_many_is_lost_in_steps);
+    RUN(what_a_loss_will_take_is_nobodys_only_copy);
     RUN(a_segment_with_many_drains);
     RUN(a_drain_goes_on_behind_pins);
     RUN(no_drain_keeps_another_from_its_end);
