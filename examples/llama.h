@@ -805,7 +805,8 @@ static inline size_t llama_cut(const llama *m, size_t index, int part, uint64_t 
                                model_piece *out) {
     const gguf_tensor *const *t = m->layer[index < m->layers ? index : 0].tensor;
     const gguf_tensor *whole = part == LOGITS ? m->output : t[part];
-    size_t rows = (size_t)whole->shape[1], row_bytes = bytes_of_row(whole->type, (size_t)whole->shape[0]);
+    size_t rows = (size_t)whole->shape[1];
+    size_t row_bytes = bytes_of_row(whole->type, (size_t)whole->shape[0]);
     size_t each = most < row_bytes ? 1 : (size_t)(most / row_bytes);
     size_t count = rows == 0 ? 0 : (rows + each - 1) / each;
     each = count == 0 ? 0 : (rows + count - 1) / count;
@@ -839,7 +840,8 @@ static inline size_t llama_pieces(const llama *m, uint64_t most, model_piece *ou
 }
 
 static inline uint64_t piece_offset(const model_piece *p) { /* in the file */
-    return p->tensor->offset + p->first * bytes_of_row(p->tensor->type, (size_t)p->tensor->shape[0]);
+    const gguf_tensor *t = p->tensor;
+    return t->offset + p->first * bytes_of_row(t->type, (size_t)t->shape[0]);
 }
 
 static inline matrix matrix_of(const gguf_tensor *t, const void *data) {

@@ -922,7 +922,7 @@ TEST(close_waits_for_what_is_out) {
         }
 }
 
-/* A thread that ends takes along what it has started, where the system does so: it is begun anew. */
+/* A thread that ends takes along what it has started, where the system does so: begun anew. */
 enum { GONE_SIZE = 1 << 20, GONE_COUNT = 12 };
 
 static struct gone {
