@@ -6,11 +6,11 @@
 #
 # The limit is the share of the model and what llama.cpp was seen to need besides it (measured first,
 # without a limit): its keys and values, its buffers, node. llm_stream gets the same limit; its
-# budget is the share and 16 MiB of that for keys, values and staging. SHARES RUNS TOKENS THREADS
+# budget is the share and 16 MiB of that for keys, values and staging. SHARES RUNS TOKENS THREADS PUMP
 # may be set. What else runs on the machine disturbs llama.cpp more: its threads wait by spinning.
 set -u
 cd "$(dirname "$0")/.." || exit 1
-SHARES=${SHARES:-100 90 70 50} RUNS=${RUNS:-3} TOKENS=${TOKENS:-16} THREADS=${THREADS:-2}
+SHARES=${SHARES:-100 90 70 50} RUNS=${RUNS:-3} TOKENS=${TOKENS:-16} THREADS=${THREADS:-2} PUMP=${PUMP:-thread}
 WARM=4 BESIDE=$((16 << 20)) WORK=build/llama MODEL=build/bench_llama.gguf TEXT="tensor"
 MODEL_ARGS="--dtype q8_0 --layers 16 --dim 2048 --ffn 8192 --heads 16 --kv-heads 16 --seed 1"
 GROUP="" V1=/sys/fs/cgroup/memory V2=/sys/fs/cgroup
@@ -81,7 +81,7 @@ install_llama() { # as tests/llama/run.sh does
 
 ours() { # bytes of the group, bytes of budget -> TOKENS_OURS, PACE
     inside "$1" "$WORK/bench_stream" --model "$MODEL" --prompt "$TEXT" --tokens "$TOKENS" --once \
-        --tiers 2 --host-bytes "$2" --direct --pump thread --threads "$THREADS" \
+        --tiers 2 --host-bytes "$2" --direct --pump "$PUMP" --threads "$THREADS" \
         --trace $WORK/bench.json --picture $WORK/bench.svg >$WORK/ours.out 2>$WORK/ours.err ||
         broken "llm_stream: $(tail -1 $WORK/ours.err)"
     grep -q 'peak_ok=yes' $WORK/ours.out || broken "llm_stream exceeded its budget"
