@@ -13918,9 +13918,11 @@ static tnmi_use tnmi_door_use(const tnm_ctx *ctx, uint32_t lane, const tnm_use *
     return use;
 }
 
-/* Lanes began to look at pins, or ceased to. */
+/* Lanes began to look at pins, or ceased to. Where every pin takes the lock anyway nothing changes:
+ * without atomics other threads read these two outside of it. */
 static void tnmi_door_watch(tnm_ctx *ctx) {
-    uint32_t by_lock = (ctx->by_lock & 1u) | (ctx->e.hints.watching ? 2u : 0);
+    if (ctx->by_lock & 1u) return;
+    uint32_t by_lock = ctx->e.hints.watching ? 2u : 0;
     tnmi_base_store32(&ctx->by_lock, by_lock);
     tnmi_base_store32(&ctx->shut, by_lock | (uint32_t)ctx->inside);
 }
