@@ -6068,10 +6068,9 @@ typedef struct tnmi_view { /* what the policy may see of one tier */
     const uint32_t *cost_out;
     uint32_t tier;
     uint32_t wall; /* kept ones lie below this granule, TNMI_NONE = anywhere */
-    uint64_t
-        losing; /* tiers whose memory is gone, as bits: what is on record there survives nobody */
-    int spill;  /* -1 = a bottom: what is dirty cannot leave */
-    int sick;   /* what is dirty cannot leave now */
+    uint64_t losing; /* tiers whose memory is gone, as bits: what is on record there is no copy */
+    int spill;       /* -1 = a bottom: what is dirty cannot leave */
+    int sick;        /* what is dirty cannot leave now */
     /* set while alloc refuses below, in a bottom: what is dirty needs a free gap there */
     const tnmi_space *gaps;
     uint64_t gap_granule, gap_extra;
@@ -8491,6 +8490,7 @@ static void tnmi_engine_end_request(tnmi_engine *e, uint32_t index) {
             at = &tnmi_engine_request(e, *at)->chain;
         *at = request->chain;
     }
+    request->age = 0; /* of none that lives */
     tnmi_store_give(&e->requests, index);
     e->changed++;
 }
@@ -13294,24 +13294,42 @@ static inline void tnmi_door_complete(tnm_ctx *ctx, tnm_pinned *out, int count) 
     }
 }
 
-static tnm_result tnmi_door_ask(tnm_ctx *ctx, uint32_t request, const tnm_use *set, int count,
+/* Are the handles good still? While a call waited another thread may have destroyed one whose
+ * content has further names, and lives on. */
+static tnm_result tnmi_door_are_named(const tnm_ctx *ctx, const tnm_use *set, int count) {
+    tnm_result why = TNM_OK;
+    for (int i = 0; i < count; i++)
+        if (tnmi_tensor_find(&ctx->e.tensors, set[i].tensor.id, &why) == TNMI_NONE) return why;
+    return TNM_OK;
+}
+
+/* Asks until no table has to grow. While one does another thread may end what a try_ call asks for:
+ * its request is TNMI_NONE then, and the next call asks anew. */
+static tnm_result tnmi_door_ask(tnm_ctx *ctx, uint32_t *request, const tnm_use *set, int count,
                                 tnm_pinned *out) {
-    tnm_result r;
+    tnmi_engine *e = &ctx->e;
+    uint64_t age = tnmi_engine_request(e, *request)->age;
     for (;;) {
-        if (ctx->e.losing) tnmi_engine_lose_members(&ctx->e, request);
-        r = tnmi_engine_ask_request(&ctx->e, request, set, count, out);
-        if (r != TNM_ABSENT) break;
+        if (e->losing) tnmi_engine_lose_members(e, *request);
+        tnm_result r = tnmi_engine_ask_request(e, *request, set, count, out);
+        if (r == TNM_OK) tnmi_door_complete(ctx, out, count);
+        if (r != TNM_ABSENT) return r;
         tnmi_door_grow(ctx);
+        if (tnmi_engine_request(e, *request)->age != age) *request = TNMI_NONE;
+        r = tnmi_door_are_named(ctx, set, count);
+        if (r != TNM_OK) return r;
+        if (*request == TNMI_NONE) return TNM_PENDING;
     }
-    if (r == TNM_OK) tnmi_door_complete(ctx, out, count);
-    return r;
 }
 
 static tnm_result tnmi_door_new_request(tnm_ctx *ctx, const tnm_use *set, int count, int calling,
                                         uint32_t *out) {
     tnm_result r;
-    while ((r = tnmi_engine_new_request(&ctx->e, set, count, calling, out)) == TNM_ABSENT)
+    while ((r = tnmi_engine_new_request(&ctx->e, set, count, calling, out)) == TNM_ABSENT) {
         tnmi_door_grow(ctx);
+        r = tnmi_door_are_named(ctx, set, count);
+        if (r != TNM_OK) return r;
+    }
     return r;
 }
 
@@ -13350,15 +13368,6 @@ static void tnmi_door_log_refusal(tnm_ctx *ctx, tnm_result r, const char *call) 
     if (e->last.tier < e->tiers.count) log->have = e->tiers.tier[e->last.tier].budget;
 }
 
-/* Are the handles good still? While a call waited another thread may have destroyed one whose
- * content has further names, and lives on. */
-static tnm_result tnmi_door_are_named(const tnm_ctx *ctx, const tnm_use *set, int count) {
-    tnm_result why = TNM_OK;
-    for (int i = 0; i < count; i++)
-        if (tnmi_tensor_find(&ctx->e.tensors, set[i].tensor.id, &why) == TNMI_NONE) return why;
-    return TNM_OK;
-}
-
 /* The slow path of both pins, for a set that was checked. waits: a blocking call. */
 static tnm_result tnmi_door_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm_pinned *out,
                                 int waits, const char *call) {
@@ -13386,18 +13395,18 @@ static tnm_result tnmi_door_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm
         tnmi_engine_request(e, request)->lapse = e->tick + TNMI_LAPSE_TICKS;
     }
     if (e->threaded) tnmi_engine_advance(e);
-    r = tnmi_door_ask(ctx, request, set, count, out);
+    r = tnmi_door_ask(ctx, &request, set, count, out);
     while (waits && !only_here && r == TNM_PENDING) {
         if (!tnmi_door_turn(ctx, &rounds, 1)) break;
         r = tnmi_door_are_named(ctx, set, count);
-        if (r == TNM_OK) r = tnmi_door_ask(ctx, request, set, count, out);
+        if (r == TNM_OK) r = tnmi_door_ask(ctx, &request, set, count, out);
     }
     if (r == TNM_OK) return r;
     if (r == TNM_PENDING && !waits && !only_here) {
         e->tick++;
         return r;
     }
-    tnmi_engine_end_request(e, request);
+    if (request != TNMI_NONE) tnmi_engine_end_request(e, request);
     tnmi_door_log_refusal(ctx, r, call);
     return r == TNM_PENDING && only_here ? TNM_ABSENT : r;
 }
@@ -14083,13 +14092,18 @@ TENSORMEM_API tnm_result tnm_advise(tnm_ctx *ctx, tnm_tensor tensor, uint32_t ad
     return tnmi_door_leave(ctx, r);
 }
 
-/* Ask the engine until no table has to grow. */
-static tnm_result tnmi_door_leave_tier(tnm_ctx *ctx, uint32_t content, uint32_t tier, int flush) {
+/* Ask the engine until no table has to grow. While one does the content may end, and its slot be
+ * another's: `tensor` names it, or is {0}, and whatever content is there by then is as good. */
+static tnm_result tnmi_door_leave_tier(tnm_ctx *ctx, tnm_tensor tensor, uint32_t content,
+                                       uint32_t tier, int flush) {
+    const tnmi_tensor *slot = tnmi_engine_content(&ctx->e, content);
     for (;;) {
         tnm_result r = flush ? tnmi_engine_flush(&ctx->e, content, tier)
                              : tnmi_engine_evict(&ctx->e, content, tier);
         if (!ctx->e.grow) return r;
         tnmi_door_grow(ctx);
+        if (tensor.id && tnmi_tensor_find(&ctx->e.tensors, tensor.id, &r) == TNMI_NONE) return r;
+        if (!slot->flags || (slot->flags & TNMI_VIEW) || slot->refs == 0) return TNM_OK;
     }
 }
 
@@ -14098,7 +14112,7 @@ TENSORMEM_API tnm_result tnm_evict(tnm_ctx *ctx, tnm_tensor tensor, int tier) {
     tnm_result r;
     if (!tnmi_door_begin(ctx, call, tnmi_door_check_tier(ctx, tier))) return TNM_ERR_ARGUMENT;
     uint32_t content = tnmi_door_content(ctx, tensor, call, &r);
-    if (r == TNM_OK) r = tnmi_door_leave_tier(ctx, content, (uint32_t)tier, 0);
+    if (r == TNM_OK) r = tnmi_door_leave_tier(ctx, tensor, content, (uint32_t)tier, 0);
     return tnmi_door_leave(ctx, r);
 }
 
@@ -14107,6 +14121,7 @@ TENSORMEM_API tnm_result tnm_evict(tnm_ctx *ctx, tnm_tensor tensor, int tier) {
 static tnm_result tnmi_door_flush_all(tnm_ctx *ctx, uint32_t tier) {
     tnmi_engine *e = &ctx->e;
     tnmi_tier *t = &e->tiers.tier[tier];
+    const tnm_tensor none = { 0 };
     tnm_result worst = TNM_OK, first = TNM_OK;
     uint32_t left = e->tensors.names.fresh, i = t->flush_at;
     for (; left > 0 && e->move.ops.live < TNMI_FLUSHES; left--, i++) {
@@ -14115,7 +14130,7 @@ static tnm_result tnmi_door_flush_all(tnm_ctx *ctx, uint32_t tier) {
         const tnmi_tensor *tensor = tnmi_engine_content(e, i);
         if (!tensor->flags || (tensor->flags & TNMI_VIEW) || tensor->refs == 0) continue;
         if (tensor->flags & TNMI_BROKEN) continue;
-        tnm_result r = tnmi_door_leave_tier(ctx, i, tier, 1);
+        tnm_result r = tnmi_door_leave_tier(ctx, none, i, tier, 1);
         if (r == TNM_PENDING) worst = r;
         if (r < 0 && first == TNM_OK) first = r;
         if (r != TNM_OK) tnmi_door_breath(ctx); /* a plan was made */
@@ -14130,7 +14145,7 @@ TENSORMEM_API tnm_result tnm_flush(tnm_ctx *ctx, tnm_tensor tensor, int tier) {
     if (!tnmi_door_begin(ctx, call, tnmi_door_check_tier(ctx, tier))) return TNM_ERR_ARGUMENT;
     if (tensor.id == 0) return tnmi_door_leave(ctx, tnmi_door_flush_all(ctx, (uint32_t)tier));
     uint32_t content = tnmi_door_content(ctx, tensor, call, &r);
-    if (r == TNM_OK) r = tnmi_door_leave_tier(ctx, content, (uint32_t)tier, 1);
+    if (r == TNM_OK) r = tnmi_door_leave_tier(ctx, tensor, content, (uint32_t)tier, 1);
     return tnmi_door_leave(ctx, r);
 }
 
@@ -14287,11 +14302,15 @@ TENSORMEM_API tnm_result tnm_why(tnm_ctx *ctx, const tnm_use *set, int count, tn
     if (r == TNM_OK) r = tnmi_door_new_request(ctx, set, count, 1, &request);
     if (r == TNM_OK) {
         uint32_t tier = TNMI_NONE;
-        while ((out->result = tnmi_engine_rehearse(&ctx->e, request, &tier, &out->need_bytes)) ==
-               TNM_ABSENT)
+        do {
+            out->result = tnmi_engine_rehearse(&ctx->e, request, &tier, &out->need_bytes);
+            if (out->result != TNM_ABSENT) break;
             tnmi_door_grow(ctx);
+            r = tnmi_door_are_named(ctx, set, count);
+        } while (r == TNM_OK);
         uint64_t changed = ctx->e.changed;
         tnmi_engine_end_request(&ctx->e, request);
+        if (r != TNM_OK) return tnmi_door_leave(ctx, r);
         tnm_result standing = tnmi_engine_standing(&ctx->e, set, count);
         if (standing != TNM_PENDING && !tnmi_door_all_here(ctx, set, count, 1))
             out->result = standing;

@@ -395,10 +395,99 @@ TEST(what_a_loss_will_take_is_nobodys_only_copy) {
     close_many();
 }
 
+/* While a table grows for a flush or an eviction, its tensor ends, and its slot is a view's. */
+static int evicts, same_slot;
+static tnm_tensor whole;
+
+static void end_it(void) {
+    CHECK_EQ(tnm_tensor_destroy(many.ctx, many.t[0]), TNM_OK);
+}
+
+static void end_and_view(void) {
+    tnm_tensor_desc d;
+    tnm_tensor view;
+    CHECK_EQ(tnm_tensor_destroy(many.ctx, many.t[0]), TNM_OK);
+    memset(&d, 0, sizeof d);
+    d.bytes = SIZE / 2;
+    CHECK_EQ(tnm_tensor_view(many.ctx, whole, (uint64_t)1 << 29, &d, &view), TNM_OK);
+    same_slot = (uint32_t)view.id == (uint32_t)many.t[0].id;
+}
+
+TEST(a_flush_whose_tensor_ends_leaves_its_successor_alone) {
+    tnm_tensor_desc d;
+    memset(&d, 0, sizeof d);
+    d.bytes = (uint64_t)1 << 30; /* it never holds any */
+    for (evicts = 0; evicts < 2; evicts++) {
+        open_many(64);
+        many.t[0] = tensor();
+        fill(0);
+        CHECK_EQ(tnm_tensor_create(many.ctx, &d, &whole), TNM_OK);
+        many.meanwhile = end_and_view;
+        CHECK_EQ(evicts ? tnm_evict(many.ctx, many.t[0], 0) : tnm_flush(many.ctx, many.t[0], 1),
+                 TNM_ERR_STALE);
+        CHECK(many.meanwhile == NULL && same_slot);
+        CHECK_EQ(stats(0).tensors, 0);
+        close_many();
+    }
+}
+
+static int letting_go; /* how often the lock is let go before the tensor ends */
+static int views;
+
+static void end_later(void) {
+    if (--letting_go > 0)
+        many.meanwhile = end_later;
+    else if (views)
+        end_and_view();
+    else
+        end_it();
+}
+
+static tnm_result ask(int kind) {
+    static unsigned char bytes[SIZE];
+    tnm_pinned p;
+    tnm_use use;
+    tnm_shortage why;
+    tnm_result r;
+    memset(&use, 0, sizeof use);
+    use.tensor = many.t[0];
+    use.access = TNM_DISCARD;
+    if (kind == 0) return tnm_write(many.ctx, many.t[0], 0, bytes, SIZE);
+    if (kind == 1) return tnm_why(many.ctx, &use, 1, &why);
+    if (kind == 2) return tnm_schedule(many.ctx, 0, &use, 1, 1);
+    r = kind == 3 ? tnm_pin(many.ctx, &use, 1, &p) : tnm_try_pin(many.ctx, &use, 1, &p);
+    if (r == TNM_OK) CHECK_EQ(tnm_unpin(many.ctx, &p, 1, 0), TNM_OK);
+    return r;
+}
+
+/* Wherever a call lets the lock go, its tensor may end there, and its slot be a view's. */
+TEST(a_call_whose_tensor_ends_fails) {
+    tnm_tensor_desc d;
+    memset(&d, 0, sizeof d);
+    d.bytes = (uint64_t)1 << 30;
+    for (int kind = 0; kind < 5; kind++)
+        for (int at = 1, more = 1; more && at < 64; at++)
+            for (views = 0; views < 2; views++) {
+                open_many(64);
+                CHECK_EQ(tnm_tensor_create(many.ctx, &d, &whole), TNM_OK);
+                many.t[0] = tensor();
+                letting_go = at;
+                many.meanwhile = end_later;
+                tnm_result r = ask(kind);
+                more = many.meanwhile == NULL;
+                many.meanwhile = NULL;
+                CHECK(r == TNM_OK || r == TNM_PENDING || r == TNM_ERR_STALE);
+                CHECK(at != 1 || r == TNM_ERR_STALE);
+                close_many();
+            }
+}
+
 int main(void) {
     RUN(sight_of_many_is_cut_into_steps);
     RUN(a_flush_of_many_goes_on_where_it_was);
     RUN(a_tier_with_many_is_lost_in_steps);
+    RUN(a_flush_whose_tensor_ends_leaves_its_successor_alone);
+    RUN(a_call_whose_tensor_ends_fails);
     RUN(what_a_loss_will_take_is_nobodys_only_copy);
     RUN(a_segment_with_many_drains);
     RUN(a_drain_goes_on_behind_pins);
