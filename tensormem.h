@@ -609,6 +609,7 @@ struct tnm_backend {
     uint64_t (*available)(void *user);
     void *user;
     uint32_t granularity; /* copies out of adopted memory start and end on multiples; 0 = 1 */
+    uint32_t odd_ends;    /* 1: they may start and end anywhere, but multiples are faster */
 };
 
 typedef struct tnm_tier_desc {
@@ -2300,7 +2301,12 @@ typedef struct tnmi_shelf_end { /* of an operation, in a file; as the file was w
 enum { TNMI_SHELF_READ, TNMI_SHELF_WRITE, TNMI_SHELF_BETWEEN };                       /* kinds */
 enum { TNMI_SHELF_FREE, TNMI_SHELF_QUEUED, TNMI_SHELF_OUT, TNMI_SHELF_DONE };         /* states */
 enum { TNMI_SHELF_AT_ONCE, TNMI_SHELF_RING, TNMI_SHELF_CREW, TNMI_SHELF_OVERLAPPED }; /* drivers */
-enum { TNMI_SHELF_MOVE, TNMI_SHELF_LOAD, TNMI_SHELF_STORE }; /* straight; by way of the bounce */
+enum { /* straight; by way of the bounce; a read whose first and last page alone go that way */
+    TNMI_SHELF_MOVE,
+    TNMI_SHELF_LOAD,
+    TNMI_SHELF_STORE,
+    TNMI_SHELF_SPREAD
+};
 
 typedef struct tnmi_shelf_leg { /* a range of one file, from or to memory */
     unsigned char *at;
@@ -2308,18 +2314,21 @@ typedef struct tnmi_shelf_leg { /* a range of one file, from or to memory */
     uint64_t skip, part; /* bounce: where the bytes that are wanted begin, and how many */
     uint64_t range, moved;
     int writes, phase;
+    int narrow; /* no SPREAD any more */
 } tnmi_shelf_leg;
-
-typedef struct tnmi_shelf_step { /* one transfer */
-    unsigned char *at;
-    uint64_t size, offset;
-    int writes;
-} tnmi_shelf_step;
 
 typedef struct tnmi_shelf_vec { /* the system's struct iovec */
     void *at;
     size_t size;
 } tnmi_shelf_vec;
+
+typedef struct tnmi_shelf_step { /* one transfer; a driver may do only what comes before `more` */
+    unsigned char *at;
+    uint64_t size, offset;
+    int writes;
+    uint32_t mores;
+    tnmi_shelf_vec more[2]; /* what follows in the file, elsewhere in memory */
+} tnmi_shelf_step;
 
 typedef struct tnmi_shelf_op {
     tnmi_shelf_end to, from;
@@ -2932,6 +2941,53 @@ static int tnmi_shelf_turn(tnmi_shelf_op *op) {
     return 1;
 }
 
+/* A read whose middle can go straight is one step, its odd ends too: their pages have the first two
+ * of the bounce buffer. 0 = it is none. */
+static int tnmi_shelf_spread(tnmi_shelf_op *op) {
+    tnmi_shelf_leg *leg = &op->leg;
+    tnmi_shelf_step *step = &op->step;
+    const uint64_t page = op->from.page, offset = leg->offset + leg->done;
+    const uint64_t skip = offset & (page - 1), head = skip ? page - skip : 0;
+    const uint64_t left = tnmi_base_min(leg->size - leg->done, TNMI_SHELF_CALL);
+    unsigned char *at = leg->at + leg->done;
+    if (op->kind != TNMI_SHELF_READ || leg->narrow || left < head + page) return 0;
+    const uint64_t tail = (left - head) & (page - 1), middle = left - head - tail;
+    if ((!head && !tail) || 2 * page > TNMI_SHELF_BOUNCE) return 0;
+    leg->skip = skip;
+    leg->part = left;
+    leg->phase = TNMI_SHELF_SPREAD;
+    step->at = head ? op->bounce : at;
+    step->size = head ? page : middle;
+    step->offset = offset - skip;
+    step->writes = 0;
+    if (head) {
+        step->more[0].at = at + head;
+        step->more[0].size = (size_t)middle;
+        step->mores = 1;
+    }
+    if (tail) {
+        step->more[step->mores].at = op->bounce + page;
+        step->more[step->mores++].size = (size_t)page;
+    }
+    return 1;
+}
+
+/* What of it has come is made use of, in whole pages unless it is all. */
+static void tnmi_shelf_spread_took(tnmi_shelf_op *op, uint64_t got) {
+    tnmi_shelf_leg *leg = &op->leg;
+    const uint64_t page = op->from.page, head = leg->skip ? page - leg->skip : 0;
+    const uint64_t tail = (leg->part - head) & (page - 1), middle = leg->part - head - tail;
+    unsigned char *at = leg->at + leg->done;
+    leg->phase = TNMI_SHELF_MOVE;
+    if (got < leg->skip + leg->part) got &= ~(page - 1);
+    leg->narrow = got == 0; /* the file ends before it said */
+    if (got == 0) return;
+    got = tnmi_base_min(got - leg->skip, leg->part);
+    if (head) memcpy(at, op->bounce + leg->skip, (size_t)head);
+    if (got > head + middle) memcpy(at + head + middle, op->bounce + page, (size_t)tail);
+    leg->done += got;
+}
+
 /* The step that follows: straight where both ends are as direct transfers want them, else whole
  * pages through the bounce buffer. A write that covers a page in part loads it first. */
 static void tnmi_shelf_shape(tnmi_shelf_op *op) {
@@ -2941,9 +2997,12 @@ static void tnmi_shelf_shape(tnmi_shelf_op *op) {
     uint64_t upper = op->kind == TNMI_SHELF_BETWEEN ? (uint64_t)TNMI_SHELF_BOUNCE / 2 : 0;
     unsigned char *at = leg->at + leg->done, *bounce = op->bounce + upper;
     tnmi_shelf_step *step = &op->step;
+    step->mores = 0;
+    if (leg->phase == TNMI_SHELF_SPREAD) leg->phase = TNMI_SHELF_MOVE; /* it was not carried out */
     if (leg->phase == TNMI_SHELF_MOVE) {
         uint64_t skip = offset & mask, most = TNMI_SHELF_BOUNCE - upper - skip;
         uint64_t crooked = ((uint64_t)(uintptr_t)at + end->page - skip) & (end->align - 1);
+        if (crooked == 0 && tnmi_shelf_spread(op)) return;
         if (skip == 0 && crooked == 0 && left > mask) {
             step->at = at;
             step->size = tnmi_base_min(left & ~mask, TNMI_SHELF_CALL);
@@ -2977,6 +3036,23 @@ static int tnmi_shelf_next(tnmi_shelf_op *op) {
     return 1;
 }
 
+static uint64_t tnmi_shelf_step_size(const tnmi_shelf_step *step) {
+    uint64_t size = step->size;
+    for (uint32_t k = 0; k < step->mores; k++)
+        size += step->more[k].size;
+    return size;
+}
+
+/* So many bytes of it were written by the system. */
+static void tnmi_shelf_came(const tnmi_shelf_step *step, uint64_t got) {
+    tnmi_base_defined(step->at, tnmi_base_min(got, step->size));
+    got = tnmi_base_less(got, step->size);
+    for (uint32_t k = 0; k < step->mores; k++) {
+        tnmi_base_defined(step->more[k].at, tnmi_base_min(got, step->more[k].size));
+        got = tnmi_base_less(got, step->more[k].size);
+    }
+}
+
 /* So many bytes of the step were moved, or FAILED, or MISFIT. */
 static void tnmi_shelf_took(tnmi_shelf_op *op, int64_t got) {
     tnmi_shelf_leg *leg = &op->leg;
@@ -2988,7 +3064,11 @@ static void tnmi_shelf_took(tnmi_shelf_op *op, int64_t got) {
     else if (got <= 0) /* a file that ends here is shorter than it said */
         op->result = TNM_ERR_BACKEND;
     if (got <= 0) return;
-    if (!op->step.writes) tnmi_base_defined(op->step.at, (uint64_t)got);
+    if (!op->step.writes) tnmi_shelf_came(&op->step, (uint64_t)got);
+    if (leg->phase == TNMI_SHELF_SPREAD) {
+        tnmi_shelf_spread_took(op, (uint64_t)got);
+        return;
+    }
     leg->moved += (uint64_t)got;
     if (leg->phase == TNMI_SHELF_MOVE) {
         leg->done += (uint64_t)got;
@@ -3224,7 +3304,8 @@ static void tnmi_shelf_ring_go_on(tnmi_shelf_state *state, uint32_t index) {
 
 /* Does the step of `b` go on where that of `a` ends? */
 static int tnmi_shelf_ring_follows(const tnmi_shelf_op *a, const tnmi_shelf_op *b) {
-    return a->step.writes == b->step.writes && a->step.offset + a->step.size == b->step.offset &&
+    return a->step.writes == b->step.writes &&
+           a->step.offset + tnmi_shelf_step_size(&a->step) == b->step.offset &&
            tnmi_shelf_side(a)->fd == tnmi_shelf_side(b)->fd;
 }
 
@@ -3235,7 +3316,7 @@ static uint32_t tnmi_shelf_ring_beside(tnmi_shelf_state *state, uint32_t index, 
     uint32_t before = TNMI_NONE, i = state->ring.launch.first;
     for (; i != TNMI_NONE; before = i, i = state->op[i].next) {
         const tnmi_shelf_op *other = &state->op[i];
-        if (other->step.size > most ||
+        if (tnmi_shelf_step_size(&other->step) > most ||
             (after ? !tnmi_shelf_ring_follows(op, other) : !tnmi_shelf_ring_follows(other, op)))
             continue;
         tnmi_shelf_unlink(state, &state->ring.launch, before);
@@ -3245,14 +3326,14 @@ static uint32_t tnmi_shelf_ring_beside(tnmi_shelf_state *state, uint32_t index, 
 }
 
 /* The next transfer: the oldest step that waits, and neighbours of it in the file. Its first
- * operation; the others are in its chain. */
+ * operation; the others are in its chain. `count` is of pieces of memory, three a step at most. */
 static uint32_t tnmi_shelf_ring_join(tnmi_shelf_state *state, uint32_t *count) {
     uint32_t first = tnmi_shelf_pop(state, &state->ring.launch), last = first;
-    uint64_t all = state->op[first].step.size;
+    uint64_t all = tnmi_shelf_step_size(&state->op[first].step);
     state->op[first].chain = TNMI_NONE;
-    *count = 1;
+    *count = 1 + state->op[first].step.mores;
     for (int after = 0; after < 2; after++)
-        while (*count < TNMI_SHELF_VECS && all < TNMI_SHELF_JOIN) {
+        while (*count + 3 <= TNMI_SHELF_VECS && all < TNMI_SHELF_JOIN) {
             uint64_t most = TNMI_SHELF_JOIN - all;
             uint32_t i = tnmi_shelf_ring_beside(state, after ? last : first, after, most);
             if (i == TNMI_NONE) break;
@@ -3261,8 +3342,8 @@ static uint32_t tnmi_shelf_ring_join(tnmi_shelf_state *state, uint32_t *count) {
                 last = state->op[last].chain = i;
             else
                 first = i;
-            all += state->op[i].step.size;
-            ++*count;
+            all += tnmi_shelf_step_size(&state->op[i].step);
+            *count += 1 + state->op[i].step.mores;
         }
     return first;
 }
@@ -3272,9 +3353,12 @@ static void tnmi_shelf_ring_fill(tnmi_shelf_state *state) {
     uint32_t count, index = tnmi_shelf_ring_join(state, &count), i = index, tail = *ring->sq_tail;
     tnmi_shelf_op *op = &state->op[index];
     tnmi_shelf_entry *entry = &ring->entry[tail & ring->sq_mask];
-    for (uint32_t k = 0; k < count; k++, i = state->op[i].chain) {
-        op->vec[k].at = state->op[i].step.at;
-        op->vec[k].size = (size_t)state->op[i].step.size;
+    for (uint32_t k = 0; k < count; i = state->op[i].chain) {
+        const tnmi_shelf_step *step = &state->op[i].step;
+        op->vec[k].at = step->at;
+        op->vec[k++].size = (size_t)step->size;
+        for (uint32_t m = 0; m < step->mores; m++)
+            op->vec[k++] = step->more[m];
     }
     memset(entry, 0, sizeof *entry);
     entry->code = op->step.writes ? 2 : 1; /* WRITEV, READV */
@@ -3304,7 +3388,7 @@ static void tnmi_shelf_ring_took(tnmi_shelf_state *state, uint32_t index, int64_
         uint32_t next = op->chain;
         int64_t got = result;
         if (result > 0 || (result == 0 && i != index)) {
-            got = (int64_t)tnmi_base_min((uint64_t)result, op->step.size);
+            got = (int64_t)tnmi_base_min((uint64_t)result, tnmi_shelf_step_size(&op->step));
             result -= got;
             if (got > 0) tnmi_shelf_took(op, got);
         } else if (result == 0 || (disk && alone) || state->closing) {
@@ -4003,6 +4087,7 @@ static tnm_result tnmi_shelf_file_open(const tnm_file_desc *desc, tnm_backend *o
     }
     out->user = state;
     out->granularity = state->granularity;
+    out->odd_ends = 1;
     return TNM_OK;
 }
 
@@ -4675,13 +4760,17 @@ static uint32_t tnmi_move_stage_reserve(tnm_class class_, int downward) {
 
 /* The next chunk of a transfer: at most `most` bytes, cut so that a read of adopted memory starts
  * and ends on the granularity of its backend wherever it can. `source` is the adopted offset of the
- * content's first byte. The odd head and tail go through staging. */
+ * content's first byte. The odd head and tail go through staging, or the backend takes them. */
 static uint64_t tnmi_move_cut(const tnmi_op *op, uint64_t most, uint64_t source, uint64_t grain,
-                              int *bounce) {
+                              int odd_ends, int *bounce) {
     uint64_t left = op->bytes - op->next, odd = (source + op->next) % grain;
     uint64_t size = tnmi_base_min(left, tnmi_base_max(most, 1));
     *bounce = 0;
     if (grain <= 1) return size;
+    if (odd_ends) { /* only the transfer's own ends are odd, if they can be */
+        uint64_t behind = (odd + size) % grain;
+        return size < left && behind < size ? size - behind : size;
+    }
     if (odd != 0 || left < grain) {
         *bounce = 1;
         return tnmi_base_min(left, grain - odd);
@@ -6510,6 +6599,7 @@ typedef struct tnmi_engine {
     uint64_t allowance; /* bytes this pump may still start */
     uint64_t guess_bytes;
     uint64_t grain;      /* the largest granularity of any backend */
+    int strict;          /* one with a granularity has no odd ends */
     uint64_t newest_age; /* of a request */
     uint64_t rekeys[TNM_MAX_TIERS];
     /* tnmi_hints.falls when a tier's order was last gone over, and how far that is */
@@ -10084,13 +10174,16 @@ static int tnmi_engine_choose_source(tnmi_engine *e, uint32_t op_index) {
 }
 
 /* Adopted bytes come in multiples of their backend's granularity. */
-static uint64_t tnmi_engine_grain(const tnmi_engine *e, const tnmi_op *op, uint64_t *source) {
+static uint64_t tnmi_engine_grain(const tnmi_engine *e, const tnmi_op *op, uint64_t *source,
+                                  int *odd_ends) {
     uint32_t tier = op->kind == TNMI_OP_READ ? op->tier : op->from;
     *source = 0;
+    *odd_ends = 0;
     if (op->kind != TNMI_OP_FILL && op->kind != TNMI_OP_READ) return 1;
     const tnmi_replica *replica = tnmi_engine_on(e, op->content, tier);
     if (replica->node != TNMI_NONE) return 1;
     *source = tnmi_base_peek64(&replica->stamp) + op->plain_offset;
+    *odd_ends = tnmi_engine_tier(e, tier)->desc.backend.odd_ends != 0;
     return tnmi_base_max(tnmi_engine_tier(e, tier)->desc.backend.granularity, 1);
 }
 
@@ -10214,7 +10307,7 @@ static uint32_t tnmi_engine_not_yet(tnmi_engine *e, uint32_t op_index) {
 static uint32_t tnmi_engine_start_chunk(tnmi_engine *e, uint32_t op_index) {
     tnmi_op *op = tnmi_engine_op(e, op_index);
     uint64_t source, most = tnmi_base_min(e->move.chunk, e->allowance);
-    int bounce, zero = tnmi_engine_is_zero(op);
+    int bounce, odd_ends, zero = tnmi_engine_is_zero(op);
     tnm_span to;
     if (op->next == op->bytes || e->move.free_copy == TNMI_NONE) return TNMI_NONE;
     if ((op->kind == TNMI_OP_READ || op->kind == TNMI_OP_WRITE) &&
@@ -10232,8 +10325,8 @@ static uint32_t tnmi_engine_start_chunk(tnmi_engine *e, uint32_t op_index) {
     if (spare <= tnmi_move_stage_reserve(op->class_, tnmi_engine_is_downward(op)) ||
         !tnmi_engine_link_open(e, op, most) || tnmi_engine_has_unasked(e, op_index))
         return tnmi_engine_not_yet(e, op_index);
-    uint64_t grain = tnmi_engine_grain(e, op, &source), size;
-    size = tnmi_move_cut(op, most, source, grain, &bounce);
+    uint64_t grain = tnmi_engine_grain(e, op, &source, &odd_ends), size;
+    size = tnmi_move_cut(op, most, source, grain, odd_ends, &bounce);
     if (zero) {
         tnmi_engine_span_to(e, op, &to, op->next);
         bounce = to.host == NULL;
@@ -12515,6 +12608,7 @@ static void tnmi_door_init_tier(tnm_ctx *ctx, uint32_t index) {
     t->segments = t->last_segment = TNMI_NONE;
     e->gone[index] = TNMI_NONE;
     e->grain = tnmi_base_max(e->grain, d->backend.granularity);
+    e->strict |= d->backend.granularity > 1 && !d->backend.odd_ends;
 }
 
 static void tnmi_door_init_below(tnmi_engine *e) {
@@ -12639,7 +12733,7 @@ static TNMI_RARE void tnmi_door_free_all(tnm_ctx *ctx) {
     tnmi_door_give(&ctx->desc, e->tiers.tier, e->tiers.count * sizeof(tnmi_tier));
 }
 
-/* A granularity, two foreign backends, or plain memory between them, and staging is likely. */
+/* Staging is likely: a strict granularity, two foreign backends, or plain memory between them. */
 static void tnmi_door_init_staging(tnm_ctx *ctx) {
     tnmi_engine *e = &ctx->e;
     uint32_t own = 0;
@@ -12648,7 +12742,7 @@ static void tnmi_door_init_staging(tnm_ctx *ctx) {
     e->move.stage_links = tnmi_base_max(e->move.stage_most / e->move.chunk, 4);
     for (uint32_t t = 0; t < e->tiers.count; t++)
         own += (uint32_t)e->tiers.tier[t].own_backend;
-    e->stage_likely = e->stage_wish || e->grain > 1 || own >= 2 || (own > 0 && e->tiers.count > 2);
+    e->stage_likely = e->stage_wish || e->strict || own >= 2 || (own > 0 && e->tiers.count > 2);
     if (e->stage_likely) tnmi_engine_set_aside(e);
 }
 

@@ -76,14 +76,14 @@ static void house_file(house *h, int spills) {
     bench_ok(tnm_file_open(&desc, &h->disk), "tnm_file_open");
 }
 
-static void house_open(house *h, uint64_t block, int tiers_of_memory) {
+static void house_open(house *h, uint64_t block, int tiers_of_memory, uint32_t alignment) {
     tnm_tier_desc tier[2];
     tnm_desc desc;
     memset(tier, 0, sizeof tier);
     memset(&desc, 0, sizeof desc);
     tier[0].name = "fast";
     tier[0].budget_bytes = FAST + (16 << 20);
-    tier[0].alignment = 4096;
+    tier[0].alignment = alignment;
     tier[1].name = "slow";
     tier[1].alignment = 4096;
     tier[1].segment_bytes = ALL;
@@ -156,7 +156,7 @@ static void spill(uint64_t block, double *writes, double *reads) {
     house h;
     memset(&h, 0, sizeof h);
     house_file(&h, 1);
-    house_open(&h, block, 0);
+    house_open(&h, block, 0, 4096);
     touch_memory(&h);
     for (uint32_t i = 0; i < h.count; i++)
         tensor[i] = bench_tensor(h.ctx, block, "t");
@@ -171,7 +171,7 @@ static double model(uint64_t block) {
     memset(&h, 0, sizeof h);
     house_file(&h, 0);
     bench_ok(tnm_file_adopt(&h.disk, path_of("bench_fio.tmp"), &mem, &size), "tnm_file_adopt");
-    house_open(&h, block, 0);
+    house_open(&h, block, 0, 256); /* a larger one leaves no place the odd start */
     touch_memory(&h);
     h.count--; /* 32 bytes beside the pages the last one would not fit */
     for (uint32_t i = 0; i < h.count; i++) {
@@ -229,7 +229,7 @@ static void memory(int block) {
         for (uint64_t at = 0; at < ALL; at += bytes)
             memcpy(to + at % FAST, from + at, bytes);
         rivals[i] = speed_of(ALL, bench_wall() - start);
-        house_open(&h, bytes, 1);
+        house_open(&h, bytes, 1, 4096);
         touch_memory(&h);
         for (uint32_t k = 0; k < h.count; k++)
             tensor[k] = bench_tensor(h.ctx, bytes, "t");
@@ -244,6 +244,12 @@ static void memory(int block) {
     free(to);
 }
 
+/* BENCH_PART: the words of the parts to run, all of them by default */
+static int runs(const char *part) {
+    const char *parts = getenv("BENCH_PART");
+    return !parts || strstr(parts, part) != NULL;
+}
+
 int main(void) {
     house h;
     folder = getenv("BENCH_DIR") ? getenv("BENCH_DIR") : "build";
@@ -252,14 +258,15 @@ int main(void) {
     house_file(&h, 1);
     printf("# %s\n", tnm_file_how(&h.disk));
     tnm_file_close(&h.disk);
-    for (int block = 0; block < BLOCKS; block++)
+    for (int block = 0; block < BLOCKS && runs("memory"); block++)
         memory(block);
+    if (!runs("disk")) return 0;
     if (fio("write", 1 << 20) <= 0) {
         printf("skip disk: fio with io_uring is not installed, or cannot write to %s\n", folder);
         return 0;
     }
     for (int block = 0; block < BLOCKS; block++)
-        disk(block);
+        if (runs(block_name[block])) disk(block);
     remove(path_of("bench_fio.tmp"));
     return 0;
 }

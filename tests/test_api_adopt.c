@@ -216,6 +216,24 @@ EACH(odd_offsets_under_a_granularity) { /* the device refuses reads that are not
     rig_end(g);
 }
 
+EACH(odd_ends_that_the_backend_takes) { /* one copy each, and no staging */
+    static const uint64_t offsets[] = { 0, 32, 512, 544, 1, 4128 };
+    enum { COUNT = sizeof offsets / sizeof offsets[0] };
+    lent l[COUNT];
+    if (kind & SIM_HIDDEN) return; /* they need staging for another reason */
+    rig_tier(g, "fast", kind, rig_room(2, ONE) + 64 * KIB);
+    rig_tier(g, "disk", SIM_HIDDEN | (kind & SIM_ASYNC), 0);
+    g->tiers[1].backend.granularity = 512;
+    g->tiers[1].backend.odd_ends = 1;
+    rig_create(g);
+    for (int i = 0; i < COUNT; i++)
+        lend(g, &l[i], 1, offsets[i], 0, (uint64_t)i);
+    for (int i = 0; i < COUNT; i++)
+        rig_expect(g, l[i].t, 0, (uint64_t)i);
+    CHECK(g->ctx->e.move.stage_state == TNMI_STAGING_NONE);
+    rig_end(g);
+}
+
 EACH(many_ranges_of_one_file) { /* they share `mem`; each is told of by its offset */
     enum { COUNT = 6 };
     lent l[COUNT];
@@ -324,6 +342,7 @@ int main(void) {
     RUN(released_after_a_copy_that_reads_it);
     RUN(views_of_adopted);
     RUN(odd_offsets_under_a_granularity);
+    RUN(odd_ends_that_the_backend_takes);
     RUN(many_ranges_of_one_file);
     RUN(a_host_pointer_on_a_default_tier);
     RUN(a_file);

@@ -318,7 +318,8 @@ static void check_cut(uint64_t bytes, uint64_t most, uint64_t source, uint64_t g
     op.bytes = bytes;
     while (op.next < bytes) {
         int bounce = -1;
-        uint64_t from = source + op.next, size = tnmi_move_cut(&op, most, source, grain, &bounce);
+        uint64_t from = source + op.next;
+        uint64_t size = tnmi_move_cut(&op, most, source, grain, 0, &bounce);
         CHECK(size > 0 && size <= bytes - op.next);
         if (size == 0 || size > bytes - op.next) return;
         CHECK(bounce == 0 || bounce == 1);
@@ -338,13 +339,31 @@ static void check_cut(uint64_t bytes, uint64_t most, uint64_t source, uint64_t g
     CHECK(pieces <= bytes / step + 3);
 }
 
+/* A backend that takes odd ends: nothing bounces, what is cut is cut on the grain if it can be. */
+static void check_odd_cut(uint64_t bytes, uint64_t most, uint64_t source, uint64_t grain) {
+    tnmi_op op;
+    memset(&op, 0, sizeof op);
+    op.bytes = bytes;
+    while (op.next < bytes) {
+        int bounce = -1;
+        uint64_t from = source + op.next;
+        uint64_t size = tnmi_move_cut(&op, most, source, grain, 1, &bounce);
+        CHECK(bounce == 0 && size > 0 && size <= bytes - op.next && size <= (most ? most : 1));
+        if (size == 0 || size > bytes - op.next) return;
+        if (size < bytes - op.next && most >= grain) CHECK_EQ((from + size) % grain, 0);
+        op.next += size;
+    }
+}
+
 TEST(chunks_tile_the_transfer_and_keep_to_the_grain) {
     int widest = check_scale(40, 18);
     for (uint64_t bytes = 1; bytes < (uint64_t)widest; bytes++)
         for (uint64_t most = 0; most < (uint64_t)widest + 2; most++)
             for (uint64_t grain = 0; grain <= 16; grain = grain ? grain * 2 : 1)
-                for (uint64_t source = 0; source <= grain; source++)
+                for (uint64_t source = 0; source <= grain; source++) {
                     check_cut(bytes, most, source, grain ? grain : 1);
+                    check_odd_cut(bytes, most, source, grain ? grain : 1);
+                }
     check_cut((uint64_t)1 << 40, (uint64_t)1 << 34, 4095, 4096);
     check_cut(((uint64_t)1 << 40) + 1, UINT64_MAX, 0, 4096);
     check_cut(UINT64_MAX / 2, UINT64_MAX, 0, 1);

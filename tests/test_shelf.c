@@ -1728,6 +1728,43 @@ TEST(sequential_copies_are_joined) {
     memset(&fake, 0, sizeof fake);
 }
 
+/* A read with odd ends is one transfer where memory and file lie alike in their pages. */
+TEST(odd_reads_go_at_once) {
+    enum { SIZE = 40000, PAGE = 4096 };
+    static const uint64_t at[] = { 32, 32, 0, 4000, 4095, 8192 + 1, 32 };
+    static const uint64_t bytes[] = { 5 * PAGE, SIZE - 32, 2 * PAGE + 7, 2 * PAGE, PAGE + 1,
+                                      SIZE - 8193, PAGE - 32 };
+    static unsigned char want[SIZE], raw[SIZE + 3 * PAGE];
+    unsigned char *paged = raw + (PAGE - (uintptr_t)raw % PAGE);
+    make_file(in_folder("model"), SIZE, 0);
+    fill(want, SIZE, 0);
+    static const uint64_t parts[] = { 0, 512, PAGE, 3 * PAGE, 4 * PAGE + 512 }; /* 0: whole */
+    for (size_t part = 0; part < sizeof parts / sizeof *parts; part++) {
+        tnm_backend disk;
+        uint64_t mem, size;
+        memset(&fake, 0, sizeof fake);
+        fake.on = 1;
+        fake.most = parts[part];
+        CHECK_EQ(open_at(NULL, 1, &disk), TNM_OK);
+        CHECK_EQ(tnmi_shelf_file_adopt(&disk, in_folder("model"), &mem, &size), TNM_OK);
+        int direct = state_of(&disk)->adopted[0].direct;
+        for (size_t i = 0; i < sizeof at / sizeof *at; i++) {
+            unsigned char *to = paged + at[i] % PAGE;
+            int before = fake.answers;
+            memset(raw, 0xee, sizeof raw);
+            CHECK_EQ(copy(&disk, plain(to), stored(&disk, mem, at[i]), bytes[i]), TNM_OK);
+            CHECK(memcmp(to, want + at[i], (size_t)bytes[i]) == 0);
+            CHECK_EQ(to[-1], 0xee);
+            CHECK_EQ(to[bytes[i]], 0xee);
+            if (part == 0 && direct && state_of(&disk)->adopted[0].direct)
+                CHECK_EQ(fake.answers - before, 1);
+        }
+        tnmi_shelf_file_close(&disk);
+    }
+    memset(&fake, 0, sizeof fake);
+    remove(in_folder("model"));
+}
+
 #        endif /* TNMI_SHELF_HAS_RING */
 
 /* A child of fork has the table, but neither the threads nor what the kernel writes. */
@@ -2139,6 +2176,7 @@ int main(int argc, char **argv) {
     RUN(direct_that_is_refused_in_mid_flight);
     RUN(a_ring_that_ends_is_told);
     RUN(sequential_copies_are_joined);
+    RUN(odd_reads_go_at_once);
 #        endif
     RUN(a_child_neither_hangs_nor_takes_our_answers);
     RUN(a_child_never_changes_the_file);
