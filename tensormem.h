@@ -6157,9 +6157,10 @@ typedef struct tnmi_view { /* what the policy may see of one tier */
     const uint32_t *cost_out;
     uint32_t tier;
     uint32_t wall; /* kept ones lie below this granule, TNMI_NONE = anywhere */
-    uint64_t losing; /* tiers whose memory is gone, as bits: what is on record there is no copy */
-    int spill;       /* -1 = a bottom: what is dirty cannot leave */
-    int sick;        /* what is dirty cannot leave now */
+    uint64_t
+        losing; /* tiers whose memory is gone, as bits: what is on record there survives nobody */
+    int spill;  /* -1 = a bottom: what is dirty cannot leave */
+    int sick;   /* what is dirty cannot leave now */
     /* set while alloc refuses below, in a bottom: what is dirty needs a free gap there */
     const tnmi_space *gaps;
     uint64_t gap_granule, gap_extra;
@@ -14197,6 +14198,7 @@ static tnm_result tnmi_door_leave_tier(tnm_ctx *ctx, tnm_tensor tensor, uint32_t
         if (!ctx->e.grow) return r;
         tnmi_door_grow(ctx);
         if (tensor.id && tnmi_tensor_find(&ctx->e.tensors, tensor.id, &r) == TNMI_NONE) return r;
+        if (tensor.id) continue;
         if (!slot->flags || (slot->flags & TNMI_VIEW) || slot->refs == 0) return TNM_OK;
     }
 }
