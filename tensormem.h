@@ -2302,10 +2302,10 @@ enum { TNMI_SHELF_READ, TNMI_SHELF_WRITE, TNMI_SHELF_BETWEEN };                 
 enum { TNMI_SHELF_FREE, TNMI_SHELF_QUEUED, TNMI_SHELF_OUT, TNMI_SHELF_DONE };         /* states */
 enum { TNMI_SHELF_AT_ONCE, TNMI_SHELF_RING, TNMI_SHELF_CREW, TNMI_SHELF_OVERLAPPED }; /* drivers */
 enum { /* straight; by way of the bounce; a read whose first and last page alone go that way */
-    TNMI_SHELF_MOVE,
-    TNMI_SHELF_LOAD,
-    TNMI_SHELF_STORE,
-    TNMI_SHELF_SPREAD
+       TNMI_SHELF_MOVE,
+       TNMI_SHELF_LOAD,
+       TNMI_SHELF_STORE,
+       TNMI_SHELF_SPREAD
 };
 
 typedef struct tnmi_shelf_leg { /* a range of one file, from or to memory */
@@ -5143,6 +5143,7 @@ static void tnmi_tensor_unname(tnmi_tensor *tensor) {
 static void tnmi_tensor_delete(tnmi_tensors *tensors, uint32_t index) {
     tnmi_tensor *tensor = tnmi_tensor_at(tensors, index);
     tnmi_tensor_set_flags(tensor, 0, ~(uint32_t)0);
+    tensor->refs = 0; /* no content: flags alone do not say so, of one whose name went */
     if ((tensor->generation & TNMI_GENERATION_MAX) == TNMI_GENERATION_MAX) {
         tnmi_store_retire(&tensors->names);
     } else {
@@ -14199,7 +14200,7 @@ static tnm_result tnmi_door_leave_tier(tnm_ctx *ctx, tnm_tensor tensor, uint32_t
         tnmi_door_grow(ctx);
         if (tensor.id && tnmi_tensor_find(&ctx->e.tensors, tensor.id, &r) == TNMI_NONE) return r;
         if (tensor.id) continue;
-        if (!slot->flags || (slot->flags & TNMI_VIEW) || slot->refs == 0) return TNM_OK;
+        if ((slot->flags & TNMI_VIEW) || slot->refs == 0) return TNM_OK;
     }
 }
 
@@ -14224,7 +14225,7 @@ static tnm_result tnmi_door_flush_all(tnm_ctx *ctx, uint32_t tier) {
         if (left % TNMI_PIECE == 0) tnmi_door_breath(ctx);
         if (i >= e->tensors.names.fresh) i = 0;
         const tnmi_tensor *tensor = tnmi_engine_content(e, i);
-        if (!tensor->flags || (tensor->flags & TNMI_VIEW) || tensor->refs == 0) continue;
+        if ((tensor->flags & TNMI_VIEW) || tensor->refs == 0) continue;
         if (tensor->flags & TNMI_BROKEN) continue;
         tnm_result r = tnmi_door_leave_tier(ctx, none, i, tier, 1);
         if (r == TNM_PENDING) worst = r;

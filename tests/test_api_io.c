@@ -176,6 +176,24 @@ EACH(evict_and_flush) {
     rig_end(g);
 }
 
+EACH(a_flush_of_all_finds_what_only_a_view_names) {
+    tnm_tensor whole, part, all = { 0 };
+    tnm_tensor_desc desc;
+    tnm_result r;
+    rig_pair(g, kind, rig_room(2, ONE));
+    whole = rig_tensor(g, ONE, 0);
+    rig_write(g, whole, 0, 1);
+    memset(&desc, 0, sizeof desc);
+    desc.bytes = ONE;
+    CHECK_EQ(tnm_tensor_view(g->ctx, whole, 0, &desc, &part), TNM_OK);
+    CHECK_EQ(tnm_tensor_destroy(g->ctx, whole), TNM_OK);
+    RIG_UNTIL(r, g, tnm_flush(g->ctx, all, 1));
+    CHECK_EQ(r, TNM_OK);
+    CHECK_EQ(rig_stats(g, 0).dirty_bytes, 0);
+    CHECK_EQ(rig_state(g, part, 1), TNM_STATE_READY);
+    rig_end(g);
+}
+
 EACH(evict_and_flush_run_no_callback) {
     tnm_tensor t;
     uint64_t copies;
@@ -359,6 +377,7 @@ int main(void) {
     RUN(read_needs_no_room);
     RUN(write_is_busy_beside_pins);
     RUN(evict_and_flush);
+    RUN(a_flush_of_all_finds_what_only_a_view_names);
     RUN(evict_and_flush_run_no_callback);
     RUN(flush_is_busy_under_a_writer);
     RUN(readers_let_a_flush_through);
