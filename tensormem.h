@@ -3036,13 +3036,6 @@ static int tnmi_shelf_next(tnmi_shelf_op *op) {
     return 1;
 }
 
-static uint64_t tnmi_shelf_step_size(const tnmi_shelf_step *step) {
-    uint64_t size = step->size;
-    for (uint32_t k = 0; k < step->mores; k++)
-        size += step->more[k].size;
-    return size;
-}
-
 /* So many bytes of it were written by the system. */
 static void tnmi_shelf_came(const tnmi_shelf_step *step, uint64_t got) {
     tnmi_base_defined(step->at, tnmi_base_min(got, step->size));
@@ -3302,10 +3295,17 @@ static void tnmi_shelf_ring_go_on(tnmi_shelf_state *state, uint32_t index) {
         tnmi_shelf_settle(state, index);
 }
 
+static uint64_t tnmi_shelf_ring_size(const tnmi_shelf_step *step) { /* with what comes along */
+    uint64_t size = step->size;
+    for (uint32_t k = 0; k < step->mores; k++)
+        size += step->more[k].size;
+    return size;
+}
+
 /* Does the step of `b` go on where that of `a` ends? */
 static int tnmi_shelf_ring_follows(const tnmi_shelf_op *a, const tnmi_shelf_op *b) {
     return a->step.writes == b->step.writes &&
-           a->step.offset + tnmi_shelf_step_size(&a->step) == b->step.offset &&
+           a->step.offset + tnmi_shelf_ring_size(&a->step) == b->step.offset &&
            tnmi_shelf_side(a)->fd == tnmi_shelf_side(b)->fd;
 }
 
@@ -3316,7 +3316,7 @@ static uint32_t tnmi_shelf_ring_beside(tnmi_shelf_state *state, uint32_t index, 
     uint32_t before = TNMI_NONE, i = state->ring.launch.first;
     for (; i != TNMI_NONE; before = i, i = state->op[i].next) {
         const tnmi_shelf_op *other = &state->op[i];
-        if (tnmi_shelf_step_size(&other->step) > most ||
+        if (tnmi_shelf_ring_size(&other->step) > most ||
             (after ? !tnmi_shelf_ring_follows(op, other) : !tnmi_shelf_ring_follows(other, op)))
             continue;
         tnmi_shelf_unlink(state, &state->ring.launch, before);
@@ -3329,7 +3329,7 @@ static uint32_t tnmi_shelf_ring_beside(tnmi_shelf_state *state, uint32_t index, 
  * operation; the others are in its chain. `count` is of pieces of memory, three a step at most. */
 static uint32_t tnmi_shelf_ring_join(tnmi_shelf_state *state, uint32_t *count) {
     uint32_t first = tnmi_shelf_pop(state, &state->ring.launch), last = first;
-    uint64_t all = tnmi_shelf_step_size(&state->op[first].step);
+    uint64_t all = tnmi_shelf_ring_size(&state->op[first].step);
     state->op[first].chain = TNMI_NONE;
     *count = 1 + state->op[first].step.mores;
     for (int after = 0; after < 2; after++)
@@ -3342,7 +3342,7 @@ static uint32_t tnmi_shelf_ring_join(tnmi_shelf_state *state, uint32_t *count) {
                 last = state->op[last].chain = i;
             else
                 first = i;
-            all += tnmi_shelf_step_size(&state->op[i].step);
+            all += tnmi_shelf_ring_size(&state->op[i].step);
             *count += 1 + state->op[i].step.mores;
         }
     return first;
@@ -3388,7 +3388,7 @@ static void tnmi_shelf_ring_took(tnmi_shelf_state *state, uint32_t index, int64_
         uint32_t next = op->chain;
         int64_t got = result;
         if (result > 0 || (result == 0 && i != index)) {
-            got = (int64_t)tnmi_base_min((uint64_t)result, tnmi_shelf_step_size(&op->step));
+            got = (int64_t)tnmi_base_min((uint64_t)result, tnmi_shelf_ring_size(&op->step));
             result -= got;
             if (got > 0) tnmi_shelf_took(op, got);
         } else if (result == 0 || (disk && alone) || state->closing) {

@@ -113,7 +113,7 @@ chart_llm() {
     [ -s "$table" ] || { lacking llm; return; }
     {
         look 880 400
-        footer "make bench-llm && make charts"
+        footer "make bench-llama && make charts"
         cat <<EOF
 set title "Decoding a Q8_0 model of more than 1 GB whose weights fit in memory only in part" \
     font ',15' textcolor rgb '#111111'

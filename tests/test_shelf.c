@@ -1744,7 +1744,7 @@ TEST(odd_reads_go_at_once) {
         uint64_t mem, size;
         memset(&fake, 0, sizeof fake);
         fake.on = 1;
-        fake.most = parts[part];
+        fake.most = (size_t)parts[part];
         CHECK_EQ(open_at(NULL, 1, &disk), TNM_OK);
         CHECK_EQ(tnmi_shelf_file_adopt(&disk, in_folder("model"), &mem, &size), TNM_OK);
         int direct = state_of(&disk)->adopted[0].direct;
