@@ -21,7 +21,8 @@ SKIP=77 # the exit status of a job that could not run; its last line of output s
 WARN="-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wundef -Werror"
 SWITCHES="TENSORMEM_STATIC TENSORMEM_NO_ATOMICS TENSORMEM_THREADS TENSORMEM_NO_STDIO
     TENSORMEM_NO_FILE NDEBUG"
-SLOW_UNDER_VALGRIND=" test_shelf_noatomics test_threads test_threads_noatomics test_threads_ownlock " # see `make valgrind`
+SLOW_UNDER_VALGRIND=" test_api_foresight test_api_scale test_gguf test_shelf_noatomics \
+test_threads test_threads_noatomics test_threads_ownlock " # see `make valgrind`
 BUILDS_ITSELF=" test_annotate " # builds itself for every checker: not again under one
 
 # ---- the list of jobs ----
