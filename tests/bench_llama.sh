@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The main job against llama.cpp: both decode the same GGUF of 1.1 GB by turns, each time in a fresh
 # memory cgroup of the same size and with none of the file in the page cache, and must say the same
-# tokens. llama.cpp uses its default, mmap; llm_stream reads past the page cache, two tiers, a
-# thread that pumps. One `bench` line for each share of the model that fits. Needs root.
+# tokens. llama.cpp uses its default, mmap; llm_stream reads past the page cache, two tiers, and pumps
+# between its steps (PUMP=thread: a thread does). One `bench` line for each share of the model that
+# fits. Needs root.
 #
 # The limit is the share of the model and what llama.cpp was seen to need besides it (measured first,
 # without a limit): its keys and values, its buffers, node. llm_stream gets the same limit; its
@@ -10,7 +11,7 @@
 # may be set. What else runs on the machine disturbs llama.cpp more: its threads wait by spinning.
 set -u
 cd "$(dirname "$0")/.." || exit 1
-SHARES=${SHARES:-100 90 70 50} RUNS=${RUNS:-3} TOKENS=${TOKENS:-16} THREADS=${THREADS:-2} PUMP=${PUMP:-thread}
+SHARES=${SHARES:-100 90 70 50} RUNS=${RUNS:-3} TOKENS=${TOKENS:-16} THREADS=${THREADS:-2} PUMP=${PUMP:-calls}
 WARM=4 BESIDE=$((16 << 20)) WORK=build/llama MODEL=build/bench_llama.gguf TEXT="tensor"
 MODEL_ARGS="--dtype q8_0 --layers 16 --dim 2048 --ffn 8192 --heads 16 --kv-heads 16 --seed 1"
 GROUP="" V1=/sys/fs/cgroup/memory V2=/sys/fs/cgroup
