@@ -247,6 +247,16 @@ static uint64_t sweep_total(const sweep *m) {
 
 static tnm_use sweep_use[USES];
 
+/* Storage, one tier below the host's, behind one link for both directions. */
+static tnm_tier_desc disk_below(int host, const hardware *h) {
+    int bottom = host + 1, disk = links_add(&S.w, "disk", h->disk, h->disk_latency);
+    tnm_tier_desc tier = links_tier(&S.w, bottom, "storage", 0);
+    tier.queue_depth = h->depth;
+    links_route(&S.w, bottom, host, bottom, disk, -1);
+    links_route(&S.w, host, bottom, bottom, disk, -1);
+    return tier;
+}
+
 /* Devices 0 .. d-1, the host, and for three tiers storage. The share of one device is the whole
  * model: d devices sweep d models in step. */
 static void sweep_open(const sweep *m, const hardware *h) {
@@ -267,13 +277,7 @@ static void sweep_open(const sweep *m, const hardware *h) {
         links_route(&S.w, i, host, i, down, shared);
     }
     tier[host] = links_tier(&S.w, host, "host", m->tiers == 2 ? 0 : pool);
-    if (m->tiers == 3) {
-        int disk = links_add(&S.w, "disk", h->disk, h->disk_latency);
-        tier[bottom] = links_tier(&S.w, bottom, "storage", 0);
-        tier[bottom].queue_depth = h->depth;
-        links_route(&S.w, bottom, host, bottom, disk, -1);
-        links_route(&S.w, host, bottom, bottom, disk, -1);
-    }
+    if (m->tiers == 3) tier[bottom] = disk_below(host, h);
     tnm_desc desc = sim_desc(tier, bottom + 1);
     desc.staging_tier = host;
     desc.chunk_bytes = m->chunk;
@@ -524,13 +528,7 @@ static void expert_open(int tiers, int percent, const hardware *h) {
     links_route(&S.w, 0, 1, 0, down, -1);
     tier[0] = links_tier(&S.w, 0, "device", device + EXPERT_BYTES * ROUTED);
     tier[1] = links_tier(&S.w, 1, "host", tiers == 2 ? 0 : all / 2);
-    if (tiers == 3) {
-        int disk = links_add(&S.w, "disk", h->disk, h->disk_latency);
-        tier[2] = links_tier(&S.w, 2, "storage", 0);
-        tier[2].queue_depth = h->depth;
-        links_route(&S.w, 2, 1, 2, disk, -1);
-        links_route(&S.w, 1, 2, 2, disk, -1);
-    }
+    if (tiers == 3) tier[2] = disk_below(1, h);
     tnm_desc desc = sim_desc(tier, tiers);
     desc.staging_tier = 1;
     sim_open(&desc);
@@ -694,13 +692,7 @@ static void talk_bench(const char *name, int tiers, uint64_t compute, const hard
     links_route(&S.w, 0, 1, 0, down, -1);
     tier[0] = links_tier(&S.w, 0, "device", all / 3);
     tier[1] = links_tier(&S.w, 1, "host", tiers == 2 ? 0 : all / 2);
-    if (tiers == 3) {
-        int disk = links_add(&S.w, "disk", h->disk, h->disk_latency);
-        tier[2] = links_tier(&S.w, 2, "storage", 0);
-        tier[2].queue_depth = h->depth;
-        links_route(&S.w, 2, 1, 2, disk, -1);
-        links_route(&S.w, 1, 2, 2, disk, -1);
-    }
+    if (tiers == 3) tier[2] = disk_below(1, h);
     tnm_desc desc = sim_desc(tier, tiers);
     desc.staging_tier = 1;
     sim_open(&desc);
