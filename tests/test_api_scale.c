@@ -32,24 +32,30 @@ static void unlock(void *user) {
     meanwhile();
 }
 
-/* Two tiers; the fast one has one segment and room for `room` tensors. */
-static void open_many(uint64_t room) {
-    tnm_tier_desc tiers[2];
+/* A context of these tiers, whose lock is counted. */
+static void open_tiers(tnm_tier_desc *tiers, int count, void (*log)(void *, const tnm_log *)) {
     tnm_desc desc;
-    memset(tiers, 0, sizeof tiers);
     memset(&desc, 0, sizeof desc);
-    tiers[0].name = "fast";
-    tiers[0].budget_bytes = room * SIZE;
-    tiers[0].alignment = SIZE;
-    tiers[1].name = "slow";
-    tiers[1].alignment = SIZE;
+    for (int i = 0; i < count; i++)
+        tiers[i].alignment = SIZE;
     desc.tiers = tiers;
-    desc.tier_count = 2;
+    desc.tier_count = count;
     desc.alloc = check_alloc;
     desc.release = check_release;
     desc.lock = lock;
     desc.unlock = unlock;
+    desc.log = log;
     CHECK_EQ(tnm_create(&desc, &many.ctx), TNM_OK);
+}
+
+/* Two tiers; the fast one has one segment and room for `room` tensors. */
+static void open_many(uint64_t room) {
+    tnm_tier_desc tiers[2];
+    memset(tiers, 0, sizeof tiers);
+    tiers[0].name = "fast";
+    tiers[0].budget_bytes = room * SIZE;
+    tiers[1].name = "slow";
+    open_tiers(tiers, 2, NULL);
 }
 
 static tnm_tensor tensor(void) {
@@ -152,20 +158,10 @@ TEST(no_drain_keeps_another_from_its_end) {
     static tnm_pinned p[8202];
     for (int n = 4090; n < 8200; n += n == 4098 ? 4087 : 1) {
         tnm_tier_desc tiers[3];
-        tnm_desc desc;
         memset(tiers, 0, sizeof tiers);
-        memset(&desc, 0, sizeof desc);
         tiers[0].budget_bytes = (uint64_t)n * SIZE;
         tiers[1].budget_bytes = 64;
-        for (int i = 0; i < 3; i++)
-            tiers[i].alignment = SIZE;
-        desc.tiers = tiers;
-        desc.tier_count = 3;
-        desc.alloc = check_alloc;
-        desc.release = check_release;
-        desc.lock = lock;
-        desc.unlock = unlock;
-        CHECK_EQ(tnm_create(&desc, &many.ctx), TNM_OK);
+        open_tiers(tiers, 3, NULL);
         for (int i = 0; i <= n; i++)
             CHECK_EQ(pin(tensor(), i == n, TNM_DISCARD, &p[i]), TNM_OK);
         CHECK_EQ(tnm_set_budget(many.ctx, 0, SIZE), TNM_ERR_BUSY);
@@ -298,27 +294,17 @@ static int gone;
 
 static void open_lossy(void) {
     tnm_tier_desc tiers[2];
-    tnm_desc desc;
     tnm_tensor all = { 0 };
     memset(tiers, 0, sizeof tiers);
-    memset(&desc, 0, sizeof desc);
     gone = 0;
     for (int t = 0; t < 2; t++) {
         tiers[t].name = "tier";
-        tiers[t].alignment = SIZE;
         tiers[t].backend.alloc = gone_alloc;
         tiers[t].backend.release = gone_release;
         tiers[t].backend.copy = gone_copy;
         tiers[t].backend.user = &gone;
     }
-    desc.tiers = tiers;
-    desc.tier_count = 2;
-    desc.alloc = check_alloc;
-    desc.release = check_release;
-    desc.lock = lock;
-    desc.unlock = unlock;
-    desc.log = nowhere;
-    CHECK_EQ(tnm_create(&desc, &many.ctx), TNM_OK);
+    open_tiers(tiers, 2, nowhere);
     for (int i = 0; i < MANY / 2; i++) {
         many.t[i] = tensor();
         fill(i);
