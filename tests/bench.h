@@ -93,6 +93,35 @@ static inline double bench_median(double *v, int n) { /* sorts v */
     return n % 2 ? v[n / 2] : 0.5 * (v[n / 2 - 1] + v[n / 2]);
 }
 
+/* ---- a trace made up ---- */
+
+/* Conversations that grow turn by turn over one of a few common prefixes, a few in fashion at a
+ * time; the shape of the published KV-cache trace. Each request tells its blocks by number;
+ * `first` begins one. */
+static inline void bench_talks(void (*use)(void *of, int id, int first), void *of) {
+    enum { REQUESTS = 4000, TALKS = 900, PREFIXES = 12, LONGEST = 240 };
+    static int length[TALKS], id[TALKS][LONGEST];
+    uint64_t seed = 7;
+    int fresh = 0, prefix[PREFIXES][8];
+    memset(length, 0, sizeof length);
+    for (int p = 0; p < PREFIXES; p++) {
+        for (int i = 0; i < 8; i++)
+            prefix[p][i] = fresh++;
+    }
+    for (int r = 0; r < REQUESTS; r++) {
+        int near = (int)(bench_below(&seed, 40) * bench_below(&seed, 40) / 4);
+        int talk = (r / 5 + near) % TALKS, more = 1 + (int)bench_below(&seed, 24);
+        if (length[talk] == 0 || length[talk] + more > LONGEST) { /* a new one */
+            memcpy(id[talk], prefix[bench_below(&seed, PREFIXES)], sizeof prefix[0]);
+            length[talk] = 8;
+        }
+        while (more-- > 0)
+            id[talk][length[talk]++] = fresh++;
+        for (int i = 0; i < length[talk]; i++)
+            use(of, id[talk][i], i == 0);
+    }
+}
+
 /* ---- lines ---- */
 
 enum bench_op { BENCH_LE, BENCH_LT, BENCH_GE, BENCH_GT, BENCH_EQ };

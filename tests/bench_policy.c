@@ -204,28 +204,17 @@ static void kv_read(work *w, FILE *f, int *most) {
     free(line);
 }
 
-static void kv_make_up(work *w, int *most) {
-    enum { REQUESTS = 4000, TALKS = 900, PREFIXES = 12, LONGEST = 240 };
-    static int length[TALKS], id[TALKS][LONGEST];
-    uint64_t seed = 7;
-    int fresh = 0, prefix[PREFIXES][8];
-    for (int p = 0; p < PREFIXES; p++) {
-        for (int i = 0; i < 8; i++)
-            prefix[p][i] = fresh++;
-    }
-    for (int r = 0; r < REQUESTS; r++) {
-        int near = (int)(bench_below(&seed, 40) * bench_below(&seed, 40) / 4);
-        int talk = (r / 5 + near) % TALKS, more = 1 + (int)bench_below(&seed, 24);
-        if (length[talk] == 0 || length[talk] + more > LONGEST) { /* a new one */
-            memcpy(id[talk], prefix[bench_below(&seed, PREFIXES)], sizeof prefix[0]);
-            length[talk] = 8;
-        }
-        while (more-- > 0)
-            id[talk][length[talk]++] = fresh++;
-        for (int i = 0; i < length[talk]; i++, w->ops++)
-            work_use(w, id[talk][i], 0);
-    }
-    *most = fresh - 1;
+typedef struct kv_made {
+    work *w;
+    int *most;
+} kv_made;
+
+static void kv_make_up(void *of, int id, int first) {
+    const kv_made *to = (const kv_made *)of;
+    (void)first;
+    work_use(to->w, id, 0);
+    to->w->ops++;
+    if (id > *to->most) *to->most = id;
 }
 
 static void make_kv(work *w, int made_up) {
@@ -237,7 +226,8 @@ static void make_kv(work *w, int made_up) {
         kv_read(&refs, f, &most);
         fclose(f);
     } else {
-        kv_make_up(&refs, &most);
+        kv_made to = { &refs, &most };
+        bench_talks(kv_make_up, &to);
     }
     work_open(w, made_up ? "kv" : "kv_trace", most + 1);
     w->op = refs.op;

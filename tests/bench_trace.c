@@ -87,30 +87,10 @@ static void read_file(trace *t, FILE *f) {
     free(line);
 }
 
-/* Conversations that grow turn by turn over one of a few common prefixes, a few in fashion at a
- * time; the shape of the published file. */
-static void make_up(trace *t) {
-    enum { REQUESTS = 4000, TALKS = 900, PREFIXES = 12, LONGEST = 240 };
-    static int length[TALKS], id[TALKS][LONGEST];
-    uint64_t seed = 7;
-    int fresh = 0, prefix[PREFIXES][8];
-    for (int p = 0; p < PREFIXES; p++) {
-        for (int i = 0; i < 8; i++)
-            prefix[p][i] = fresh++;
-    }
-    for (int r = 0; r < REQUESTS; r++) {
-        int near = (int)(bench_below(&seed, 40) * bench_below(&seed, 40) / 4);
-        int talk = (r / 5 + near) % TALKS, more = 1 + (int)bench_below(&seed, 24);
-        if (length[talk] == 0 || length[talk] + more > LONGEST) { /* a new one */
-            memcpy(id[talk], prefix[bench_below(&seed, PREFIXES)], sizeof prefix[0]);
-            length[talk] = 8;
-        }
-        while (more-- > 0)
-            id[talk][length[talk]++] = fresh++;
-        add_request(t);
-        for (int i = 0; i < length[talk]; i++)
-            add_reference(t, id[talk][i]);
-    }
+static void made_up(void *of, int id, int first) {
+    trace *t = (trace *)of;
+    if (first) add_request(t);
+    add_reference(t, id);
 }
 
 /* Ids become 0 .. blocks-1 in order of appearance; next references are linked backwards. */
@@ -155,7 +135,7 @@ static void load(trace *t) {
         fclose(f);
     } else {
         t->name = "made up here";
-        make_up(t);
+        bench_talks(made_up, t);
     }
     if (t->refs == 0) bench_die("the trace is empty");
     finish(t);
