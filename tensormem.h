@@ -6940,8 +6940,8 @@ static void tnmi_engine_leave(tnmi_engine *e, uint32_t tier, uint32_t index, int
     }
     uint64_t word = tnmi_base_peek64(&replica->word);
     if (counted) t->evictions++;
-    if (counted && e->hints.learned.on && node != TNMI_NONE && !(word & (TNMI_FRESH | TNMI_LOST)))
-        tnmi_engine_parts(e, tier, replica);
+    int teaches = e->hints.learned.on && tensor->refs > 0 && !(word & (TNMI_FRESH | TNMI_LOST));
+    if (counted && teaches && node != TNMI_NONE) tnmi_engine_parts(e, tier, replica);
     if (word & TNMI_FRESH)
         t->prefetches_wasted++;
     else if (node != TNMI_NONE)
@@ -11146,7 +11146,7 @@ static void tnmi_engine_follow(tnmi_engine *e, const tnm_use *set, int count) {
 }
 
 /* A set was pinned: lanes that record note it, if there is a use for each member. What is pinned
- * cannot go meanwhile, whatever becomes of its name. */
+ * cannot go meanwhile; one whose last name went since is forgotten already, and not noted. */
 static void tnmi_engine_note(tnmi_engine *e, uint32_t lane, const tnm_pinned *set, int count) {
     uint32_t name = 0;
     tnmi_use use;
@@ -11156,6 +11156,7 @@ static void tnmi_engine_note(tnmi_engine *e, uint32_t lane, const tnm_pinned *se
         for (int i = 0; i < count; i++) {
             uint32_t tier = (uint32_t)set[i].tier;
             use.content = tnmi_tensor_replica(&e->tensors, tier, (uint32_t)set[i].id)->content;
+            if (tnmi_engine_content(e, use.content)->refs == 0) continue;
             use.tier = (uint8_t)tier;
             use.access = (uint8_t)set[i].access;
             if (use.access == TNM_DISCARD &&
@@ -11942,7 +11943,7 @@ static int tnmi_watch_check_lane(const tnmi_hints *hints, uint32_t lane) {
 }
 
 /* What a lane records, and what its cycle is known by. Every use of the table is somewhere. */
-static int tnmi_watch_check_uses(const tnmi_hints *hints) {
+static int tnmi_watch_check_uses(const tnmi_hints *hints, const tnmi_tensors *tensors) {
     uint32_t uses = 0, watching = 0, foretold = 0;
     int broken = 0;
     for (uint32_t l = 0; l < TNM_MAX_LANES; l++) {
@@ -11957,6 +11958,7 @@ static int tnmi_watch_check_uses(const tnmi_hints *hints) {
                       tnmi_hint_set(use) > TNMI_NONE >> (TNMI_USE_PLACE_BITS + 1);
         }
         for (uint32_t i = lane->record.first; i != TNMI_NONE; i = tnmi_hint_use(hints, i)->next) {
+            broken += tnmi_tensor_at(tensors, tnmi_hint_use(hints, i)->content)->refs == 0;
             noted++;
             last = i;
         }
@@ -12018,7 +12020,7 @@ static TNMI_RARE int tnmi_watch_check(const tnmi_engine *e) {
         broken += tnmi_watch_check_lane(&e->hints, l);
     broken += e->hints.learned.on && e->tensors.names.fresh > 1 &&
               e->hints.learned.habits.capacity < e->tensors.names.fresh;
-    broken += tnmi_watch_check_uses(&e->hints);
+    broken += tnmi_watch_check_uses(&e->hints, &e->tensors);
     for (uint32_t i = e->move.live_copy; i != TNMI_NONE; i = e->move.copy[i].next) {
         used++;
         broken += e->move.copy[i].state == TNMI_COPY_FREE;

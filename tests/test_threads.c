@@ -492,6 +492,53 @@ TEST(a_late_unpin_ends_nothing_else) {
     close_arena();
 }
 
+/* While the table of uses grows for what was pinned, another thread destroys just that. */
+static tnm_tensor doomed;
+
+static void *destroyer(void *arg) {
+    (void)arg;
+    CHECK_EQ(tnm_tensor_destroy(a.g.ctx, doomed), TNM_OK);
+    return NULL;
+}
+
+static void *destroy_and_alloc(void *user, size_t size) {
+    pthread_t thread;
+    if (doomed.id != 0) {
+        CHECK_EQ(pthread_create(&thread, NULL, destroyer, NULL), 0);
+        pthread_join(thread, NULL);
+        doomed.id = 0;
+    }
+    return check_alloc(user, size);
+}
+
+TEST(what_is_destroyed_before_it_is_noted_is_not_recorded) {
+    uint64_t key;
+    tnm_pinned p;
+    open_arena(SIM_PLAIN, PLACES);
+    a.g.desc.alloc = destroy_and_alloc;
+    if (!rig_create(&a.g)) return;
+    tnm_tensor kept = new_tensor(&key), gone = new_tensor(&key);
+    tnm_use u = rig_use(kept, 0, TNM_READ);
+    CHECK_EQ(tnm_record(a.g.ctx, 0), TNM_OK);
+    tnmi_table *uses = &a.g.ctx->e.hints.uses;
+    do {
+        CHECK_EQ(tnm_pin(a.g.ctx, &u, 1, &p), TNM_OK);
+        CHECK_EQ(tnm_unpin(a.g.ctx, &p, 1, 0), TNM_OK);
+    } while (tnmi_store_spare(uses) > 0);
+    doomed = gone;
+    u = rig_use(gone, 0, TNM_READ);
+    CHECK_EQ(tnm_pin(a.g.ctx, &u, 1, &p), TNM_OK);
+    CHECK_EQ(doomed.id, 0);
+    CHECK_EQ(tnm_unpin(a.g.ctx, &p, 1, 0), TNM_OK);
+    CHECK_EQ(tnm_check(a.g.ctx), 0);
+    CHECK_EQ(tnm_replay(a.g.ctx, 0), TNM_OK);
+    tnm_tensor fresh = new_tensor(&key), other = new_tensor(&key);
+    CHECK(fresh.id != other.id);
+    CHECK_EQ(tnm_check(a.g.ctx), 0);
+    CHECK_EQ(tnm_schedule(a.g.ctx, 0, NULL, 0, 0), TNM_OK);
+    close_arena();
+}
+
 #    ifndef THREADS_OWN_LOCK
 TEST(pump_thread_brings_a_prefetch) {
     tnm_use u;
@@ -621,6 +668,7 @@ int main(int argc, char **argv) { /* test_threads [sets] */
     RUN(sets_against_sets);
     RUN(blocking_pins_share_one_transfer);
     RUN(a_late_unpin_ends_nothing_else);
+    RUN(what_is_destroyed_before_it_is_noted_is_not_recorded);
 #    ifndef THREADS_OWN_LOCK
     RUN(pump_thread_brings_a_prefetch);
     RUN(a_granted_pin_does_not_wait_for_the_next_prefetch);
