@@ -1104,6 +1104,31 @@ TENSORMEM_API int tnm_version(void);
 #        include <valgrind/memcheck.h>
 #    endif
 
+#    if defined(_WIN32) && (defined(TENSORMEM_THREADS) || !defined(TENSORMEM_NO_FILE))
+#        ifndef WIN32_LEAN_AND_MEAN
+#            define WIN32_LEAN_AND_MEAN
+#        endif
+#        ifndef NOMINMAX
+#            define NOMINMAX
+#        endif
+#        include <windows.h>
+#    elif defined(TENSORMEM_THREADS)
+#        include <pthread.h>
+#        include <sched.h>
+#        include <signal.h>
+#    endif
+#    if !defined(_WIN32) && !defined(TENSORMEM_NO_FILE)
+#        include <errno.h>
+#        include <fcntl.h>
+#        include <sys/stat.h>
+#        include <sys/types.h>
+#        include <unistd.h>
+#        ifdef __linux__
+#            include <sys/mman.h>
+#            include <sys/syscall.h>
+#        endif
+#    endif
+
 #    ifdef __cplusplus
 extern "C" {
 #    endif
@@ -1322,6 +1347,165 @@ static void tnmi_base_defined(void *at, uint64_t size) {
 #        endif
     (void)at;
     (void)size;
+}
+#    endif
+
+#    ifdef TENSORMEM_THREADS
+/* ---- threads: pthreads or Win32 ---- */
+#        ifdef _WIN32
+typedef SRWLOCK tnmi_mutex;
+typedef CONDITION_VARIABLE tnmi_bell;
+typedef HANDLE tnmi_system_thread;
+#        else
+typedef pthread_mutex_t tnmi_mutex;
+typedef pthread_cond_t tnmi_bell;
+typedef pthread_t tnmi_system_thread;
+#        endif
+
+typedef struct tnmi_thread { /* stays where it is while it runs */
+    tnmi_system_thread system;
+    void (*run)(void *of);
+    void *of;
+} tnmi_thread;
+
+#        ifdef _WIN32
+static int tnmi_base_mutex(tnmi_mutex *mutex) {
+    InitializeSRWLock(mutex);
+    return 1;
+}
+
+static void tnmi_base_end_mutex(tnmi_mutex *mutex) {
+    (void)mutex;
+}
+
+static int tnmi_base_bell(tnmi_bell *bell) {
+    InitializeConditionVariable(bell);
+    return 1;
+}
+
+static void tnmi_base_end_bell(tnmi_bell *bell) {
+    (void)bell;
+}
+
+static int tnmi_base_try(tnmi_mutex *mutex) {
+    return TryAcquireSRWLockExclusive(mutex) != 0;
+}
+
+static void tnmi_base_acquire(tnmi_mutex *mutex) {
+    AcquireSRWLockExclusive(mutex);
+}
+
+static void tnmi_base_release(tnmi_mutex *mutex) {
+    ReleaseSRWLockExclusive(mutex);
+}
+
+static void tnmi_base_listen(tnmi_bell *bell, tnmi_mutex *mutex) {
+    SleepConditionVariableSRW(bell, mutex, INFINITE, 0);
+}
+
+static void tnmi_base_ring(tnmi_bell *bell, int all) {
+    if (all)
+        WakeAllConditionVariable(bell);
+    else
+        WakeConditionVariable(bell);
+}
+
+static void tnmi_base_breathe(void) {
+    SwitchToThread();
+}
+
+static DWORD WINAPI tnmi_base_thread_main(LPVOID of) {
+    tnmi_thread *thread = (tnmi_thread *)of;
+    (thread->run)(thread->of);
+    return 0;
+}
+
+static int tnmi_base_launch(tnmi_thread *thread) {
+    thread->system = CreateThread(NULL, 0, tnmi_base_thread_main, thread, 0, NULL);
+    return thread->system != NULL;
+}
+
+static void tnmi_base_join(tnmi_thread *thread) {
+    WaitForSingleObject(thread->system, INFINITE);
+    CloseHandle(thread->system);
+}
+#        else
+static int tnmi_base_mutex(tnmi_mutex *mutex) {
+    return pthread_mutex_init(mutex, NULL) == 0;
+}
+
+static void tnmi_base_end_mutex(tnmi_mutex *mutex) {
+    pthread_mutex_destroy(mutex);
+}
+
+static int tnmi_base_bell(tnmi_bell *bell) {
+    return pthread_cond_init(bell, NULL) == 0;
+}
+
+static void tnmi_base_end_bell(tnmi_bell *bell) {
+    pthread_cond_destroy(bell);
+}
+
+static int tnmi_base_try(tnmi_mutex *mutex) {
+    return pthread_mutex_trylock(mutex) == 0;
+}
+
+static void tnmi_base_acquire(tnmi_mutex *mutex) {
+    pthread_mutex_lock(mutex);
+}
+
+static void tnmi_base_release(tnmi_mutex *mutex) {
+    pthread_mutex_unlock(mutex);
+}
+
+static void tnmi_base_listen(tnmi_bell *bell, tnmi_mutex *mutex) {
+    pthread_cond_wait(bell, mutex);
+}
+
+static void tnmi_base_ring(tnmi_bell *bell, int all) {
+    if (all)
+        pthread_cond_broadcast(bell);
+    else
+        pthread_cond_signal(bell);
+}
+
+static void tnmi_base_breathe(void) {
+    sched_yield();
+}
+
+static void *tnmi_base_thread_main(void *of) {
+    tnmi_thread *thread = (tnmi_thread *)of;
+    (thread->run)(thread->of);
+    return NULL;
+}
+
+/* The application's handlers do not run on threads it does not know of; its faults do. */
+static int tnmi_base_launch(tnmi_thread *thread) {
+#            ifdef SIG_SETMASK
+    static const int faults[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT };
+    sigset_t all, before;
+    sigfillset(&all);
+    for (size_t i = 0; i < sizeof faults / sizeof faults[0]; i++)
+        sigdelset(&all, faults[i]);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+#            endif
+    int error = pthread_create(&thread->system, NULL, tnmi_base_thread_main, thread);
+#            ifdef SIG_SETMASK
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+#            endif
+    return error == 0;
+}
+
+static void tnmi_base_join(tnmi_thread *thread) {
+    pthread_join(thread->system, NULL);
+}
+#        endif
+
+/* 0 = the system has no thread left. */
+static int tnmi_base_start(tnmi_thread *thread, void (*run)(void *of), void *of) {
+    thread->run = run;
+    thread->of = of;
+    return tnmi_base_launch(thread);
 }
 #    endif
 
@@ -2214,35 +2398,6 @@ static void tnmi_shelf_host_backend(tnmi_shelf_host *heap, tnm_backend *out) {
 }
 
 #    ifndef TENSORMEM_NO_FILE
-#        ifdef __cplusplus
-} /* the system's headers stand outside of extern "C" */
-#        endif
-#        ifdef _WIN32
-#            ifndef WIN32_LEAN_AND_MEAN
-#                define WIN32_LEAN_AND_MEAN
-#            endif
-#            ifndef NOMINMAX
-#                define NOMINMAX
-#            endif
-#            include <windows.h>
-#        else
-#            include <errno.h>
-#            include <fcntl.h>
-#            include <sys/stat.h>
-#            include <sys/types.h>
-#            include <unistd.h>
-#            ifdef __linux__
-#                include <sys/mman.h>
-#                include <sys/syscall.h>
-#            endif
-#            ifdef TENSORMEM_THREADS
-#                include <pthread.h>
-#            endif
-#        endif
-#        ifdef __cplusplus
-extern "C" {
-#        endif
-
 #        define TNMI_SHELF_SPILL ((uint64_t)1 << 63)
 
 enum {
@@ -2393,23 +2548,13 @@ typedef struct tnmi_shelf_ring {
 #        endif
 
 #        ifdef TENSORMEM_THREADS
-#            ifdef _WIN32
-typedef SRWLOCK tnmi_shelf_mutex;
-typedef CONDITION_VARIABLE tnmi_shelf_bell;
-typedef HANDLE tnmi_shelf_thread;
-#            else
-typedef pthread_mutex_t tnmi_shelf_mutex;
-typedef pthread_cond_t tnmi_shelf_bell;
-typedef pthread_t tnmi_shelf_thread;
-#            endif
-
 typedef struct tnmi_shelf_crew {
-    tnmi_shelf_mutex mutex; /* of all below, and of the operations in the lists */
-    tnmi_shelf_bell work, done;
+    tnmi_mutex mutex; /* of all below, and of the operations in the lists */
+    tnmi_bell work, done;
     tnmi_shelf_list todo, ready;
     int stop;
     uint32_t count; /* threads that run */
-    tnmi_shelf_thread thread[TNMI_SHELF_CREW_MOST];
+    tnmi_thread thread[TNMI_SHELF_CREW_MOST];
 } tnmi_shelf_crew;
 #        endif
 
@@ -3463,87 +3608,36 @@ static void tnmi_shelf_ring_stop(tnmi_shelf_state *state, int ours) {
 
 #        ifdef TENSORMEM_THREADS
 /* ---- worker threads ---- */
-#            ifdef _WIN32
-static void tnmi_shelf_lock(tnmi_shelf_crew *crew) {
-    AcquireSRWLockExclusive(&crew->mutex);
-}
-
-static void tnmi_shelf_unlock(tnmi_shelf_crew *crew) {
-    ReleaseSRWLockExclusive(&crew->mutex);
-}
-
-static void tnmi_shelf_listen(tnmi_shelf_crew *crew, tnmi_shelf_bell *bell) {
-    SleepConditionVariableSRW(bell, &crew->mutex, INFINITE, 0);
-}
-
-static void tnmi_shelf_ring_bell(tnmi_shelf_bell *bell, int all) {
-    if (all)
-        WakeAllConditionVariable(bell);
-    else
-        WakeConditionVariable(bell);
-}
-#            else
-static void tnmi_shelf_lock(tnmi_shelf_crew *crew) {
-    pthread_mutex_lock(&crew->mutex);
-}
-
-static void tnmi_shelf_unlock(tnmi_shelf_crew *crew) {
-    pthread_mutex_unlock(&crew->mutex);
-}
-
-static void tnmi_shelf_listen(tnmi_shelf_crew *crew, tnmi_shelf_bell *bell) {
-    pthread_cond_wait(bell, &crew->mutex);
-}
-
-static void tnmi_shelf_ring_bell(tnmi_shelf_bell *bell, int all) {
-    if (all)
-        pthread_cond_broadcast(bell);
-    else
-        pthread_cond_signal(bell);
-}
-#            endif
-
-static void tnmi_shelf_crew_work(tnmi_shelf_state *state) {
+static void tnmi_shelf_crew_work(void *of) {
+    tnmi_shelf_state *state = (tnmi_shelf_state *)of;
     tnmi_shelf_crew *crew = &state->crew;
-    tnmi_shelf_lock(crew);
+    tnmi_base_acquire(&crew->mutex);
     for (;;) {
         while (!crew->stop && crew->todo.first == TNMI_NONE)
-            tnmi_shelf_listen(crew, &crew->work);
+            tnmi_base_listen(&crew->work, &crew->mutex);
         if (crew->stop) break;
         uint32_t index = tnmi_shelf_pop(state, &crew->todo);
-        tnmi_shelf_unlock(crew);
+        tnmi_base_release(&crew->mutex);
         tnmi_shelf_run(&state->op[index]);
-        tnmi_shelf_lock(crew);
+        tnmi_base_acquire(&crew->mutex);
         tnmi_shelf_push(state, &crew->ready, index);
-        tnmi_shelf_ring_bell(&crew->done, 0);
+        tnmi_base_ring(&crew->done, 0);
     }
-    tnmi_shelf_unlock(crew);
+    tnmi_base_release(&crew->mutex);
 }
-
-#            ifdef _WIN32
-static DWORD WINAPI tnmi_shelf_crew_main(LPVOID state) {
-    tnmi_shelf_crew_work((tnmi_shelf_state *)state);
-    return 0;
-}
-#            else
-static void *tnmi_shelf_crew_main(void *state) {
-    tnmi_shelf_crew_work((tnmi_shelf_state *)state);
-    return NULL;
-}
-#            endif
 
 static void tnmi_shelf_crew_start(tnmi_shelf_state *state, uint32_t index) {
-    tnmi_shelf_lock(&state->crew);
+    tnmi_base_acquire(&state->crew.mutex);
     tnmi_shelf_push(state, &state->crew.todo, index);
-    tnmi_shelf_ring_bell(&state->crew.work, 0);
-    tnmi_shelf_unlock(&state->crew);
+    tnmi_base_ring(&state->crew.work, 0);
+    tnmi_base_release(&state->crew.mutex);
 }
 
 static void tnmi_shelf_crew_collect(tnmi_shelf_state *state) {
     for (;;) {
-        tnmi_shelf_lock(&state->crew);
+        tnmi_base_acquire(&state->crew.mutex);
         uint32_t index = tnmi_shelf_pop(state, &state->crew.ready);
-        tnmi_shelf_unlock(&state->crew);
+        tnmi_base_release(&state->crew.mutex);
         if (index == TNMI_NONE) return;
         tnmi_shelf_settle(state, index);
     }
@@ -3551,66 +3645,44 @@ static void tnmi_shelf_crew_collect(tnmi_shelf_state *state) {
 
 static void tnmi_shelf_crew_sleep(tnmi_shelf_state *state) {
     tnmi_shelf_crew *crew = &state->crew;
-    tnmi_shelf_lock(crew);
+    tnmi_base_acquire(&crew->mutex);
     while (crew->ready.first == TNMI_NONE)
-        tnmi_shelf_listen(crew, &crew->done);
-    tnmi_shelf_unlock(crew);
+        tnmi_base_listen(&crew->done, &crew->mutex);
+    tnmi_base_release(&crew->mutex);
 }
 
 /* Lets them end what they are at; what they have not begun never begins. */
 static void tnmi_shelf_crew_stop(tnmi_shelf_state *state) {
     tnmi_shelf_crew *crew = &state->crew;
-    tnmi_shelf_lock(crew);
+    tnmi_base_acquire(&crew->mutex);
     crew->stop = 1;
-    tnmi_shelf_ring_bell(&crew->work, 1);
-    tnmi_shelf_unlock(crew);
-    for (uint32_t i = 0; i < crew->count; i++) {
-#            ifdef _WIN32
-        WaitForSingleObject(crew->thread[i], INFINITE);
-        CloseHandle(crew->thread[i]);
-#            else
-        pthread_join(crew->thread[i], NULL);
-#            endif
-    }
-#            ifndef _WIN32
-    pthread_cond_destroy(&crew->done);
-    pthread_cond_destroy(&crew->work);
-    pthread_mutex_destroy(&crew->mutex);
-#            endif
+    tnmi_base_ring(&crew->work, 1);
+    tnmi_base_release(&crew->mutex);
+    for (uint32_t i = 0; i < crew->count; i++)
+        tnmi_base_join(&crew->thread[i]);
+    tnmi_base_end_bell(&crew->done);
+    tnmi_base_end_bell(&crew->work);
+    tnmi_base_end_mutex(&crew->mutex);
 }
 
 static int tnmi_shelf_crew_init(tnmi_shelf_crew *crew) {
     crew->todo.first = crew->todo.last = crew->ready.first = crew->ready.last = TNMI_NONE;
-#            ifdef _WIN32
-    InitializeSRWLock(&crew->mutex);
-    InitializeConditionVariable(&crew->work);
-    InitializeConditionVariable(&crew->done);
-#            else
-    if (pthread_mutex_init(&crew->mutex, NULL)) return 0;
-    if (pthread_cond_init(&crew->work, NULL) == 0) {
-        if (pthread_cond_init(&crew->done, NULL) == 0) return 1;
-        pthread_cond_destroy(&crew->work);
+    if (!tnmi_base_mutex(&crew->mutex)) return 0;
+    if (tnmi_base_bell(&crew->work)) {
+        if (tnmi_base_bell(&crew->done)) return 1;
+        tnmi_base_end_bell(&crew->work);
     }
-    pthread_mutex_destroy(&crew->mutex);
+    tnmi_base_end_mutex(&crew->mutex);
     return 0;
-#            endif
-    return 1;
 }
 
 /* So many threads, or as many as there are to be had; 0 = none. */
 static int tnmi_shelf_crew_open(tnmi_shelf_state *state, uint32_t count) {
     tnmi_shelf_crew *crew = &state->crew;
     if (!tnmi_shelf_crew_init(crew)) return 0;
-    while (crew->count < count) {
-        tnmi_shelf_thread *thread = &crew->thread[crew->count];
-#            ifdef _WIN32
-        *thread = CreateThread(NULL, 0, tnmi_shelf_crew_main, state, 0, NULL);
-        if (!*thread) break;
-#            else
-        if (pthread_create(thread, NULL, tnmi_shelf_crew_main, state) != 0) break;
-#            endif
+    while (crew->count < count &&
+           tnmi_base_start(&crew->thread[crew->count], tnmi_shelf_crew_work, state))
         crew->count++;
-    }
     if (crew->count == 0) tnmi_shelf_crew_stop(state);
     return crew->count > 0;
 }
@@ -12042,22 +12114,6 @@ static TNMI_RARE int tnmi_watch_check(const tnmi_engine *e) {
  * asks (`driving`), the others that wait sleep until it has news or leaves;    *
  * one thread at a time drains [tell] (`telling`).                              *
  * -------------------------------------------------------------------------- */
-#    ifdef TENSORMEM_THREADS
-#        if defined(_WIN32)
-#            ifndef WIN32_LEAN_AND_MEAN
-#                define WIN32_LEAN_AND_MEAN
-#            endif
-#            include <windows.h>
-typedef SRWLOCK tnmi_mutex;
-typedef CONDITION_VARIABLE tnmi_bell;
-#        else
-#            include <pthread.h>
-#            include <sched.h>
-typedef pthread_mutex_t tnmi_mutex;
-typedef pthread_cond_t tnmi_bell;
-#        endif
-#    endif
-
 struct tnm_ctx {
     tnmi_engine e;
     tnm_desc desc;
@@ -12079,84 +12135,22 @@ struct tnm_ctx {
     uint32_t knocking;   /* somebody does */
     tnmi_mutex asleep;   /* of `bell` and `rung`; taken last */
     tnmi_bell bell;
-#        if defined(_WIN32)
-    HANDLE thread;
-#        else
-    pthread_t thread;
-#        endif
+    tnmi_thread thread; /* pumps */
 #    endif
 };
 
 /* ---- lock, condition ---- */
-#    ifdef TENSORMEM_THREADS
-#        if defined(_WIN32)
-static int tnmi_door_try(tnmi_mutex *mutex) {
-    return TryAcquireSRWLockExclusive(mutex) != 0;
-}
-
-static void tnmi_door_acquire(tnmi_mutex *mutex) {
-    AcquireSRWLockExclusive(mutex);
-}
-
-static void tnmi_door_release(tnmi_mutex *mutex) {
-    ReleaseSRWLockExclusive(mutex);
-}
-
-static void tnmi_door_listen(tnmi_bell *bell, tnmi_mutex *mutex) {
-    SleepConditionVariableSRW(bell, mutex, INFINITE, 0);
-}
-
-static void tnmi_door_ring(tnmi_bell *bell, int all) {
-    if (all)
-        WakeAllConditionVariable(bell);
-    else
-        WakeConditionVariable(bell);
-}
-
-static void tnmi_door_breathe(void) {
-    SwitchToThread();
-}
-#        else
-static int tnmi_door_try(tnmi_mutex *mutex) {
-    return pthread_mutex_trylock(mutex) == 0;
-}
-
-static void tnmi_door_acquire(tnmi_mutex *mutex) {
-    pthread_mutex_lock(mutex);
-}
-
-static void tnmi_door_release(tnmi_mutex *mutex) {
-    pthread_mutex_unlock(mutex);
-}
-
-static void tnmi_door_listen(tnmi_bell *bell, tnmi_mutex *mutex) {
-    pthread_cond_wait(bell, mutex);
-}
-
-static void tnmi_door_ring(tnmi_bell *bell, int all) {
-    if (all)
-        pthread_cond_broadcast(bell);
-    else
-        pthread_cond_signal(bell);
-}
-
-static void tnmi_door_breathe(void) {
-    sched_yield();
-}
-#        endif
-#    endif
-
 /* In turn: a system's lock is not fair, and a thread that drives, or pumps in a loop, would have it
  * again before the one it woke is there. Who stands in the anteroom is the next to come in. */
 static void tnmi_door_lock(tnm_ctx *ctx) {
 #    ifdef TENSORMEM_THREADS
     if (ctx->own_lock) {
-        if (TNMI_ATOMICS && !tnmi_base_load32(&ctx->knocking) && tnmi_door_try(&ctx->mutex)) return;
-        tnmi_door_acquire(&ctx->anteroom);
+        if (TNMI_ATOMICS && !tnmi_base_load32(&ctx->knocking) && tnmi_base_try(&ctx->mutex)) return;
+        tnmi_base_acquire(&ctx->anteroom);
         tnmi_base_store32(&ctx->knocking, 1);
-        tnmi_door_acquire(&ctx->mutex);
+        tnmi_base_acquire(&ctx->mutex);
         tnmi_base_store32(&ctx->knocking, 0);
-        tnmi_door_release(&ctx->anteroom);
+        tnmi_base_release(&ctx->anteroom);
         return;
     }
 #    endif
@@ -12166,7 +12160,7 @@ static void tnmi_door_lock(tnm_ctx *ctx) {
 static void tnmi_door_unlock(tnm_ctx *ctx) {
 #    ifdef TENSORMEM_THREADS
     if (ctx->own_lock) {
-        tnmi_door_release(&ctx->mutex);
+        tnmi_base_release(&ctx->mutex);
         return;
     }
 #    endif
@@ -12180,11 +12174,11 @@ static int tnmi_door_sleep(tnm_ctx *ctx, uint64_t *rounds) {
     uint64_t rung = ctx->rung;
     (void)rounds;
     ctx->sleepers++;
-    tnmi_door_acquire(&ctx->asleep);
+    tnmi_base_acquire(&ctx->asleep);
     tnmi_door_unlock(ctx);
     while (rung == ctx->rung)
-        tnmi_door_listen(&ctx->bell, &ctx->asleep);
-    tnmi_door_release(&ctx->asleep);
+        tnmi_base_listen(&ctx->bell, &ctx->asleep);
+    tnmi_base_release(&ctx->asleep);
     tnmi_door_lock(ctx);
     ctx->sleepers--;
     return 1;
@@ -12205,7 +12199,7 @@ static int tnmi_door_sleep(tnm_ctx *ctx, uint64_t *rounds) {
 static void tnmi_door_pause(tnm_ctx *ctx, int fruitless) {
     tnmi_door_unlock(ctx);
 #    ifdef TENSORMEM_THREADS
-    if (!ctx->own_lock || (fruitless && !ctx->desc.idle)) tnmi_door_breathe();
+    if (!ctx->own_lock || (fruitless && !ctx->desc.idle)) tnmi_base_breathe();
 #    else
     (void)fruitless;
 #    endif
@@ -12217,10 +12211,10 @@ static void tnmi_door_wake(tnm_ctx *ctx, int all) {
     if (all) ctx->told = ctx->e.changed;
 #    ifdef TENSORMEM_THREADS
     if (ctx->sleepers == 0) return;
-    tnmi_door_acquire(&ctx->asleep);
+    tnmi_base_acquire(&ctx->asleep);
     ctx->rung++;
-    tnmi_door_ring(&ctx->bell, all);
-    tnmi_door_release(&ctx->asleep);
+    tnmi_base_ring(&ctx->bell, all);
+    tnmi_base_release(&ctx->asleep);
 #    endif
 }
 
@@ -12827,7 +12821,8 @@ static tnm_result tnmi_door_first_segments(tnm_ctx *ctx) {
 }
 
 #    ifdef TENSORMEM_THREADS
-static void tnmi_door_pump_loop(tnm_ctx *ctx) {
+static void tnmi_door_pump_loop(void *of) {
+    tnm_ctx *ctx = (tnm_ctx *)of;
     uint64_t rounds = 0;
     tnmi_door_lock(ctx);
     while (!ctx->stop_pump) {
@@ -12847,49 +12842,33 @@ static void tnmi_door_pump_loop(tnm_ctx *ctx) {
     }
     tnmi_door_unlock(ctx);
 }
-
-#        if defined(_WIN32)
-static DWORD WINAPI tnmi_door_pump_main(LPVOID ctx) {
-    tnmi_door_pump_loop((tnm_ctx *)ctx);
-    return 0;
-}
-#        else
-static void *tnmi_door_pump_main(void *ctx) {
-    tnmi_door_pump_loop((tnm_ctx *)ctx);
-    return NULL;
-}
-#        endif
 #    endif
 
 /* The locks; 0 = the system has none left. */
 static int tnmi_door_init_locks(tnm_ctx *ctx) {
-#    if defined(TENSORMEM_THREADS) && defined(_WIN32)
-    InitializeSRWLock(&ctx->mutex);
-    InitializeSRWLock(&ctx->anteroom);
-    InitializeSRWLock(&ctx->asleep);
-    InitializeConditionVariable(&ctx->bell);
-#    elif defined(TENSORMEM_THREADS)
-    if (pthread_mutex_init(&ctx->mutex, NULL)) return 0;
-    if (pthread_mutex_init(&ctx->anteroom, NULL) == 0) {
-        if (pthread_mutex_init(&ctx->asleep, NULL) == 0) {
-            if (pthread_cond_init(&ctx->bell, NULL) == 0) return 1;
-            pthread_mutex_destroy(&ctx->asleep);
+#    ifdef TENSORMEM_THREADS
+    if (!tnmi_base_mutex(&ctx->mutex)) return 0;
+    if (tnmi_base_mutex(&ctx->anteroom)) {
+        if (tnmi_base_mutex(&ctx->asleep)) {
+            if (tnmi_base_bell(&ctx->bell)) return 1;
+            tnmi_base_end_mutex(&ctx->asleep);
         }
-        pthread_mutex_destroy(&ctx->anteroom);
+        tnmi_base_end_mutex(&ctx->anteroom);
     }
-    pthread_mutex_destroy(&ctx->mutex);
+    tnmi_base_end_mutex(&ctx->mutex);
     return 0;
-#    endif
+#    else
     (void)ctx;
     return 1;
+#    endif
 }
 
 static void tnmi_door_end_locks(tnm_ctx *ctx) {
-#    if defined(TENSORMEM_THREADS) && !defined(_WIN32)
-    pthread_cond_destroy(&ctx->bell);
-    pthread_mutex_destroy(&ctx->asleep);
-    pthread_mutex_destroy(&ctx->anteroom);
-    pthread_mutex_destroy(&ctx->mutex);
+#    ifdef TENSORMEM_THREADS
+    tnmi_base_end_bell(&ctx->bell);
+    tnmi_base_end_mutex(&ctx->asleep);
+    tnmi_base_end_mutex(&ctx->anteroom);
+    tnmi_base_end_mutex(&ctx->mutex);
 #    else
     (void)ctx;
 #    endif
@@ -12898,14 +12877,8 @@ static void tnmi_door_end_locks(tnm_ctx *ctx) {
 static int tnmi_door_start_threads(tnm_ctx *ctx) {
     if (!tnmi_door_init_locks(ctx)) return 0;
 #    ifdef TENSORMEM_THREADS
-    if (!ctx->desc.pump_thread) return 1;
-    ctx->pumping = 1;
-#        if defined(_WIN32)
-    ctx->thread = CreateThread(NULL, 0, tnmi_door_pump_main, ctx, 0, NULL);
-    if (ctx->thread) return 1;
-#        else
-    if (pthread_create(&ctx->thread, NULL, tnmi_door_pump_main, ctx) == 0) return 1;
-#        endif
+    ctx->pumping = ctx->desc.pump_thread;
+    if (!ctx->pumping || tnmi_base_start(&ctx->thread, tnmi_door_pump_loop, ctx)) return 1;
     ctx->pumping = 0;
     tnmi_door_end_locks(ctx);
     return 0;
@@ -12920,12 +12893,7 @@ static void tnmi_door_stop_pump(tnm_ctx *ctx) {
     ctx->stop_pump = 1;
     tnmi_door_wake(ctx, 1);
     tnmi_door_unlock(ctx);
-#        if defined(_WIN32)
-    WaitForSingleObject(ctx->thread, INFINITE);
-    CloseHandle(ctx->thread);
-#        else
-    pthread_join(ctx->thread, NULL);
-#        endif
+    tnmi_base_join(&ctx->thread);
     tnmi_door_lock(ctx);
     ctx->pumping = 0;
 #    else
