@@ -120,7 +120,7 @@ job_corpus() { # the corpus of fuzz_x is fuzz/corpus/x
     "${MAKE:-make}" -s "build/fuzz/$1" && "build/fuzz/$1" "fuzz/corpus/${1#fuzz_}"
 }
 
-SAN="-O1 -g -fno-omit-frame-pointer -fno-sanitize-recover=all"
+SAN="-Og -g -fno-omit-frame-pointer -fno-sanitize-recover=all"
 
 job_asan() {
     binary asan "tests/$1" "$CC" "$SAN -fsanitize=address,undefined" && small "build/asan/tests/$1"
