@@ -7537,6 +7537,19 @@ static void tnmi_engine_drain_on(tnmi_engine *e, uint32_t tier) {
     }
 }
 
+/* Would `need` more bytes fit the ledger once every segment has gone that no pin or claim keeps? */
+static int tnmi_engine_could_make_ledger(const tnmi_engine *e, uint32_t tier, uint64_t need) {
+    const tnmi_tier *t = tnmi_engine_tier(e, tier);
+    uint64_t have = tnmi_engine_returning(e, tier), want;
+    for (uint32_t i = t->segments; i != TNMI_NONE;) {
+        const tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
+        i = s->next;
+        if (s->state != TNMI_SEGMENT_LIVE) continue;
+        if (!tnmi_engine_segment_used(e, tier, s, 1, TNMI_SOME_NODES)) have += s->size;
+    }
+    return tnmi_base_add(t->reserved, need, &want) && tnmi_base_less(want, t->budget) <= have;
+}
+
 /* Whole segments go until `need` more bytes would fit the ledger. 0 = they cannot. */
 static int tnmi_engine_make_ledger(tnmi_engine *e, uint32_t tier, uint64_t need, int pinned) {
     tnmi_tier *t = tnmi_engine_tier(e, tier);
@@ -8232,6 +8245,7 @@ static tnm_result tnmi_engine_find_place(tnmi_engine *e, tnmi_plan *plan, uint32
             if (tnmi_tier_segment(&e->tiers, i)->state == TNMI_SEGMENT_LIVE)
                 widest = tnmi_base_max(widest, tnmi_tier_segment(&e->tiers, i)->size);
         if (widest > 0 && need > widest && need > tnmi_tier_room(t) &&
+            tnmi_engine_could_make_ledger(e, op->tier, need) && /* or none need go */
             (e->rehearsing || tnmi_engine_make_ledger(e, op->tier, need, 0)))
             return TNM_PENDING;
     }

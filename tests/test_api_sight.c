@@ -223,6 +223,34 @@ EACH(no_prefetch_makes_way_for_what_pins_forbid) { /* and why knows it */
     rig_end(g);
 }
 
+EACH(why_knows_which_segments_pins_keep) { /* and no other is emptied in vain */
+    tnm_pinned held[2], p;
+    tnm_shortage why;
+    rig_tier(g, "fast", kind, rig_room(4, ONE));
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    g->tiers[0].segment_bytes = rig_room(2, ONE);
+    rig_create(g);
+    rig_make(g, t, 4, ONE, 0);
+    t[4] = rig_tensor(g, 3 * ONE, 0); /* more than a segment: both have to go */
+    tnm_use use = rig_use(t[4], 0, TNM_DISCARD);
+    for (int pins = 2; pins >= 0; pins--) {
+        for (int i = 0; i < pins; i++)
+            CHECK_EQ(rig_pin(g, t[2 * i], 0, TNM_READ, &held[i]), TNM_OK);
+        tnm_result want = pins > 0 ? TNM_ERR_BUDGET : TNM_PENDING;
+        CHECK_EQ(tnm_why(g->ctx, &use, 1, &why), TNM_OK);
+        CHECK_EQ(why.result, want);
+        CHECK_EQ(rig_try(g, t[4], 0, TNM_DISCARD, &p), want);
+        for (int i = 0; i < pins; i++)
+            CHECK_EQ(rig_unpin(g, &held[i], 0), TNM_OK);
+        for (int i = 0; i < 4 && pins > 0; i++)
+            CHECK_EQ(rig_state(g, t[i], 0), TNM_STATE_READY);
+        if (pins > 0) rig_pump(g, 9);
+        for (int i = 0; i < 4 && pins > 0; i++)
+            CHECK_EQ(rig_state(g, t[i], 0), TNM_STATE_READY);
+    }
+    rig_end(g);
+}
+
 EACH(a_try_pin_learns_of_a_failure_once) {
     tnm_pinned p;
     tnm_result r;
@@ -300,6 +328,7 @@ int main(void) {
     RUN(same_calls_same_trace);
     RUN(failures_are_told);
     RUN(no_prefetch_makes_way_for_what_pins_forbid);
+    RUN(why_knows_which_segments_pins_keep);
     RUN(a_try_pin_learns_of_a_failure_once);
     RUN(why_knows_that_a_hit_asks_for_no_failure);
     RUN(a_log_callback_that_makes_items_is_not_fed_for_ever);
