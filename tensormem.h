@@ -8240,9 +8240,9 @@ static tnm_result tnmi_engine_find_place(tnmi_engine *e, tnmi_plan *plan, uint32
         return tnmi_engine_find_place(e, plan, op_index, clean);
     }
     if (!plan->guess && !clean && need > tnmi_space_largest(&t->space) * t->granule) {
-        uint64_t widest = 0; /* would an empty segment hold it? */
+        uint64_t widest = 0; /* would an empty segment hold it? One that goes for it is asked on */
         for (uint32_t i = t->segments; i != TNMI_NONE; i = tnmi_tier_segment(&e->tiers, i)->next)
-            if (tnmi_tier_segment(&e->tiers, i)->state == TNMI_SEGMENT_LIVE)
+            if (tnmi_tier_segment(&e->tiers, i)->state >= TNMI_SEGMENT_LIVE)
                 widest = tnmi_base_max(widest, tnmi_tier_segment(&e->tiers, i)->size);
         if (widest > 0 && need > widest && need > tnmi_tier_room(t) &&
             tnmi_engine_could_make_ledger(e, op->tier, need) && /* or none need go */

@@ -50,6 +50,23 @@ EACH(larger_than_a_segment) {
     rig_end(g);
 }
 
+EACH(larger_than_a_segment_by_frames) { /* a try_pin and a pump: two ticks from ask to ask */
+    tnm_tensor small[4], big;
+    tnm_pinned p;
+    tnm_result r;
+    rig_tier(g, "fast", kind, rig_room(4, ONE));
+    g->tiers[0].segment_bytes = rig_room(2, ONE);
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    rig_create(g);
+    rig_make(g, small, 4, ONE, 0);
+    big = rig_tensor(g, 3 * ONE, 0); /* nothing is left of the tier's segments */
+    RIG_UNTIL(r, g, rig_try(g, big, 0, TNM_DISCARD, &p));
+    CHECK_EQ(r, TNM_OK);
+    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    rig_expect_all(g, small, 4, 0);
+    rig_end(g);
+}
+
 EACH(dedicated_segments) {
     static int item[3];
     tnm_tensor t[3];
@@ -683,6 +700,7 @@ int main(void) {
     RUN(whole_budget_is_usable);
     RUN(segments_are_charged);
     RUN(larger_than_a_segment);
+    RUN(larger_than_a_segment_by_frames);
     RUN(dedicated_segments);
     RUN(dedicated_set);
     RUN(dedicated_vacant_goes);
