@@ -892,7 +892,8 @@ TENSORMEM_API tnm_result tnm_destroy(tnm_ctx *ctx);
 
 /* From now on nothing grows past `bytes` (literal: 0 is none, TNM_ALL no limit). PENDING until
  * what is above it has drained: pump and call again. BUSY if only live pins are left to wait for;
- * BACKEND if the tier below refuses what must be written; BUDGET if there is no tier below. */
+ * BACKEND if the tier below refuses what must be written, or what else its way there fails with;
+ * BUDGET if there is no tier below. */
 TENSORMEM_API tnm_result tnm_set_budget(tnm_ctx *ctx, int tier, uint64_t bytes);
 
 /* ---- tensors ---- */
@@ -7852,6 +7853,11 @@ static int tnmi_engine_is_own_node(const tnmi_engine *e, uint32_t tier, const tn
     return tnmi_engine_is_busy(replica) && tnmi_engine_is_own(e, replica->offset, request);
 }
 
+/* Dirty bytes are stuck with what their way down failed with; where alloc refuses below: BACKEND. */
+static tnm_result tnmi_engine_sick_of(const tnmi_view *view, const tnmi_tier *tier) {
+    return view->sick ? tier->sick_of : TNM_ERR_BACKEND;
+}
+
 /* Is this node a wall for ever, as far as the engine alone can tell? Adds it to the sums. */
 static int tnmi_engine_is_wall(const tnmi_engine *e, const tnmi_view *view, const tnmi_node *node,
                                uint64_t bytes, tnmi_walls *walls) {
@@ -7874,7 +7880,7 @@ static int tnmi_engine_is_wall(const tnmi_engine *e, const tnmi_view *view, cons
     if (tnmi_tensor_is(word, TNMI_BUSY)) walls->in_flight += bytes;
     tnmi_leave leave = tnmi_policy_may_leave(view, replica);
     if (leave == TNMI_LEAVE_SICK)
-        walls->sick = view->sick ? tnmi_engine_tier(e, view->tier)->sick_of : TNM_ERR_BACKEND;
+        walls->sick = tnmi_engine_sick_of(view, tnmi_engine_tier(e, view->tier));
     if (leave == TNMI_LEAVE_STUCK) walls->stuck = 1;
     if (leave == TNMI_LEAVE_LATER) walls->passing = 1;
     return leave == TNMI_LEAVE_STUCK || leave == TNMI_LEAVE_SICK;
@@ -11362,7 +11368,7 @@ static tnm_result tnmi_engine_keeps(tnmi_engine *e, const tnmi_view *view, uint3
     }
     tnmi_leave leave = tnmi_policy_may_leave(view, replica);
     if (leave == TNMI_LEAVE_SICK || leave == TNMI_LEAVE_STUCK) {
-        t->shrink_by = leave == TNMI_LEAVE_SICK ? TNM_ERR_BACKEND : TNM_ERR_BUDGET;
+        t->shrink_by = leave == TNMI_LEAVE_SICK ? tnmi_engine_sick_of(view, t) : TNM_ERR_BUDGET;
         return TNM_OK;
     }
     if (leave != TNMI_LEAVE_DIRTY) return TNM_PENDING;
@@ -11411,7 +11417,7 @@ static tnm_result tnmi_engine_shrink(tnmi_engine *e, uint32_t tier) {
     }
     tnm_result worst = t->shrink_by;
     if (t->shrink_stranded && worst == TNM_OK) return TNM_ERR_BUDGET;
-    for (i = t->segments; worst == TNM_ERR_BUDGET && i != TNMI_NONE;) {
+    for (i = t->segments; worst == TNM_ERR_BUDGET && t->spill < 0 && i != TNMI_NONE;) {
         tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
         i = s->next;
         if (s->state == TNMI_SEGMENT_DRAINING) tnmi_tier_revive(t, s); /* it cannot go: use it */

@@ -653,6 +653,30 @@ EACH(no_staging_no_way_out_no_waiting) { /* its tier may hold nothing any more: 
     rig_end(g);
 }
 
+EACH(shrink_says_what_its_way_down_lacks) { /* the same, as a budget is told */
+    tnm_tensor t;
+    tnm_result r;
+    rig_tier(g, "fast", kind | SIM_HIDDEN, rig_room(1, ONE));
+    rig_tier(g, "middle", SIM_PLAIN, rig_room(8, ONE));
+    rig_tier(g, "slow", SIM_HIDDEN | (kind & SIM_ASYNC), 0);
+    g->desc.staging_tier = 1;
+    if (!rig_create(g)) return;
+    t = rig_tensor(g, ONE, 0);
+    RIG_UNTIL(r, g, rig_budget(g, 1, 0));
+    CHECK_EQ(r, TNM_OK);
+    rig_write(g, t, 0, 2);
+    RIG_UNTIL(r, g, rig_budget(g, 0, 0));
+    CHECK_EQ(r, TNM_ERR_BUDGET); /* no room for staging; no backend refused anything */
+    CHECK(rig_budget(g, 1, rig_room(8, ONE)) >= 0);
+    for (int i = 0; i < 600 && r != TNM_OK; i++) {
+        r = rig_budget(g, 0, 0);
+        tnm_pump(g->ctx, TNM_ALL);
+    }
+    CHECK_EQ(r, TNM_OK);
+    rig_expect(g, t, 2, 2);
+    rig_end(g);
+}
+
 EACH(a_drain_waits_for_who_builds_below) { /* he is granted, or forgotten: that ends by itself */
     tnm_tensor high, low;
     tnm_use set[2];
@@ -727,6 +751,7 @@ int main(void) {
     RUN(default_backend_uses_our_allocator);
     RUN(a_drain_that_a_pin_below_holds_up_is_not_waited_for);
     RUN(no_staging_no_way_out_no_waiting);
+    RUN(shrink_says_what_its_way_down_lacks);
     RUN(a_drain_waits_for_who_builds_below);
     RUN(a_drain_yields_to_a_writer);
     RUN(a_drain_into_a_full_middle_over_pins_is_not_waited_for);
