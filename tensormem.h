@@ -13064,9 +13064,8 @@ static const char *tnmi_door_check_array(const void *array, int count) {
 }
 
 /* ---- tensors ---- */
-/* A new name with what its descriptor says; its flags are complete, its content is not. */
-static tnm_result tnmi_door_new_name(tnm_ctx *ctx, const tnm_tensor_desc *desc, uint64_t bytes,
-                                     int rank, const char *call, uint32_t *out) {
+/* Room for one more name. */
+static tnm_result tnmi_door_name_room(tnm_ctx *ctx, const char *call) {
     tnmi_engine *e = &ctx->e;
     const tnmi_table *habits = &e->hints.learned.habits;
     tnm_result r = tnmi_door_table(ctx, &e->tensors.names, 1, call);
@@ -13074,6 +13073,14 @@ static tnm_result tnmi_door_new_name(tnm_ctx *ctx, const tnm_tensor_desc *desc, 
         r = tnmi_door_table(ctx, &e->hints.learned.habits, habits->capacity + 1, call);
         if (r == TNM_OK) r = tnmi_door_table(ctx, &e->tensors.names, 1, call);
     }
+    return r;
+}
+
+/* A new name with what its descriptor says; its flags are complete, its content is not. */
+static tnm_result tnmi_door_new_name(tnm_ctx *ctx, const tnm_tensor_desc *desc, uint64_t bytes,
+                                     int rank, const char *call, uint32_t *out) {
+    tnmi_engine *e = &ctx->e;
+    tnm_result r = tnmi_door_name_room(ctx, call);
     if (r != TNM_OK) return r;
     *out = tnmi_tensor_new(&e->tensors);
     if (e->hints.learned.on) memset(tnmi_hint_habit(&e->hints, *out), 0, sizeof(tnmi_habit));
@@ -13122,6 +13129,24 @@ TENSORMEM_API tnm_result tnm_tensor_create(tnm_ctx *ctx, const tnm_tensor_desc *
     return tnmi_door_leave(ctx, r);
 }
 
+/* Room for a name, a record and a region, all at once: while a table grows other threads take from
+ * those that were looked at before. Nor does the tier lose its memory then, or the range would go
+ * with what was lost before it came. */
+static tnm_result tnmi_door_adopt_room(tnm_ctx *ctx, uint32_t tier, const char *call) {
+    tnmi_engine *e = &ctx->e;
+    tnm_result r;
+    uint64_t changed;
+    do {
+        while (e->tiers.tier[tier].losing && tnmi_engine_lose_some(e))
+            tnmi_door_breath(ctx);
+        changed = e->changed; /* by every table that grows */
+        r = tnmi_door_name_room(ctx, call);
+        if (r == TNM_OK) r = tnmi_door_table(ctx, &e->tensors.on[tier].replicas, 1, call);
+        if (r == TNM_OK) r = tnmi_door_table(ctx, &e->tensors.regions, 1, call);
+    } while (r == TNM_OK && changed != e->changed);
+    return r;
+}
+
 /* The adopted range becomes the content's replica: READY, alone, outside every segment. */
 static void tnmi_door_adopt(tnmi_engine *e, uint32_t name, const tnm_adopt_desc *adopt) {
     uint32_t tier = (uint32_t)adopt->tier;
@@ -13149,17 +13174,11 @@ TENSORMEM_API tnm_result tnm_tensor_adopt(tnm_ctx *ctx, const tnm_tensor_desc *d
         rule = "memory of a tier on the context's allocator needs its host address";
     if (!rule && (desc->advice & TNM_SCRUB)) rule = "adopted memory is not ours to scrub";
     if (!tnmi_door_begin(ctx, call, rule)) return TNM_ERR_ARGUMENT;
-    tnmi_engine *e = &ctx->e;
-    tnmi_residents *on = &e->tensors.on[adopt->tier];
-    tnm_result r = tnmi_door_table(ctx, &on->replicas, 1, call);
-    if (r == TNM_OK) r = tnmi_door_table(ctx, &e->tensors.regions, 1, call);
-    while (e->tiers.tier[adopt->tier].losing && tnmi_engine_lose_some(e))
-        tnmi_door_breath(ctx); /* or it would go with what was lost before it came */
-    if (r == TNM_OK) r = tnmi_door_table(ctx, &on->replicas, 1, call);
+    tnm_result r = tnmi_door_adopt_room(ctx, (uint32_t)adopt->tier, call);
     if (r == TNM_OK) r = tnmi_door_new_name(ctx, desc, bytes, rank, call, &name);
     if (r == TNM_OK) {
-        tnmi_door_adopt(e, name, adopt);
-        out->id = tnmi_tensor_id(&e->tensors, name);
+        tnmi_door_adopt(&ctx->e, name, adopt);
+        out->id = tnmi_tensor_id(&ctx->e.tensors, name);
     }
     return tnmi_door_leave(ctx, r);
 }

@@ -1,0 +1,103 @@
+/* Another thread's calls, from outside, in every moment in which a call lets the lock go. One
+ * thread does all of it: the lock is the application's, and what the other thread does is done
+ * where it is let go, so that each such moment is tried, and each run is the same. */
+#define TENSORMEM_IMPLEMENTATION
+#include "tensormem.h"
+#include "sim.h"
+
+enum { SIZE = 2048, TENSORS = 12 };
+
+static rig g;
+static int locked;              /* by one at a time */
+static int moments;             /* until the other thread does its work; 0 = it does none */
+static void (*meanwhile)(void); /* that */
+static int nested;              /* it is at it */
+
+static void lock(void *user) {
+    (void)user;
+    CHECK_EQ(locked++, 0);
+}
+
+static void unlock(void *user) {
+    (void)user;
+    CHECK_EQ(--locked, 0);
+    if (nested || moments == 0 || --moments > 0) return;
+    nested = 1;
+    meanwhile();
+    nested = 0;
+}
+
+/* who drives is in the outer call, and cannot get on: a nested one that waits gives up */
+static int idle(void *user, uint64_t rounds) {
+    return nested ? 1 : sim_idle(user, rounds);
+}
+
+static void open_rig(uint64_t seed, int kind, uint64_t budget) {
+    moments = nested = 0;
+    rig_start(&g, seed);
+    g.desc.lock = lock;
+    g.desc.unlock = unlock;
+    g.desc.idle = idle;
+    rig_pair(&g, kind, budget);
+}
+
+/* Runs `call` once for each moment: `what` happens in the first, in the second .., until there are
+ * no more. `begin` and `end` stand around each time. */
+static void in_each_moment(void (*begin)(void), void (*what)(void), void (*call)(void)) {
+    int at = 1;
+    for (int more = 1; more && at < 1000; at++) {
+        begin();
+        meanwhile = what;
+        moments = at;
+        call();
+        more = moments == 0;
+        moments = 0;
+        rig_end(&g);
+    }
+    CHECK(at > 3 && at < 1000); /* it was let go more than once */
+}
+
+static void use_names_up(void) { /* the next name needs a table to grow */
+    while (tnmi_store_spare(&g.ctx->e.tensors.names) > 0)
+        rig_tensor(&g, SIZE, 0);
+}
+
+/* ---- adopted memory takes a name, a record and a region, all at once ---- */
+static uint64_t lent;
+static int regions; /* the other thread adopts from a region of its own each time */
+
+static tnm_tensor adopt(void *user) {
+    tnm_adopt_desc a = sim_lent(&g.sim.device[1], lent, 0);
+    a.user = user;
+    return rig_adopt(&g, &a, SIZE);
+}
+
+static void begin_adopting(void) {
+    open_rig(1, SIM_PLAIN, rig_room(3, SIZE));
+    lent = sim_lend(&g.sim.device[1], SIZE);
+    sim_fill(sim_find(&g.sim.device[1], lent)->at, 5, 0, SIZE);
+    use_names_up();
+}
+
+static void adopt_the_rest(void) {
+    const tnmi_table *table =
+        regions ? &g.ctx->e.tensors.regions : &g.ctx->e.tensors.on[1].replicas;
+    char *user = NULL;
+    do
+        adopt(regions ? ++user : NULL);
+    while (tnmi_store_spare(table) > 0);
+}
+
+static void adopt_one(void) {
+    rig_expect(&g, adopt(&g), 0, 5);
+}
+
+TEST(what_is_adopted_has_all_it_takes) {
+    for (regions = 0; regions < 2; regions++)
+        in_each_moment(begin_adopting, adopt_the_rest, adopt_one);
+}
+
+int main(void) {
+    RUN(what_is_adopted_has_all_it_takes);
+    return check_done();
+}
