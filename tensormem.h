@@ -14203,6 +14203,7 @@ static tnm_result tnmi_door_leave_tier(tnm_ctx *ctx, tnm_tensor tensor, uint32_t
                                        uint32_t tier, int flush) {
     const tnmi_tensor *slot = tnmi_engine_content(&ctx->e, content);
     for (;;) {
+        ctx->e.grow = NULL; /* another's, who asks again: it would have us ask twice */
         tnm_result r = flush ? tnmi_engine_flush(&ctx->e, content, tier)
                              : tnmi_engine_evict(&ctx->e, content, tier);
         if (!ctx->e.grow) return r;

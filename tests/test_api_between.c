@@ -97,7 +97,39 @@ TEST(what_is_adopted_has_all_it_takes) {
         in_each_moment(begin_adopting, adopt_the_rest, adopt_one);
 }
 
+/* ---- a failure that is told once is told to the one who asks ---- */
+static tnm_tensor t[TENSORS];
+static tnm_result told;
+
+static void begin_failed(void) {
+    open_rig(1, SIM_PLAIN, rig_room(3, SIZE));
+    t[0] = rig_tensor(&g, SIZE, 0);
+    rig_write(&g, t[0], 0, 1);
+    sim_break(&g.sim, SIM_COPY, 1, 0);
+    for (int i = 0; i < 9 && g.sim.fired == 0; i++) {
+        CHECK_EQ(tnm_flush(g.ctx, t[0], 1), TNM_PENDING);
+        rig_pump(&g, 1);
+    }
+    CHECK_EQ(g.sim.fired, 1);
+    use_names_up();
+    told = TNM_ERR_BACKEND;
+}
+
+static void flush_it(void) {
+    told = tnm_flush(g.ctx, t[0], 1);
+}
+
+static void name_one(void) {
+    rig_tensor(&g, SIZE, 0);
+    CHECK_EQ(told, TNM_ERR_BACKEND);
+}
+
+TEST(a_failure_is_told_while_a_table_grows) {
+    in_each_moment(begin_failed, flush_it, name_one);
+}
+
 int main(void) {
     RUN(what_is_adopted_has_all_it_takes);
+    RUN(a_failure_is_told_while_a_table_grows);
     return check_done();
 }
