@@ -14393,9 +14393,29 @@ static void tnmi_door_shortage(tnm_ctx *ctx, uint32_t tier, tnm_shortage *out) {
     }
 }
 
+/* What an ask would be answered, by a request that is nobody's: it ends before a table grows, while
+ * other threads would admit it. */
+static tnm_result tnmi_door_rehearse(tnm_ctx *ctx, const tnm_use *set, int count, uint32_t *tier,
+                                     tnm_shortage *out) {
+    tnmi_engine *e = &ctx->e;
+    uint32_t request;
+    for (;;) {
+        tnm_result r = tnmi_door_new_request(ctx, set, count, 1, &request);
+        if (r != TNM_OK) return r;
+        out->result = tnmi_engine_rehearse(e, request, tier, &out->need_bytes);
+        uint64_t changed = e->changed;
+        tnmi_engine_end_request(e, request);
+        e->changed = changed; /* it held nothing: no waiting call may take it for progress */
+        if (out->result != TNM_ABSENT) return TNM_OK;
+        tnmi_door_grow(ctx);
+        r = tnmi_door_are_named(ctx, set, count);
+        if (r != TNM_OK) return r;
+    }
+}
+
 TENSORMEM_API tnm_result tnm_why(tnm_ctx *ctx, const tnm_use *set, int count, tnm_shortage *out) {
     static const char call[] = "tnm_why";
-    uint32_t request;
+    uint32_t tier = TNMI_NONE;
     if (out) memset(out, 0, sizeof *out);
     if (!ctx) return TNM_ERR_ARGUMENT;
     if (!out || count < 0 || (count > 0 && !set))
@@ -14406,24 +14426,13 @@ TENSORMEM_API tnm_result tnm_why(tnm_ctx *ctx, const tnm_use *set, int count, tn
     else
         tnmi_door_enter(ctx);
     tnm_result r = tnmi_door_check_set(ctx, set, count, call);
-    if (r == TNM_OK) r = tnmi_door_new_request(ctx, set, count, 1, &request);
+    if (r == TNM_OK) r = tnmi_door_rehearse(ctx, set, count, &tier, out);
     if (r == TNM_OK) {
-        uint32_t tier = TNMI_NONE;
-        do {
-            out->result = tnmi_engine_rehearse(&ctx->e, request, &tier, &out->need_bytes);
-            if (out->result != TNM_ABSENT) break;
-            tnmi_door_grow(ctx);
-            r = tnmi_door_are_named(ctx, set, count);
-        } while (r == TNM_OK);
-        uint64_t changed = ctx->e.changed;
-        tnmi_engine_end_request(&ctx->e, request);
-        if (r != TNM_OK) return tnmi_door_leave(ctx, r);
         tnm_result standing = tnmi_engine_standing(&ctx->e, set, count);
         if (standing != TNM_PENDING && !tnmi_door_all_here(ctx, set, count, 1))
             out->result = standing;
         if (tnmi_door_if_ready(set, count) && !tnmi_door_all_here(ctx, set, count, 0))
             out->result = TNM_ABSENT;
-        ctx->e.changed = changed; /* it held nothing: no waiting call may take it for progress */
         if (tier == TNMI_NONE && count > 0) tier = (uint32_t)set[0].tier;
         if (tier != TNMI_NONE) tnmi_door_shortage(ctx, tier, out);
     }

@@ -128,8 +128,34 @@ TEST(a_failure_is_told_while_a_table_grows) {
     in_each_moment(begin_failed, flush_it, name_one);
 }
 
+/* ---- a question claims nothing, whoever gets on meanwhile ---- */
+static void begin_below(void) {
+    open_rig(1, SIM_PLAIN, rig_room(3, SIZE));
+    t[0] = rig_tensor(&g, SIZE, 0);
+    rig_write(&g, t[0], 1, 1);
+}
+
+static void get_on(void) {
+    rig_pump(&g, 20);
+}
+
+static void ask_why(void) {
+    tnm_use use = rig_use(t[0], 0, TNM_READ);
+    tnm_shortage why;
+    tnm_result r;
+    CHECK_EQ(tnm_why(g.ctx, &use, 1, &why), TNM_OK);
+    rig_rest(&g);
+    RIG_UNTIL(r, &g, tnm_evict(g.ctx, t[0], 0));
+    CHECK_EQ(r, TNM_OK);
+}
+
+TEST(a_question_claims_nothing) {
+    in_each_moment(begin_below, get_on, ask_why);
+}
+
 int main(void) {
     RUN(what_is_adopted_has_all_it_takes);
     RUN(a_failure_is_told_while_a_table_grows);
+    RUN(a_question_claims_nothing);
     return check_done();
 }
