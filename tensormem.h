@@ -8453,6 +8453,7 @@ static int tnmi_engine_member_before(void *of, uint32_t a, uint32_t b) {
 }
 
 #    define TNMI_WHOLE ((uint32_t)1 << 31) /* tnm_use.flags, ours: the content, whatever the name */
+#    define TNMI_FIRST ((uint32_t)1 << 30) /* the same: only while it holds nothing */
 
 /* DISCARD through a view that does not cover its content acts as WRITE. */
 static tnm_access tnmi_engine_access(const tnmi_engine *e, uint32_t name, uint32_t content,
@@ -13400,11 +13401,18 @@ static inline void tnmi_door_complete(tnm_ctx *ctx, tnm_pinned *out, int count) 
 }
 
 /* Are the handles good still? While a call waited another thread may have destroyed one whose
- * content has further names, and lives on. */
+ * content has further names, and lives on. ABSENT: it has written what was to be written first. */
 static tnm_result tnmi_door_are_named(const tnm_ctx *ctx, const tnm_use *set, int count) {
+    const tnmi_tensors *tensors = &ctx->e.tensors;
     tnm_result why = TNM_OK;
-    for (int i = 0; i < count; i++)
-        if (tnmi_tensor_find(&ctx->e.tensors, set[i].tensor.id, &why) == TNMI_NONE) return why;
+    for (int i = 0; i < count; i++) {
+        uint64_t offset;
+        uint32_t name = tnmi_tensor_find(tensors, set[i].tensor.id, &why);
+        if (name == TNMI_NONE) return why;
+        if ((set[i].flags & TNMI_FIRST) &&
+            !tnmi_tensor_is_empty(tensors, tnmi_tensor_content(tensors, name, &offset)))
+            return TNM_ABSENT;
+    }
     return TNM_OK;
 }
 
@@ -13880,10 +13888,11 @@ static tnm_result tnmi_door_range(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offs
     return TNM_OK;
 }
 
-/* The content behind a name, pinned whole: its bytes begin at 0, whichever name was given. */
+/* The content behind a name, pinned whole: its bytes begin at 0, whichever name was given. `first`:
+ * TNMI_FIRST or 0. */
 static tnm_result tnmi_door_pin_whole(tnm_ctx *ctx, tnm_tensor tensor, uint32_t content,
-                                      uint32_t tier, tnm_access access, tnmi_plain *plain,
-                                      const char *call) {
+                                      uint32_t tier, tnm_access access, uint32_t first,
+                                      tnmi_plain *plain, const char *call) {
     tnm_use use;
     tnm_result r;
     memset(&use, 0, sizeof use);
@@ -13892,7 +13901,7 @@ static tnm_result tnmi_door_pin_whole(tnm_ctx *ctx, tnm_tensor tensor, uint32_t 
         use.tensor.id = tnmi_tensor_id(&ctx->e.tensors, content);
     use.tier = (int)tier;
     use.access = access;
-    use.flags = TNMI_WHOLE;
+    use.flags = TNMI_WHOLE | first;
     memset(plain, 0, sizeof *plain);
     plain->kind = access == TNM_READ ? TNMI_OP_READ : TNMI_OP_WRITE;
     tnmi_door_find(ctx, use.tensor, call, &r); /* it may be gone: we have waited */
@@ -13918,7 +13927,7 @@ TENSORMEM_API tnm_result tnm_read(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offs
     if (r == TNM_OK) {
         tnmi_plain plain;
         uint32_t tier = tnmi_door_meet(&ctx->e, content, 0);
-        r = tnmi_door_pin_whole(ctx, tensor, content, tier, TNM_READ, &plain, call);
+        r = tnmi_door_pin_whole(ctx, tensor, content, tier, TNM_READ, 0, &plain, call);
         if (r == TNM_OK) {
             r = tnmi_door_move_plain(ctx, &plain, base + offset, dst, bytes);
             tnmi_door_drop_pin(ctx, &plain.pinned);
@@ -13928,7 +13937,7 @@ TENSORMEM_API tnm_result tnm_read(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offs
 }
 
 /* Bytes into a content that holds nothing, or lost what it held: zeros around them. A failure
- * leaves it as it was. */
+ * leaves it as it was. ABSENT: it holds something by now. */
 static tnm_result tnmi_door_write_first(tnm_ctx *ctx, tnm_tensor tensor, uint32_t content,
                                         uint64_t at, void *src, uint64_t bytes) {
     static const char call[] = "tnm_write";
@@ -13937,7 +13946,8 @@ static tnm_result tnmi_door_write_first(tnm_ctx *ctx, tnm_tensor tensor, uint32_
     uint64_t all = tnmi_tensor_at(&e->tensors, content)->bytes;
     int broken = (tnmi_tensor_at(&e->tensors, content)->flags & TNMI_BROKEN) != 0;
     uint32_t tier = tnmi_door_meet(e, content, 1);
-    tnm_result r = tnmi_door_pin_whole(ctx, tensor, content, tier, TNM_DISCARD, &plain, call);
+    tnm_result r =
+        tnmi_door_pin_whole(ctx, tensor, content, tier, TNM_DISCARD, TNMI_FIRST, &plain, call);
     if (r != TNM_OK) return r;
     r = tnmi_door_move_plain(ctx, &plain, at, src, bytes);
     if (r == TNM_OK) r = tnmi_door_move_plain(ctx, &plain, 0, NULL, at);
@@ -13965,7 +13975,7 @@ static tnm_result tnmi_door_write_over(tnm_ctx *ctx, tnm_tensor tensor, uint32_t
             by = tnmi_door_meet(e, content, 1);
         }
         if (by == TNMI_NONE) break;
-        r = tnmi_door_pin_whole(ctx, tensor, content, by, access, &plain, call);
+        r = tnmi_door_pin_whole(ctx, tensor, content, by, access, 0, &plain, call);
         if (r != TNM_OK) return r;
         tnmi_door_drop_pin(ctx, &plain.pinned);
     }
@@ -13974,7 +13984,7 @@ static tnm_result tnmi_door_write_over(tnm_ctx *ctx, tnm_tensor tensor, uint32_t
                 !e->tiers.tier[tier].hidden &&
                 !tnmi_tensor_is_ready(tnmi_engine_on(e, content, tier));
     if (tier == TNMI_NONE) tier = tnmi_door_meet(e, content, 1);
-    r = tnmi_door_pin_whole(ctx, tensor, content, tier, whole ? TNM_DISCARD : TNM_WRITE, &plain,
+    r = tnmi_door_pin_whole(ctx, tensor, content, tier, whole ? TNM_DISCARD : TNM_WRITE, 0, &plain,
                             call);
     if (r != TNM_OK) return r;
     r = tnmi_door_move_plain(ctx, &plain, at, src, bytes);
@@ -13999,13 +14009,13 @@ TENSORMEM_API tnm_result tnm_write(tnm_ctx *ctx, tnm_tensor tensor, uint64_t off
     void *from = (void *)(uintptr_t)src; /* only read */
     int first = 0;
     if (r == TNM_OK && bytes > 0)
-        do { /* again if a DROPPABLE content was dropped while we waited for it */
+        do { /* again if a content was dropped, or another thread filled it, while we waited */
             const tnmi_tensor *whole = tnmi_tensor_at(&e->tensors, content);
             first = tnmi_tensor_is_empty(&e->tensors, content);
             if (whole->flags & TNMI_BROKEN) first = bytes == whole->bytes; /* the way out of LOST */
             r = first ? tnmi_door_write_first(ctx, tensor, content, base + offset, from, bytes)
                       : tnmi_door_write_over(ctx, tensor, content, base + offset, from, bytes);
-        } while (r == TNM_ERR_EMPTY && !first);
+        } while (r == (first ? TNM_ABSENT : TNM_ERR_EMPTY));
     return tnmi_door_leave(ctx, r);
 }
 

@@ -153,9 +153,47 @@ TEST(a_question_claims_nothing) {
     in_each_moment(begin_below, get_on, ask_why);
 }
 
+/* ---- a first write in part leaves what was written meanwhile ---- */
+static int wrote;
+
+static void begin_empty(void) {
+    open_rig(1, SIM_PLAIN, rig_room(3, SIZE));
+    rig_make(&g, t + 1, 1, SIZE, 0); /* the fast tier has its memory; the slow one has none */
+    t[0] = rig_tensor(&g, SIZE, 0);
+    wrote = 0;
+}
+
+static void write_all(void) {
+    tnm_pinned p;
+    if (rig_pin(&g, t[0], 0, TNM_DISCARD, &p) != TNM_OK) return;
+    sim_fill(sim_at(&g.sim, &p), 7, 0, p.bytes);
+    CHECK_EQ(rig_unpin(&g, &p, 0), TNM_OK);
+    wrote = 1;
+}
+
+static void write_part(void) {
+    uint8_t part[SIZE / 2], back[SIZE];
+    sim_fill(part, 3, 0, sizeof part);
+    CHECK_EQ(tnm_write(g.ctx, t[0], 0, part, sizeof part), TNM_OK);
+    int left = moments;
+    moments = 0;
+    CHECK_EQ(tnm_read(g.ctx, t[0], 0, back, SIZE), TNM_OK);
+    moments = left;
+    CHECK(sim_same(back, 3, 0, sizeof part) || (wrote && sim_same(back, 7, 0, sizeof part)));
+    if (wrote)
+        CHECK(sim_same(back + sizeof part, 7, sizeof part, SIZE - sizeof part));
+    else
+        CHECK(sim_all(back + sizeof part, 0, SIZE - sizeof part));
+}
+
+TEST(a_first_write_leaves_what_was_written_meanwhile) {
+    in_each_moment(begin_empty, write_all, write_part);
+}
+
 int main(void) {
     RUN(what_is_adopted_has_all_it_takes);
     RUN(a_failure_is_told_while_a_table_grows);
     RUN(a_question_claims_nothing);
+    RUN(a_first_write_leaves_what_was_written_meanwhile);
     return check_done();
 }
