@@ -6634,6 +6634,7 @@ typedef struct tnmi_request {
     tnm_result result; /* PENDING until it failed */
     int calling;       /* a call waits for it; else a try_ call asked */
     int admitted;
+    int empties; /* whole segments go for it, on `short_on` */
 } tnmi_request;
 
 enum { TNMI_BUCKETS = 64, TNMI_LAPSE_TICKS = 64, TNMI_OLDEST = 128 };
@@ -7594,7 +7595,8 @@ typedef struct tnmi_plan {
     uint64_t step, before; /* deadline; a guess evicts nothing whose key is `before` or more */
     tnm_class class_;
     int guess;
-    int freed; /* something made way: the next attempt has more room */
+    int freed;   /* something made way: the next attempt has more room */
+    int empties; /* whole segments go for it */
 } tnmi_plan;
 
 static tnmi_plan tnmi_engine_plan(uint32_t request, tnm_class class_, uint64_t step) {
@@ -7606,7 +7608,7 @@ static tnmi_plan tnmi_engine_plan(uint32_t request, tnm_class class_, uint64_t s
     plan.step = step;
     plan.before = UINT64_MAX;
     plan.class_ = class_;
-    plan.guess = plan.freed = 0;
+    plan.guess = plan.freed = plan.empties = 0;
     return plan;
 }
 
@@ -8174,6 +8176,32 @@ static tnm_result tnmi_engine_find_dedicated(tnmi_engine *e, tnmi_plan *plan, ui
     return tnmi_engine_drain_oldest(e, plan, op->tier, need);
 }
 
+/* Is the need more than any segment holds, and are whole ones emptied for it? */
+static int tnmi_engine_empty_for(tnmi_engine *e, tnmi_plan *plan, uint32_t tier, uint64_t need) {
+    const tnmi_tier *t = tnmi_engine_tier(e, tier);
+    uint64_t widest = 0;
+    if (need <= tnmi_space_largest(&t->space) * t->granule) return 0;
+    for (uint32_t i = t->segments; i != TNMI_NONE; i = tnmi_tier_segment(&e->tiers, i)->next)
+        if (tnmi_tier_segment(&e->tiers, i)->state >= TNMI_SEGMENT_LIVE) /* those that go as well */
+            widest = tnmi_base_max(widest, tnmi_tier_segment(&e->tiers, i)->size);
+    if (widest == 0 || need <= widest || need <= tnmi_tier_room(t)) return 0;
+    if (!tnmi_engine_could_make_ledger(e, tier, need)) return 0; /* or they would go in vain */
+    if (!e->rehearsing && !tnmi_engine_make_ledger(e, tier, need, 0)) return 0;
+    return plan->empties = 1;
+}
+
+/* Are segments emptied for an older request? What they give back is his: another would have it made
+ * a segment, for that to be emptied in its turn. */
+static int tnmi_engine_is_emptied(const tnmi_engine *e, uint32_t tier, uint32_t request) {
+    uint64_t age = tnmi_engine_age(e, request);
+    for (uint32_t r = e->oldest_request; r != TNMI_NONE; r = tnmi_engine_request(e, r)->next) {
+        const tnmi_request *older = tnmi_engine_request(e, r);
+        if (older->age >= age) return 0;
+        if (older->empties && older->result == TNM_PENDING && older->short_on == tier) return 1;
+    }
+    return 0;
+}
+
 /* A streamed tensor takes the place of its like, if there is one. */
 static int tnmi_engine_find_slot(tnmi_engine *e, uint32_t op_index, const tnmi_wish *wish,
                                  int clean) {
@@ -8226,6 +8254,9 @@ static tnm_result tnmi_engine_find_place(tnmi_engine *e, tnmi_plan *plan, uint32
         tnmi_engine_settle(e, op_index, node);
         return TNM_OK;
     }
+    if (tnmi_tier_segment_size(t, need, e->tick) &&
+        tnmi_engine_is_emptied(e, op->tier, plan->request))
+        return TNM_PENDING;
     r = tnmi_engine_want_segment(e, op->tier, need, NULL, 0);
     if (r != TNM_ERR_BUDGET) return r;
     if (tnmi_engine_find_slot(e, op_index, &wish, 0)) return TNM_OK;
@@ -8245,16 +8276,8 @@ static tnm_result tnmi_engine_find_place(tnmi_engine *e, tnmi_plan *plan, uint32
         op->astray = 1;
         return tnmi_engine_find_place(e, plan, op_index, clean);
     }
-    if (!plan->guess && !clean && need > tnmi_space_largest(&t->space) * t->granule) {
-        uint64_t widest = 0; /* would an empty segment hold it? One that goes for it is asked on */
-        for (uint32_t i = t->segments; i != TNMI_NONE; i = tnmi_tier_segment(&e->tiers, i)->next)
-            if (tnmi_tier_segment(&e->tiers, i)->state >= TNMI_SEGMENT_LIVE)
-                widest = tnmi_base_max(widest, tnmi_tier_segment(&e->tiers, i)->size);
-        if (widest > 0 && need > widest && need > tnmi_tier_room(t) &&
-            tnmi_engine_could_make_ledger(e, op->tier, need) && /* or none need go */
-            (e->rehearsing || tnmi_engine_make_ledger(e, op->tier, need, 0)))
-            return TNM_PENDING;
-    }
+    if (!plan->guess && !clean && tnmi_engine_empty_for(e, plan, op->tier, need))
+        return TNM_PENDING;
     return tnmi_engine_classify(e, plan, op->tier, need);
 }
 
@@ -8852,6 +8875,7 @@ static tnm_result tnmi_engine_admit(tnmi_engine *e, uint32_t index) {
     if (r == TNM_OK) {
         tnmi_engine_commit(e, &plan);
         request->admitted = 1;
+        request->empties = 0;
         request->short_on = TNMI_NONE;
         request->lapse = TNMI_NEVER;
         e->changed++;
@@ -8866,6 +8890,7 @@ static tnm_result tnmi_engine_admit(tnmi_engine *e, uint32_t index) {
     request->seen = e->changed;
     e->changed += (uint64_t)plan.freed;
     request->short_on = plan.short_on;
+    request->empties = plan.empties;
     if (r == TNM_PENDING || r == TNM_ABSENT) return r;
     request->result = r;
     e->last.result = r;

@@ -19,6 +19,15 @@ TEST(random_calls) {
     CHECK(granted > rounds / 2); /* a run in which nothing is ever granted tests nothing */
 }
 
+TEST(streams_that_once_failed) {
+    static const uint64_t seeds[] = {
+        3503,  /* a guess and a demand made and emptied one segment in turns, within a pump */
+        501553 /* a budget was told BACKEND where no backend had refused anything */
+    };
+    for (size_t i = 0; i < sizeof seeds / sizeof seeds[0]; i++)
+        model_play(&world, NULL, 0, seeds[i], 300);
+}
+
 TEST(same_calls_same_trace) { /* P9, with asynchronous backends */
     int rounds = check_scale(40, 6);
     world.traced = 1;
@@ -48,6 +57,7 @@ int main(int argc, char **argv) {
     if (argc > 1) return replay(argc, argv);
     printf("seeds 1 ..; replay one with: test_model SEED\n");
     RUN(random_calls);
+    RUN(streams_that_once_failed);
     RUN(same_calls_same_trace);
     return check_done();
 }
