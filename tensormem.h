@@ -13915,15 +13915,13 @@ static tnm_result tnmi_door_range(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offs
 
 /* The content behind a name, pinned whole: its bytes begin at 0, whichever name was given. `first`:
  * TNMI_FIRST or 0. */
-static tnm_result tnmi_door_pin_whole(tnm_ctx *ctx, tnm_tensor tensor, uint32_t content,
-                                      uint32_t tier, tnm_access access, uint32_t first,
-                                      tnmi_plain *plain, const char *call) {
+static tnm_result tnmi_door_pin_whole(tnm_ctx *ctx, tnm_tensor tensor, uint32_t tier,
+                                      tnm_access access, uint32_t first, tnmi_plain *plain,
+                                      const char *call) {
     tnm_use use;
     tnm_result r;
     memset(&use, 0, sizeof use);
     use.tensor = tensor;
-    if (tnmi_tensor_at(&ctx->e.tensors, content)->flags & TNMI_NAMED)
-        use.tensor.id = tnmi_tensor_id(&ctx->e.tensors, content);
     use.tier = (int)tier;
     use.access = access;
     use.flags = TNMI_WHOLE | first;
@@ -13952,7 +13950,7 @@ TENSORMEM_API tnm_result tnm_read(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offs
     if (r == TNM_OK) {
         tnmi_plain plain;
         uint32_t tier = tnmi_door_meet(&ctx->e, content, 0);
-        r = tnmi_door_pin_whole(ctx, tensor, content, tier, TNM_READ, 0, &plain, call);
+        r = tnmi_door_pin_whole(ctx, tensor, tier, TNM_READ, 0, &plain, call);
         if (r == TNM_OK) {
             r = tnmi_door_move_plain(ctx, &plain, base + offset, dst, bytes);
             tnmi_door_drop_pin(ctx, &plain.pinned);
@@ -13971,8 +13969,7 @@ static tnm_result tnmi_door_write_first(tnm_ctx *ctx, tnm_tensor tensor, uint32_
     uint64_t all = tnmi_tensor_at(&e->tensors, content)->bytes;
     int broken = (tnmi_tensor_at(&e->tensors, content)->flags & TNMI_BROKEN) != 0;
     uint32_t tier = tnmi_door_meet(e, content, 1);
-    tnm_result r =
-        tnmi_door_pin_whole(ctx, tensor, content, tier, TNM_DISCARD, TNMI_FIRST, &plain, call);
+    tnm_result r = tnmi_door_pin_whole(ctx, tensor, tier, TNM_DISCARD, TNMI_FIRST, &plain, call);
     if (r != TNM_OK) return r;
     r = tnmi_door_move_plain(ctx, &plain, at, src, bytes);
     if (r == TNM_OK) r = tnmi_door_move_plain(ctx, &plain, 0, NULL, at);
@@ -14000,7 +13997,7 @@ static tnm_result tnmi_door_write_over(tnm_ctx *ctx, tnm_tensor tensor, uint32_t
             by = tnmi_door_meet(e, content, 1);
         }
         if (by == TNMI_NONE) break;
-        r = tnmi_door_pin_whole(ctx, tensor, content, by, access, 0, &plain, call);
+        r = tnmi_door_pin_whole(ctx, tensor, by, access, 0, &plain, call);
         if (r != TNM_OK) return r;
         tnmi_door_drop_pin(ctx, &plain.pinned);
     }
@@ -14009,8 +14006,7 @@ static tnm_result tnmi_door_write_over(tnm_ctx *ctx, tnm_tensor tensor, uint32_t
                 !e->tiers.tier[tier].hidden &&
                 !tnmi_tensor_is_ready(tnmi_engine_on(e, content, tier));
     if (tier == TNMI_NONE) tier = tnmi_door_meet(e, content, 1);
-    r = tnmi_door_pin_whole(ctx, tensor, content, tier, whole ? TNM_DISCARD : TNM_WRITE, 0, &plain,
-                            call);
+    r = tnmi_door_pin_whole(ctx, tensor, tier, whole ? TNM_DISCARD : TNM_WRITE, 0, &plain, call);
     if (r != TNM_OK) return r;
     r = tnmi_door_move_plain(ctx, &plain, at, src, bytes);
     if (plain.torn || (whole && r != TNM_OK)) {

@@ -190,10 +190,45 @@ TEST(a_first_write_leaves_what_was_written_meanwhile) {
     in_each_moment(begin_empty, write_all, write_part);
 }
 
+/* ---- a view is there as long as its own name is ---- */
+static void begin_viewed(void) { /* what is adopted has come without a request */
+    tnm_adopt_desc a;
+    open_rig(1, SIM_PLAIN, rig_room(3, SIZE));
+    lent = sim_lend(&g.sim.device[1], SIZE);
+    sim_fill(sim_find(&g.sim.device[1], lent)->at, 5, 0, SIZE);
+    a = sim_lent(&g.sim.device[1], lent, 0);
+    a.writable = 1;
+    t[0] = rig_adopt(&g, &a, SIZE);
+    t[1] = rig_view(&g, t[0], 8, SIZE - 8);
+}
+
+static void end_the_first_name(void) {
+    CHECK_EQ(tnm_tensor_destroy(g.ctx, t[0]), TNM_OK);
+}
+
+static void read_view(void) {
+    uint8_t back[SIZE - 8];
+    CHECK_EQ(tnm_read(g.ctx, t[1], 0, back, sizeof back), TNM_OK);
+    CHECK(sim_same(back, 5, 8, sizeof back));
+}
+
+static void write_view(void) {
+    uint8_t byte = 1, back = 0;
+    CHECK_EQ(tnm_write(g.ctx, t[1], 9, &byte, 1), TNM_OK);
+    CHECK_EQ(tnm_read(g.ctx, t[1], 9, &back, 1), TNM_OK);
+    CHECK_EQ(back, byte);
+}
+
+TEST(a_view_outlives_the_first_name_in_a_call) {
+    in_each_moment(begin_viewed, end_the_first_name, read_view);
+    in_each_moment(begin_viewed, end_the_first_name, write_view);
+}
+
 int main(void) {
     RUN(what_is_adopted_has_all_it_takes);
     RUN(a_failure_is_told_while_a_table_grows);
     RUN(a_question_claims_nothing);
     RUN(a_first_write_leaves_what_was_written_meanwhile);
+    RUN(a_view_outlives_the_first_name_in_a_call);
     return check_done();
 }
