@@ -13522,6 +13522,10 @@ static tnm_result tnmi_door_pin(tnm_ctx *ctx, const tnm_use *set, int count, tnm
     }
     if (request == TNMI_NONE) {
         r = tnmi_door_new_request(ctx, set, count, waits, &request);
+        if (r == TNM_OK && only_here && !tnmi_door_all_here(ctx, set, count, 0)) {
+            tnmi_engine_end_request(e, request); /* it left while a table grew */
+            return TNM_ABSENT;
+        }
         if (r != TNM_OK) {
             if (r == TNM_ERR_CAPACITY)
                 tnmi_door_refuse(ctx, r, call, "max_replicas, or one tensor too often in a set");

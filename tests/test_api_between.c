@@ -224,11 +224,51 @@ TEST(a_view_outlives_the_first_name_in_a_call) {
     in_each_moment(begin_viewed, end_the_first_name, write_view);
 }
 
+/* ---- IF_READY starts nothing ---- */
+static void begin_ready(void) {
+    tnm_result r;
+    open_rig(1, SIM_PLAIN, rig_room(3, SIZE));
+    t[0] = rig_tensor(&g, SIZE, TNM_ONCE); /* a pin of it takes the slow way */
+    rig_write(&g, t[0], 1, 1);
+    rig_pump(&g, 2);
+    RIG_UNTIL(r, &g, tnm_flush(g.ctx, t[0], 1));
+    tnm_use use = rig_use(t[0], 0, TNM_READ);
+    CHECK(tnm_prefetch(g.ctx, 0, &use, 1) >= 0);
+    rig_pump(&g, 9);
+    CHECK_EQ(rig_state(&g, t[0], 0), TNM_STATE_READY);
+}
+
+static void take_it_away(void) {
+    tnm_evict(g.ctx, t[0], 0);
+}
+
+static void pin_if_ready(void) { /* a set for which the table of members has to grow */
+    tnm_use use[1024];
+    tnm_pinned p[1024];
+    int count = (int)tnmi_store_spare(&g.ctx->e.members) + 1;
+    CHECK(count <= 1024);
+    for (int i = 0; i < count; i++) {
+        use[i] = rig_use(t[0], 0, TNM_READ);
+        use[i].flags = TNM_IF_READY;
+    }
+    tnm_result r = tnm_try_pin(g.ctx, use, count, p);
+    CHECK(r == TNM_OK || r == TNM_ABSENT);
+    if (r == TNM_OK)
+        CHECK_EQ(tnm_unpin(g.ctx, p, count, 0), TNM_OK);
+    else
+        CHECK_EQ(rig_state(&g, t[0], 0), TNM_STATE_ABSENT);
+}
+
+TEST(a_pin_if_ready_starts_nothing) {
+    in_each_moment(begin_ready, take_it_away, pin_if_ready);
+}
+
 int main(void) {
     RUN(what_is_adopted_has_all_it_takes);
     RUN(a_failure_is_told_while_a_table_grows);
     RUN(a_question_claims_nothing);
     RUN(a_first_write_leaves_what_was_written_meanwhile);
     RUN(a_view_outlives_the_first_name_in_a_call);
+    RUN(a_pin_if_ready_starts_nothing);
     return check_done();
 }
