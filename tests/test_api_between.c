@@ -32,13 +32,17 @@ static int idle(void *user, uint64_t rounds) {
     return nested ? 1 : sim_idle(user, rounds);
 }
 
-static void open_rig(uint64_t seed, int kind, uint64_t budget) {
+static void start_rig(uint64_t seed) {
     moments = nested = 0;
     rig_start(&g, seed);
     g.desc.lock = lock;
     g.desc.unlock = unlock;
     g.desc.idle = idle;
-    rig_pair(&g, kind, budget);
+}
+
+static void open_rig(void) {
+    start_rig(1);
+    rig_pair(&g, SIM_PLAIN, rig_room(3, SIZE));
 }
 
 /* Runs `call` once for each moment: `what` happens in the first, in the second .., until there are
@@ -73,7 +77,7 @@ static tnm_tensor adopt(void *user) {
 }
 
 static void begin_adopting(void) {
-    open_rig(1, SIM_PLAIN, rig_room(3, SIZE));
+    open_rig();
     lent = sim_lend(&g.sim.device[1], SIZE);
     sim_fill(sim_find(&g.sim.device[1], lent)->at, 5, 0, SIZE);
     use_names_up();
@@ -102,7 +106,7 @@ static tnm_tensor t[TENSORS];
 static tnm_result told;
 
 static void begin_failed(void) {
-    open_rig(1, SIM_PLAIN, rig_room(3, SIZE));
+    open_rig();
     t[0] = rig_tensor(&g, SIZE, 0);
     rig_write(&g, t[0], 0, 1);
     sim_break(&g.sim, SIM_COPY, 1, 0);
@@ -130,7 +134,7 @@ TEST(a_failure_is_told_while_a_table_grows) {
 
 /* ---- a question claims nothing, whoever gets on meanwhile ---- */
 static void begin_below(void) {
-    open_rig(1, SIM_PLAIN, rig_room(3, SIZE));
+    open_rig();
     t[0] = rig_tensor(&g, SIZE, 0);
     rig_write(&g, t[0], 1, 1);
 }
@@ -157,7 +161,7 @@ TEST(a_question_claims_nothing) {
 static int wrote;
 
 static void begin_empty(void) {
-    open_rig(1, SIM_PLAIN, rig_room(3, SIZE));
+    open_rig();
     rig_make(&g, t + 1, 1, SIZE, 0); /* the fast tier has its memory; the slow one has none */
     t[0] = rig_tensor(&g, SIZE, 0);
     wrote = 0;
@@ -193,7 +197,7 @@ TEST(a_first_write_leaves_what_was_written_meanwhile) {
 /* ---- a view is there as long as its own name is ---- */
 static void begin_viewed(void) { /* what is adopted has come without a request */
     tnm_adopt_desc a;
-    open_rig(1, SIM_PLAIN, rig_room(3, SIZE));
+    open_rig();
     lent = sim_lend(&g.sim.device[1], SIZE);
     sim_fill(sim_find(&g.sim.device[1], lent)->at, 5, 0, SIZE);
     a = sim_lent(&g.sim.device[1], lent, 0);
@@ -227,7 +231,7 @@ TEST(a_view_outlives_the_first_name_in_a_call) {
 /* ---- IF_READY starts nothing ---- */
 static void begin_ready(void) {
     tnm_result r;
-    open_rig(1, SIM_PLAIN, rig_room(3, SIZE));
+    open_rig();
     t[0] = rig_tensor(&g, SIZE, TNM_ONCE); /* a pin of it takes the slow way */
     rig_write(&g, t[0], 1, 1);
     rig_pump(&g, 2);
@@ -263,6 +267,220 @@ TEST(a_pin_if_ready_starts_nothing) {
     in_each_moment(begin_ready, take_it_away, pin_if_ready);
 }
 
+/* ---- whatever it does, whenever: calls by chance within calls by chance ---- */
+static uint64_t chance, keys;
+static uint64_t key[TENSORS];  /* of the payload; 0 = there is no such tensor */
+static uint64_t made[TENSORS]; /* which content this is, under whatever name */
+static int moved[TENSORS];     /* a tnm_read or tnm_write of it runs: nobody else writes */
+
+static int draw(uint64_t below) {
+    return (int)check_draw(&chance, below);
+}
+
+static int is(int i, uint64_t was) { /* still the same? */
+    return key[i] > 0 && made[i] == was;
+}
+
+static void look(int i, uint64_t was, tnm_pinned *p) {
+    if (is(i, was) && !moved[i]) CHECK(sim_same(sim_at(&g.sim, p), key[i], 0, p->bytes));
+}
+
+static void expect_result(tnm_result r) {
+    if (r != TNM_ERR_STALE && r != TNM_ERR_BUSY && r != TNM_ERR_BUDGET) CHECK_EQ(r < 0 ? r : 0, 0);
+}
+
+static void make_or_end(int i, int tier) {
+    tnm_pinned p;
+    tnm_tensor fresh = t[i];
+    if (key[i] > 0) {
+        key[i] = 0;
+        CHECK_EQ(tnm_tensor_destroy(g.ctx, fresh), TNM_OK);
+        return;
+    }
+    fresh = rig_tensor(&g, 1 + (uint64_t)draw(SIZE), draw(4) ? 0 : TNM_ONCE);
+    tnm_result r = rig_pin(&g, fresh, tier, TNM_DISCARD, &p);
+    expect_result(r);
+    if (r == TNM_OK) sim_fill(sim_at(&g.sim, &p), ++keys, 0, p.bytes);
+    uint64_t mine = keys;
+    if (r == TNM_OK) CHECK_EQ(rig_unpin(&g, &p, 0), TNM_OK);
+    if (r == TNM_OK && key[i] == 0) {
+        made[i] = key[i] = mine;
+        t[i] = fresh;
+    } else
+        CHECK_EQ(tnm_tensor_destroy(g.ctx, fresh), TNM_OK);
+}
+
+static void pin_one(int i, int tier, tnm_access access) {
+    tnm_pinned p;
+    uint64_t was = made[i];
+    tnm_result r =
+        draw(2) ? rig_try(&g, t[i], tier, access, &p) : rig_pin(&g, t[i], tier, access, &p);
+    expect_result(r);
+    if (r != TNM_OK) return;
+    look(i, was, &p);
+    if (access == TNM_WRITE && !moved[i]) {
+        sim_fill(sim_at(&g.sim, &p), ++keys, 0, p.bytes);
+        if (is(i, was)) key[i] = keys;
+    }
+    uint64_t fence = access == TNM_READ && draw(3) == 0 ? TNM_FENCE(0, g.sim.now[0] + 1) : 0;
+    CHECK_EQ(rig_unpin(&g, &p, fence), TNM_OK);
+}
+
+static void pin_some(int i) {
+    tnm_use use[3];
+    tnm_pinned p[3];
+    int at[3];
+    uint64_t was[3];
+    for (int n = 0; n < 3; n++) {
+        at[n] = key[(i + n) % TENSORS] > 0 ? (i + n) % TENSORS : i;
+        was[n] = made[at[n]];
+        use[n] = rig_use(t[at[n]], draw(2), TNM_READ);
+    }
+    tnm_result r = draw(2) ? tnm_pin(g.ctx, use, 3, p) : tnm_try_pin(g.ctx, use, 3, p);
+    expect_result(r);
+    for (int n = 0; r == TNM_OK && n < 3; n++)
+        look(at[n], was[n], &p[n]);
+    if (r == TNM_OK) CHECK_EQ(tnm_unpin(g.ctx, p, 3, 0), TNM_OK);
+}
+
+static void read_or_write(int i) {
+    static uint8_t bytes[2][SIZE];
+    tnm_tensor it = t[i];
+    uint64_t was = made[i], size = rig_info(&g, it, 0).bytes, mine;
+    uint8_t *at = bytes[nested];
+    int writes = draw(2);
+    if (moved[i]) return;
+    mine = ++keys;
+    sim_fill(at, mine, 0, size);
+    moved[i] = 1;
+    tnm_result r = writes ? tnm_write(g.ctx, it, 0, at, size) : tnm_read(g.ctx, it, 0, at, size);
+    moved[i] = 0;
+    expect_result(r);
+    if (r == TNM_OK && is(i, was) && writes) key[i] = mine;
+    if (r == TNM_OK && is(i, was) && !writes) CHECK(sim_same(at, key[i], 0, size));
+}
+
+static void foresee(int i, int tier) {
+    tnm_use use = rig_use(t[i], tier, TNM_READ);
+    uint32_t lane = (uint32_t)draw(2);
+    tnm_result r = TNM_OK;
+    switch (draw(5)) {
+    case 0:
+        r = tnm_prefetch(g.ctx, lane, &use, 1);
+        break;
+    case 1:
+        r = tnm_schedule(g.ctx, lane, &use, 1, 1);
+        break;
+    case 2:
+        CHECK_EQ(tnm_record(g.ctx, lane), TNM_OK);
+        break;
+    case 3:
+        tnm_replay(g.ctx, lane); /* ARGUMENT if nothing was recorded */
+        break;
+    default:
+        CHECK_EQ(tnm_step(g.ctx, lane, (uint64_t)draw(9)), TNM_OK);
+    }
+    expect_result(r);
+}
+
+static void view_instead(int i) {
+    tnm_tensor_desc d;
+    tnm_tensor it = t[i], view;
+    memset(&d, 0, sizeof d);
+    d.bytes = rig_info(&g, it, 0).bytes;
+    tnm_result r = tnm_tensor_view(g.ctx, it, 0, &d, &view);
+    expect_result(r);
+    if (r != TNM_OK) return;
+    if (key[i] > 0 && t[i].id == it.id) {
+        t[i] = view;
+        view = it;
+    }
+    CHECK_EQ(tnm_tensor_destroy(g.ctx, view), TNM_OK);
+}
+
+static void push_about(int i, int tier) {
+    tnm_use use = rig_use(t[i], tier, TNM_READ);
+    tnm_shortage why;
+    tnm_tensor all = { 0 };
+    switch (draw(7)) {
+    case 0:
+        expect_result(tnm_evict(g.ctx, t[i], tier));
+        break;
+    case 1:
+        expect_result(tnm_flush(g.ctx, draw(2) ? t[i] : all, tier));
+        break;
+    case 2:
+        g.sim.device[0].limit = rig_room(4, SIZE);
+        expect_result(tnm_set_budget(g.ctx, 0, rig_room(3 + (uint64_t)draw(2), SIZE)));
+        break;
+    case 3:
+        expect_result(tnm_why(g.ctx, &use, 1, &why));
+        break;
+    case 4:
+        expect_result(tnm_cancel(g.ctx, &t[i], 1));
+        break;
+    case 5:
+        g.sim.now[0]++;
+        tnm_pump(g.ctx, draw(2) ? TNM_ALL : 512);
+        break;
+    default:
+        expect_result(tnm_advise(g.ctx, t[i], draw(2) ? TNM_KEEP : TNM_WONT_NEED));
+    }
+}
+
+static void some_call(void) {
+    int i = draw(TENSORS), tier = draw(2), what = draw(10);
+    if (key[i] == 0 || what == 0)
+        make_or_end(i, tier);
+    else if (what < 4)
+        pin_one(i, tier, what == 1 ? TNM_WRITE : TNM_READ);
+    else if (what == 4)
+        pin_some(i);
+    else if (what == 5)
+        read_or_write(i);
+    else if (what == 6)
+        foresee(i, tier);
+    else if (what == 7)
+        view_instead(i);
+    else
+        push_about(i, tier);
+}
+
+static void some_call_meanwhile(void) {
+    some_call();
+    CHECK_EQ(tnm_check(g.ctx), 0);
+    if (draw(2)) moments = 1 + draw(9);
+}
+
+static void open_any(int round) {
+    static const int kinds[] = { SIM_PLAIN, SIM_PLAIN | SIM_ASYNC, SIM_HIDDEN | SIM_ASYNC };
+    static const uint64_t segments[] = { 0, 2 * SIZE, TNM_DEDICATED };
+    start_rig((uint64_t)round);
+    g.desc.policy = round & 1 ? TNM_POLICY_AUTO : TNM_POLICY_LRU;
+    rig_tier(&g, "fast", kinds[round % 3], rig_room(4, SIZE));
+    rig_tier(&g, "slow", SIM_PLAIN, 0);
+    g.tiers[0].segment_bytes = segments[round / 3 % 3];
+    rig_create(&g);
+}
+
+TEST(calls_within_calls) {
+    int rounds = check_scale(400, 40), before = check_bad;
+    for (int round = 0; round < rounds && check_bad == before; round++) {
+        chance = (uint64_t)round * 2 + 1;
+        memset(key, 0, sizeof key);
+        open_any(round);
+        for (int call = 0; call < 200; call++) {
+            meanwhile = some_call_meanwhile;
+            moments = draw(3) ? 1 + draw(9) : 0;
+            some_call();
+            moments = 0;
+            CHECK_EQ(tnm_check(g.ctx), 0);
+        }
+        rig_end(&g);
+        if (check_bad > before) printf("calls_within_calls: round %d\n", round);
+    }
+}
+
 int main(void) {
     RUN(what_is_adopted_has_all_it_takes);
     RUN(a_failure_is_told_while_a_table_grows);
@@ -270,5 +488,6 @@ int main(void) {
     RUN(a_first_write_leaves_what_was_written_meanwhile);
     RUN(a_view_outlives_the_first_name_in_a_call);
     RUN(a_pin_if_ready_starts_nothing);
+    RUN(calls_within_calls);
     return check_done();
 }
