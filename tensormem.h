@@ -4298,6 +4298,7 @@ typedef struct tnmi_tier {
     uint32_t losing;     /* its memory is gone: records, then segments, gone over so far, + 1 */
     uint32_t look;       /* the same of the look for the largest gap, at space.look */
     uint64_t walk_round; /* in which the walk last went on */
+    uint64_t sought;     /* the round in which a write-back that is no guess last waited for room */
     tnmi_space space;
     tnmi_backoff scant; /* alloc refuses below the budget */
     tnmi_backoff sick;  /* what is dirty here cannot be written down: that failed, */
@@ -7855,7 +7856,7 @@ static int tnmi_engine_is_own_node(const tnmi_engine *e, uint32_t tier, const tn
     return tnmi_engine_is_busy(replica) && tnmi_engine_is_own(e, replica->offset, request);
 }
 
-/* Dirty bytes are stuck with what their way down failed with; where alloc refuses below: BACKEND. */
+/* Dirty bytes are stuck with what their way down failed with, or BACKEND: alloc refuses below. */
 static tnm_result tnmi_engine_sick_of(const tnmi_view *view, const tnmi_tier *tier) {
     return view->sick ? tier->sick_of : TNM_ERR_BACKEND;
 }
@@ -8154,6 +8155,27 @@ static int tnmi_engine_is_sought(const tnmi_engine *e, uint32_t tier, uint32_t r
     return 0;
 }
 
+/* Are segments emptied for an older request? What they give back is his: another would have it made
+ * a segment, for that to be emptied in its turn. */
+static int tnmi_engine_is_emptied(const tnmi_engine *e, uint32_t tier, uint32_t request) {
+    uint64_t age = tnmi_engine_age(e, request);
+    for (uint32_t r = e->oldest_request; r != TNMI_NONE; r = tnmi_engine_request(e, r)->next) {
+        const tnmi_request *older = tnmi_engine_request(e, r);
+        if (older->age >= age) return 0;
+        if (older->empties && older->result == TNM_PENDING && older->short_on == tier) return 1;
+    }
+    return 0;
+}
+
+/* May a plan not have a segment made now? What a write-back waits for no guess takes: it would be
+ * emptied for that in its turn, and be made again, for ever. */
+static int tnmi_engine_is_spoken_for(const tnmi_engine *e, const tnmi_plan *plan, uint32_t tier) {
+    const tnmi_tier *t = tnmi_engine_tier(e, tier);
+    if (plan->guess && t->sought == e->round) return 1;
+    return t->desc.segment_bytes == TNM_DEDICATED ? tnmi_engine_is_sought(e, tier, plan->request)
+                                                  : tnmi_engine_is_emptied(e, tier, plan->request);
+}
+
 static tnm_result tnmi_engine_find_dedicated(tnmi_engine *e, tnmi_plan *plan, uint32_t op_index) {
     tnmi_op *op = tnmi_engine_op(e, op_index);
     tnmi_tier *t = tnmi_engine_tier(e, op->tier);
@@ -8170,7 +8192,7 @@ static tnm_result tnmi_engine_find_dedicated(tnmi_engine *e, tnmi_plan *plan, ui
         tnmi_engine_place_dedicated(e, op_index, vacant);
         return TNM_OK;
     }
-    if (tnmi_engine_is_sought(e, op->tier, plan->request)) return TNM_PENDING;
+    if (tnmi_engine_is_spoken_for(e, plan, op->tier)) return TNM_PENDING;
     tnm_result r = tnmi_engine_want_segment(e, op->tier, need, item, age);
     if (r != TNM_ERR_BUDGET) return r;
     return tnmi_engine_drain_oldest(e, plan, op->tier, need);
@@ -8188,18 +8210,6 @@ static int tnmi_engine_empty_for(tnmi_engine *e, tnmi_plan *plan, uint32_t tier,
     if (!tnmi_engine_could_make_ledger(e, tier, need)) return 0; /* or they would go in vain */
     if (!e->rehearsing && !tnmi_engine_make_ledger(e, tier, need, 0)) return 0;
     return plan->empties = 1;
-}
-
-/* Are segments emptied for an older request? What they give back is his: another would have it made
- * a segment, for that to be emptied in its turn. */
-static int tnmi_engine_is_emptied(const tnmi_engine *e, uint32_t tier, uint32_t request) {
-    uint64_t age = tnmi_engine_age(e, request);
-    for (uint32_t r = e->oldest_request; r != TNMI_NONE; r = tnmi_engine_request(e, r)->next) {
-        const tnmi_request *older = tnmi_engine_request(e, r);
-        if (older->age >= age) return 0;
-        if (older->empties && older->result == TNM_PENDING && older->short_on == tier) return 1;
-    }
-    return 0;
 }
 
 /* A streamed tensor takes the place of its like, if there is one. */
@@ -8254,8 +8264,7 @@ static tnm_result tnmi_engine_find_place(tnmi_engine *e, tnmi_plan *plan, uint32
         tnmi_engine_settle(e, op_index, node);
         return TNM_OK;
     }
-    if (tnmi_tier_segment_size(t, need, e->tick) &&
-        tnmi_engine_is_emptied(e, op->tier, plan->request))
+    if (tnmi_tier_segment_size(t, need, e->tick) && tnmi_engine_is_spoken_for(e, plan, op->tier))
         return TNM_PENDING;
     r = tnmi_engine_want_segment(e, op->tier, need, NULL, 0);
     if (r != TNM_ERR_BUDGET) return r;
@@ -9522,6 +9531,8 @@ static tnm_result tnmi_engine_write_down(tnmi_engine *e, uint32_t content, uint3
     plan.before = plan.guess ? 0 : UINT64_MAX;
     tnm_result r = tnmi_engine_want_leg(e, &plan, content, tier);
     if (r == TNM_OK) r = tnmi_engine_place_all(e, &plan, plan.head);
+    if (r == TNM_PENDING && !plan.guess && plan.short_on != TNMI_NONE)
+        tnmi_engine_tier(e, plan.short_on)->sought = e->round;
     if (r != TNM_OK)
         tnmi_engine_undo(e, &plan);
     else

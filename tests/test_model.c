@@ -22,6 +22,7 @@ TEST(random_calls) {
 TEST(streams_that_once_failed) {
     static const uint64_t seeds[] = {
         3503,  /* a guess and a demand made and emptied one segment in turns, within a pump */
+        17704, /* so did a guess and a write-back below that a demand waited for */
         501553 /* a budget was told BACKEND where no backend had refused anything */
     };
     for (size_t i = 0; i < sizeof seeds / sizeof seeds[0]; i++)
