@@ -5553,14 +5553,17 @@ static uint32_t tnmi_hint_new(tnmi_hints *hints, tnmi_tensor *content, const tnm
     return index;
 }
 
-/* Out of its content's list and the table; the lane's list is the caller's. */
-static void tnmi_hint_delete(tnmi_hints *hints, const tnmi_tensors *tensors, uint32_t index) {
-    tnmi_use *use = tnmi_hint_use(hints, index);
-    uint32_t *at = &tnmi_tensor_at(tensors, use->content)->use;
-    while (*at != index)
-        at = &tnmi_hint_use(hints, *at)->same;
-    *at = use->same;
-    tnmi_store_give(&hints->uses, index);
+/* Out of its lane's cycle; its content's list is the caller's. */
+static void tnmi_hint_unlink_cyclic(tnmi_hints *hints, uint32_t index) {
+    uint32_t next = tnmi_hint_use(hints, index)->next, prev = tnmi_hint_use(hints, index)->prev;
+    tnmi_lane *lane = &hints->lane[tnmi_hint_use(hints, index)->lane];
+    if (prev == TNMI_NONE)
+        lane->cycle = next;
+    else
+        tnmi_hint_use(hints, prev)->next = next;
+    if (next != TNMI_NONE) tnmi_hint_use(hints, next)->prev = prev;
+    if (lane->cursor == index) lane->cursor = next;
+    lane->cycle_count--;
 }
 
 /* ---- single uses: a lane's treap by step, equals in the order in which they were told. A node's
@@ -5630,8 +5633,8 @@ static void tnmi_hint_link_single(tnmi_hints *hints, uint32_t index) {
         lane->single = index;
 }
 
-static void tnmi_hint_delete_single(tnmi_hints *hints, const tnmi_tensors *tensors,
-                                    uint32_t index) {
+/* Out of its lane's tree; its content's list is the caller's. */
+static void tnmi_hint_unlink_single(tnmi_hints *hints, uint32_t index) {
     tnmi_use *use = tnmi_hint_use(hints, index);
     tnmi_lane *lane = &hints->lane[use->lane];
     if (lane->single == index) lane->single = tnmi_hint_after(hints, index);
@@ -5643,19 +5646,48 @@ static void tnmi_hint_delete_single(tnmi_hints *hints, const tnmi_tensors *tenso
         tnmi_hint_lift(hints, *tnmi_hint_child(use, later));
     }
     *tnmi_hint_holder(hints, index) = TNMI_NONE;
-    tnmi_hint_delete(hints, tensors, index);
+}
+
+static void tnmi_hint_delete_single(tnmi_hints *hints, const tnmi_tensors *tensors,
+                                    uint32_t index) {
+    const tnmi_use *use = tnmi_hint_use(hints, index);
+    uint32_t *at = &tnmi_tensor_at(tensors, use->content)->use;
+    while (*at != index)
+        at = &tnmi_hint_use(hints, *at)->same;
+    *at = use->same;
+    tnmi_hint_unlink_single(hints, index);
+    tnmi_store_give(&hints->uses, index);
+}
+
+/* Uses of a content go, by one walk over its list: those in the cycles of some lanes, and single
+ * ones of some (as bits); no more than *most. 0 = there are more. */
+static int tnmi_hint_forget_some(tnmi_hints *hints, const tnmi_tensors *tensors, uint32_t content,
+                                 uint32_t cycles, uint32_t singles, uint32_t *most) {
+    uint32_t *at = &tnmi_tensor_at(tensors, content)->use;
+    while (*at != TNMI_NONE) {
+        uint32_t index = *at;
+        tnmi_use *use = tnmi_hint_use(hints, index);
+        int single = (use->flags & TNMI_USE_SINGLE) != 0;
+        if (!((single ? singles : cycles) >> use->lane & 1u)) {
+            at = &use->same;
+            continue;
+        }
+        if ((*most)-- == 0) return 0;
+        *at = use->same;
+        if (single)
+            tnmi_hint_unlink_single(hints, index);
+        else
+            tnmi_hint_unlink_cyclic(hints, index);
+        tnmi_store_give(&hints->uses, index);
+    }
+    return 1;
 }
 
 /* Take back the single uses of a content. */
 static void tnmi_hint_forget_singles(tnmi_hints *hints, const tnmi_tensors *tensors,
                                      uint32_t content) {
-    uint32_t index = tnmi_tensor_at(tensors, content)->use;
-    while (index != TNMI_NONE) {
-        const tnmi_use *use = tnmi_hint_use(hints, index);
-        uint32_t same = use->same;
-        if (use->flags & TNMI_USE_SINGLE) tnmi_hint_delete_single(hints, tensors, index);
-        index = same;
-    }
+    uint32_t most = TNMI_NONE;
+    tnmi_hint_forget_some(hints, tensors, content, 0, TNMI_NONE, &most);
 }
 
 /* A lane that begins at step 1000 does not look 1000 steps ahead: before the first it has no reach.
@@ -5684,18 +5716,6 @@ static int tnmi_hint_add_single(tnmi_hints *hints, const tnmi_tensors *tensors,
     return 1;
 }
 
-/* The first use of a cycle goes. Returns its content. */
-static uint32_t tnmi_hint_forget_first(tnmi_hints *hints, const tnmi_tensors *tensors,
-                                       uint32_t lane_index) {
-    tnmi_lane *lane = &hints->lane[lane_index];
-    uint32_t index = lane->cycle, content = tnmi_hint_use(hints, index)->content;
-    if (lane->cursor == index) lane->cursor = TNMI_NONE;
-    lane->cycle = tnmi_hint_use(hints, index)->next;
-    lane->cycle_count--;
-    tnmi_hint_delete(hints, tensors, index);
-    return content;
-}
-
 /* What was recorded of a content goes. */
 static void tnmi_hint_forget_record(tnmi_hints *hints, uint32_t content) {
     for (uint32_t l = 0; l < TNM_MAX_LANES; l++) {
@@ -5721,23 +5741,9 @@ static void tnmi_hint_forget_record(tnmi_hints *hints, uint32_t content) {
 
 /* All uses of a content go, when it goes. */
 static void tnmi_hint_forget(tnmi_hints *hints, const tnmi_tensors *tensors, uint32_t content) {
-    tnmi_tensor *tensor = tnmi_tensor_at(tensors, content);
+    uint32_t most = TNMI_NONE;
     if (hints->watching) tnmi_hint_forget_record(hints, content);
-    if (tensor->use == TNMI_NONE) return;
-    tnmi_hint_forget_singles(hints, tensors, content);
-    while (tensor->use != TNMI_NONE) {
-        uint32_t index = tensor->use;
-        tnmi_lane *lane = &hints->lane[tnmi_hint_use(hints, index)->lane];
-        uint32_t next = tnmi_hint_use(hints, index)->next, prev = tnmi_hint_use(hints, index)->prev;
-        if (prev == TNMI_NONE)
-            lane->cycle = next;
-        else
-            tnmi_hint_use(hints, prev)->next = next;
-        if (next != TNMI_NONE) tnmi_hint_use(hints, next)->prev = prev;
-        if (lane->cursor == index) lane->cursor = next;
-        lane->cycle_count--;
-        tnmi_hint_delete(hints, tensors, index);
-    }
+    tnmi_hint_forget_some(hints, tensors, content, TNMI_NONE, TNMI_NONE, &most);
 }
 
 static uint32_t *tnmi_hint_next_at(void *of, uint32_t index) {
@@ -6179,13 +6185,8 @@ static void tnmi_hint_fight(tnmi_hints *hints, const tnmi_tensors *tensors, uint
 
 /* The guesses the engine tells itself of a content end. */
 static void tnmi_hint_untell(tnmi_hints *hints, const tnmi_tensors *tensors, uint32_t content) {
-    uint32_t index = tnmi_tensor_at(tensors, content)->use;
-    while (index != TNMI_NONE) {
-        const tnmi_use *use = tnmi_hint_use(hints, index);
-        uint32_t same = use->same;
-        if (use->lane == TNMI_LANE_LEARNED) tnmi_hint_delete_single(hints, tensors, index);
-        index = same;
-    }
+    uint32_t most = TNMI_NONE;
+    tnmi_hint_forget_some(hints, tensors, content, 0, (uint32_t)1 << TNMI_LANE_LEARNED, &most);
 }
 
 /* A content leaves a tier, and its gaps say when it will be wanted there again. */
@@ -11217,17 +11218,23 @@ static void tnmi_engine_split(tnmi_engine *e) {
         tnmi_engine_split_tier(e, t);
 }
 
-/* A lane's cycle is no more: nothing is kept for it, and what it foresaw leaves by its age. */
-static void tnmi_engine_forget_cycle(tnmi_engine *e, uint32_t lane_index) {
+/* A lane's cycle goes, some uses at a time: nothing is kept for it, and what it foresaw leaves by
+ * its age. What is left of it meanwhile is a cycle too. 0 = there is more. */
+static int tnmi_engine_forget_cycle(tnmi_engine *e, uint32_t lane_index) {
     tnmi_lane *lane = &e->hints.lane[lane_index];
+    uint32_t most = TNMI_PIECE;
+    tnmi_hint_watch(&e->hints, lane_index, 0, TNMI_LANE_FOLLOWS);
     while (lane->cycle != TNMI_NONE) {
-        uint32_t content = tnmi_hint_forget_first(&e->hints, &e->tensors, lane_index);
+        uint32_t content = tnmi_hint_use(&e->hints, lane->cycle)->content;
+        if (!tnmi_hint_forget_some(&e->hints, &e->tensors, content, (uint32_t)1 << lane_index, 0,
+                                   &most))
+            return 0;
         tnmi_tensor_set_field(tnmi_engine_content(e, content), TNMI_KEPT_SHIFT, 7, 0);
         tnmi_engine_rekey_all(e, content);
     }
     lane->cursor = TNMI_NONE;
     lane->period = 0;
-    tnmi_hint_watch(&e->hints, lane_index, 0, TNMI_LANE_FOLLOWS);
+    return 1;
 }
 
 /* ---- what calls ask for ---- */
@@ -11305,7 +11312,8 @@ static void tnmi_engine_replay(tnmi_engine *e, uint32_t lane_index) {
     uint64_t ticks = tnmi_base_peek64(&e->clock) - lane->record.clock;
     uint64_t latest = lane->record.latest;
     int told = (lane->watch & TNMI_LANE_TOLD) != 0;
-    tnmi_engine_forget_cycle(e, lane_index);
+    while (!tnmi_engine_forget_cycle(e, lane_index))
+        continue;
     tnmi_hint_replay(&e->hints, &e->tensors, lane_index);
     tnmi_hint_watch(&e->hints, lane_index, told ? 0 : TNMI_LANE_FOLLOWS,
                     TNMI_LANE_RECORDS | TNMI_LANE_TOLD | TNMI_LANE_FULL);
@@ -14099,7 +14107,8 @@ TENSORMEM_API tnm_result tnm_schedule(tnm_ctx *ctx, uint32_t lane, const tnm_use
     tnm_result r = tnmi_door_check_uses(ctx, lane, uses, count, call);
     if (r == TNM_OK) {
         tnmi_lane *l = &e->hints.lane[lane];
-        tnmi_engine_forget_cycle(e, lane);
+        while (!tnmi_engine_forget_cycle(e, lane))
+            continue;
         tnmi_door_watch(ctx);
         for (int i = 0; i < count; i++) {
             tnmi_use use = tnmi_door_use(ctx, lane, &uses[i]);
