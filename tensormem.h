@@ -5213,6 +5213,17 @@ static void tnmi_tensor_unname(tnmi_tensor *tensor) {
     tnmi_base_store32(&tensor->generation, tensor->generation + 1);
 }
 
+/* Which of the contents that have had a slot this is: its name may go before it where views stand
+ * for it, and takes the generation on. */
+static uint32_t tnmi_tensor_life(const tnmi_tensor *tensor) {
+    return tensor->generation + ((tensor->flags & TNMI_NAMED) != 0);
+}
+
+/* Is it still that one, and has it a name? */
+static int tnmi_tensor_lives(const tnmi_tensor *tensor, uint32_t life) {
+    return tensor->refs > 0 && tnmi_tensor_life(tensor) == life;
+}
+
 /* The slot goes; one whose generations are used up is never used again. */
 static void tnmi_tensor_delete(tnmi_tensors *tensors, uint32_t index) {
     tnmi_tensor *tensor = tnmi_tensor_at(tensors, index);
@@ -5418,10 +5429,10 @@ static void tnmi_tensor_unadopt(tnmi_tensors *tensors, uint32_t index) {
  * Foresight: lanes, cycles, single uses, and the next use that follows.        *
  * Calls: base tell store tensor.                                               *
  * Invariants: every use is in the list of its content and, by step, in its     *
- * lane's cycle or in its lane's tree of single uses, or it is being recorded   *
- * and foretells nothing yet; a single use of a past step is over, and goes     *
- * soon; a distance is in ticks of the context's clock, so that lanes and ages  *
- * compare.                                                                     *
+ * lane's cycle or in its lane's tree of single uses, or it is recorded or of a *
+ * cycle in the making, foretells nothing yet, and may outlive its content; a   *
+ * single use of a past step is over, and goes soon; a distance is in ticks of  *
+ * the context's clock, so that lanes and ages compare.                         *
  * -------------------------------------------------------------------------- */
 enum {
     TNMI_USE_SINGLE = 1,
@@ -5433,7 +5444,8 @@ enum {
 
 typedef struct tnmi_use {
     uint64_t step;
-    uint32_t content, same; /* next use of the same content; free: next free */
+    uint32_t content, same; /* next use of the same content; free: next free; in no list of a
+                               content: which one of the slot it is */
     uint32_t next, prev;    /* in the lane's cycle; a single use: its later and earlier child */
     uint32_t up;            /* a single use: its parent; a cycle's: its set and place in its step */
     uint8_t tier, lane, flags, access;
@@ -5463,20 +5475,24 @@ typedef struct tnmi_record { /* of a lane: what was pinned since tnm_record, in 
     uint32_t first, last;    /* uses, through `next` */
     uint32_t count, sets;    /* uses; sets that differ from the one before, less one */
     uint32_t set;            /* what the last set is known by */
-    uint64_t began, clock;   /* the first step; the clock when it was asked for */
-    uint64_t latest;         /* the clock at the first pin of the last set */
+    uint32_t untold;         /* uses before the first step that was told: they belong to `before` */
+    uint64_t before;
+    uint64_t began, clock; /* the first step; the clock when it was asked for */
+    uint64_t latest;       /* the clock at the first pin of the last set */
 } tnmi_record;
 
 typedef struct tnmi_lane {
     uint64_t step;
-    uint64_t began;         /* clock when this step began */
-    uint64_t pace;          /* ticks a step, times 16; what distances are told in */
-    uint64_t mean;          /* the same, averaged as the steps come; `pace` follows in strides */
-    uint64_t told, reach;   /* the last step of a sure single use; how many steps ahead they come */
-    uint32_t cycle, cursor; /* cursor: the first use of this step or later, TNMI_NONE = wrapped */
-    uint32_t single, root;  /* single uses: the first, and the tree of all */
-    uint32_t paces;         /* steps in the average */
+    uint64_t began;        /* clock when this step began */
+    uint64_t pace;         /* ticks a step, times 16; what distances are told in */
+    uint64_t mean;         /* the same, averaged as the steps come; `pace` follows in strides */
+    uint64_t told, reach;  /* the last step of a sure single use; how many steps ahead they come */
+    uint32_t cycle, last;  /* its first use and its last */
+    uint32_t cursor;       /* the first use of this step or later, TNMI_NONE = wrapped */
+    uint32_t single, root; /* single uses: the first, and the tree of all */
+    uint32_t paces;        /* steps in the average */
     uint32_t cycle_count, period;
+    uint32_t turn; /* cycles that were begun: whose is put in piece by piece sees the next by it */
     int stepped;
     uint32_t watch; /* TNMI_LANE_* */
     tnmi_record record;
@@ -5519,6 +5535,7 @@ typedef struct tnmi_hints {
     tnmi_lane lane[TNMI_LANES];
     uint64_t falls;    /* changes after which many a key may be lower than it was recorded */
     uint32_t watching; /* lanes that record or follow: pins are shown to them */
+    uint32_t loose;    /* uses only a call under way knows of */
 } tnmi_hints;
 
 static tnmi_use *tnmi_hint_use(const tnmi_hints *hints, uint32_t index) {
@@ -5535,7 +5552,7 @@ static void tnmi_hint_init(tnmi_hints *hints, uint32_t max_uses, uint32_t habits
                     fixed);
     for (int i = 0; i < TNMI_LANES; i++) {
         tnmi_lane *lane = &hints->lane[i];
-        lane->cycle = lane->cursor = lane->single = lane->root = TNMI_NONE;
+        lane->cycle = lane->last = lane->cursor = lane->single = lane->root = TNMI_NONE;
         lane->record.first = lane->record.last = TNMI_NONE;
         lane->pace = lane->mean = 16;
     }
@@ -5561,7 +5578,10 @@ static void tnmi_hint_unlink_cyclic(tnmi_hints *hints, uint32_t index) {
         lane->cycle = next;
     else
         tnmi_hint_use(hints, prev)->next = next;
-    if (next != TNMI_NONE) tnmi_hint_use(hints, next)->prev = prev;
+    if (next == TNMI_NONE)
+        lane->last = prev;
+    else
+        tnmi_hint_use(hints, next)->prev = prev;
     if (lane->cursor == index) lane->cursor = next;
     lane->cycle_count--;
 }
@@ -5716,33 +5736,9 @@ static int tnmi_hint_add_single(tnmi_hints *hints, const tnmi_tensors *tensors,
     return 1;
 }
 
-/* What was recorded of a content goes. */
-static void tnmi_hint_forget_record(tnmi_hints *hints, uint32_t content) {
-    for (uint32_t l = 0; l < TNM_MAX_LANES; l++) {
-        tnmi_record *record = &hints->lane[l].record;
-        uint32_t before = TNMI_NONE;
-        for (uint32_t i = record->first; i != TNMI_NONE;) {
-            uint32_t index = i, next = tnmi_hint_use(hints, i)->next;
-            i = next;
-            if (tnmi_hint_use(hints, index)->content != content) {
-                before = index;
-                continue;
-            }
-            if (before == TNMI_NONE)
-                record->first = next;
-            else
-                tnmi_hint_use(hints, before)->next = next;
-            if (record->last == index) record->last = before;
-            record->count--;
-            tnmi_store_give(&hints->uses, index);
-        }
-    }
-}
-
 /* All uses of a content go, when it goes. */
 static void tnmi_hint_forget(tnmi_hints *hints, const tnmi_tensors *tensors, uint32_t content) {
     uint32_t most = TNMI_NONE;
-    if (hints->watching) tnmi_hint_forget_record(hints, content);
     tnmi_hint_forget_some(hints, tensors, content, TNMI_NONE, TNMI_NONE, &most);
 }
 
@@ -5763,19 +5759,79 @@ static void tnmi_hint_seek(tnmi_hints *hints, tnmi_lane *lane, int restart) {
         lane->cursor = tnmi_hint_use(hints, lane->cursor)->next;
 }
 
-static void tnmi_hint_sort_cycle(tnmi_hints *hints, uint32_t lane_index) {
-    tnmi_lane *lane = &hints->lane[lane_index];
+/* ---- loose uses: of a cycle in the making, or of one that was recorded and is not wanted. Only
+ * the call under way knows of them; a list through `next` ---- */
+static uint32_t tnmi_hint_loose(tnmi_hints *hints, const tnmi_tensors *tensors,
+                                const tnmi_use *fields, uint32_t next) {
+    uint32_t index = tnmi_store_take(&hints->uses);
+    tnmi_use *use = tnmi_hint_use(hints, index);
+    *use = *fields;
+    use->same = tnmi_tensor_life(tnmi_tensor_at(tensors, use->content));
+    use->next = next;
+    use->prev = use->up = TNMI_NONE;
+    hints->loose++;
+    return index;
+}
+
+static uint32_t tnmi_hint_drop(tnmi_hints *hints, uint32_t index) { /* returns the next */
+    uint32_t next = tnmi_hint_use(hints, index)->next;
+    hints->loose--;
+    tnmi_store_give(&hints->uses, index);
+    return next;
+}
+
+/* By their steps. Nobody else touches them: the lock may be open. */
+static uint32_t tnmi_hint_sort(tnmi_hints *hints, uint32_t list) {
     tnmi_order order;
     order.of = hints;
     order.next = tnmi_hint_next_at;
     order.before = tnmi_hint_before;
-    lane->cycle = tnmi_store_sort(&order, lane->cycle);
-    for (uint32_t i = lane->cycle, prev = TNMI_NONE; i != TNMI_NONE;) {
-        tnmi_hint_use(hints, i)->prev = prev;
-        prev = i;
-        i = tnmi_hint_use(hints, i)->next;
+    return tnmi_store_sort(&order, list);
+}
+
+/* The first of a content's latest uses if it is of the same step of the same lane and tier. */
+static tnmi_use *tnmi_hint_twin(tnmi_hints *hints, const tnmi_tensor *content,
+                                const tnmi_use *use) {
+    for (uint32_t i = content->use; i != TNMI_NONE; i = tnmi_hint_use(hints, i)->same) {
+        tnmi_use *other = tnmi_hint_use(hints, i);
+        if ((other->flags & TNMI_USE_SINGLE) || other->lane != use->lane) continue;
+        if (other->step != use->step) break;
+        if (other->tier == use->tier) return other;
     }
-    tnmi_hint_seek(hints, lane, 1);
+    return NULL;
+}
+
+/* A loose use becomes the last of its lane's cycle, if its content still is; its step is no smaller
+ * than those that are there. Of recorded ones what one step pins twice is one use, which is fetched
+ * if its first pin reads; they come latest pin first. Returns the next loose one. */
+static uint32_t tnmi_hint_append(tnmi_hints *hints, const tnmi_tensors *tensors, uint32_t index,
+                                 int recorded) {
+    tnmi_use *use = tnmi_hint_use(hints, index);
+    tnmi_lane *lane = &hints->lane[use->lane];
+    tnmi_tensor *content = tnmi_tensor_at(tensors, use->content);
+    uint32_t next = use->next;
+    if (!tnmi_tensor_lives(content, use->same)) return tnmi_hint_drop(hints, index);
+    tnmi_use *twin = recorded ? tnmi_hint_twin(hints, content, use) : NULL;
+    if (twin) {
+        if (use->access != TNM_READ)
+            twin->access = use->access;
+        else if (twin->access != TNM_READ)
+            twin->access = TNM_WRITE;
+        return tnmi_hint_drop(hints, index);
+    }
+    hints->loose--;
+    use->same = content->use;
+    content->use = index;
+    use->next = TNMI_NONE;
+    use->prev = lane->last;
+    if (lane->last == TNMI_NONE)
+        lane->cycle = index;
+    else
+        tnmi_hint_use(hints, lane->last)->next = index;
+    lane->last = index;
+    lane->cycle_count++;
+    if (lane->cursor == TNMI_NONE && use->step >= lane->step % lane->period) lane->cursor = index;
+    return next;
 }
 
 /* ---- time ---- */
@@ -5839,41 +5895,42 @@ static void tnmi_hint_watch(tnmi_hints *hints, uint32_t lane_index, uint32_t set
             hints->watching |= (uint32_t)1 << l;
 }
 
-/* The uses noted so far go back. */
-static void tnmi_hint_drop_record(tnmi_hints *hints, uint32_t lane_index) {
+/* What was noted so far is loose now, and the caller's to drop. */
+static uint32_t tnmi_hint_detach(tnmi_hints *hints, uint32_t lane_index) {
     tnmi_record *record = &hints->lane[lane_index].record;
-    while (record->first != TNMI_NONE) {
-        uint32_t index = record->first;
-        record->first = tnmi_hint_use(hints, index)->next;
-        tnmi_store_give(&hints->uses, index);
-    }
+    uint32_t list = record->first;
+    hints->loose += record->count;
     memset(record, 0, sizeof *record);
     record->first = record->last = TNMI_NONE;
+    return list;
 }
 
-static void tnmi_hint_record(tnmi_hints *hints, uint32_t lane_index, uint64_t clock) {
-    tnmi_hint_drop_record(hints, lane_index);
+static uint32_t tnmi_hint_record(tnmi_hints *hints, uint32_t lane_index, uint64_t clock) {
+    uint32_t list = tnmi_hint_detach(hints, lane_index);
     hints->lane[lane_index].record.began = hints->lane[lane_index].step;
     hints->lane[lane_index].record.clock = clock;
     tnmi_hint_watch(hints, lane_index, TNMI_LANE_RECORDS, TNMI_LANE_TOLD | TNMI_LANE_FULL);
+    return list;
 }
 
 /* The application tells the lane's steps: nobody else does from now on. A pass that is recorded by
- * them begins with the first, and anew with a smaller one. */
-static void tnmi_hint_tell(tnmi_hints *hints, uint32_t lane_index, uint64_t step) {
+ * them begins with the first, and anew with a smaller one. Returns what is loose by that. */
+static uint32_t tnmi_hint_tell(tnmi_hints *hints, uint32_t lane_index, uint64_t step) {
     tnmi_lane *lane = &hints->lane[lane_index];
     uint64_t clock = lane->record.clock;
+    uint32_t list = TNMI_NONE;
     if (lane->watch & TNMI_LANE_FOLLOWS) tnmi_hint_watch(hints, lane_index, 0, TNMI_LANE_FOLLOWS);
-    if (!(lane->watch & TNMI_LANE_RECORDS)) return;
+    if (!(lane->watch & TNMI_LANE_RECORDS)) return TNMI_NONE;
     int first = !(lane->watch & TNMI_LANE_TOLD);
-    if (step < lane->step) tnmi_hint_drop_record(hints, lane_index);
+    if (step < lane->step) list = tnmi_hint_detach(hints, lane_index);
     if (step < lane->step || (first && lane->record.count == 0)) lane->record.began = step;
     lane->record.clock = clock;
-    for (uint32_t i = lane->record.first; first && i != TNMI_NONE;) {
-        tnmi_hint_use(hints, i)->step = lane->step; /* what came before belongs to this one */
-        i = tnmi_hint_use(hints, i)->next;
+    if (first) { /* what came before belongs to the step that ends */
+        lane->record.untold = lane->record.count;
+        lane->record.before = lane->step;
     }
     tnmi_hint_watch(hints, lane_index, TNMI_LANE_TOLD, step < lane->step ? TNMI_LANE_FULL : 0);
+    return list;
 }
 
 /* What a set is known by: its contents and tiers, in whatever order. Never TNMI_NONE. */
@@ -5882,8 +5939,9 @@ static uint32_t tnmi_hint_name(uint32_t name, uint32_t content, uint32_t tier) {
     return (name + (uint32_t)(hash ^ hash >> 32)) & (TNMI_NONE >> (TNMI_USE_PLACE_BITS + 1));
 }
 
-/* A set was pinned: one member of it, noted with the set's name. The same set again is the same
- * step, and so is what a told step pins. 0 = the table is full. */
+/* A set was pinned: one member of it, noted with the set's name; `same` of it says which content of
+ * its slot it is, which may go. The same set again is the same step, and so is what a told step
+ * pins. 0 = the table is full. */
 static int tnmi_hint_note(tnmi_hints *hints, uint32_t lane_index, uint32_t name,
                           const tnmi_use *fields) {
     tnmi_lane *lane = &hints->lane[lane_index];
@@ -5897,7 +5955,7 @@ static int tnmi_hint_note(tnmi_hints *hints, uint32_t lane_index, uint32_t name,
     use->step = lane->watch & TNMI_LANE_TOLD ? lane->step : record->sets;
     use->lane = (uint8_t)lane_index;
     tnmi_hint_put(use, name, 0);
-    use->next = use->prev = use->same = TNMI_NONE;
+    use->next = use->prev = TNMI_NONE;
     if (record->last == TNMI_NONE)
         record->first = index;
     else
@@ -5907,47 +5965,27 @@ static int tnmi_hint_note(tnmi_hints *hints, uint32_t lane_index, uint32_t name,
     return 1;
 }
 
-/* The first of a content's latest uses if it is of the same step of the same lane and tier. */
-static tnmi_use *tnmi_hint_twin(tnmi_hints *hints, const tnmi_tensor *content,
-                                const tnmi_use *use) {
-    for (uint32_t i = content->use; i != TNMI_NONE; i = tnmi_hint_use(hints, i)->same) {
-        tnmi_use *other = tnmi_hint_use(hints, i);
-        if ((other->flags & TNMI_USE_SINGLE) || other->lane != use->lane) continue;
-        if (other->step != use->step) break;
-        if (other->tier == use->tier) return other;
-    }
-    return NULL;
-}
-
-/* What was recorded becomes the cycle of a lane that has none. What one step pins twice is one use;
- * it is fetched if its first pin reads. */
-static void tnmi_hint_replay(tnmi_hints *hints, const tnmi_tensors *tensors, uint32_t lane_index) {
-    tnmi_lane *lane = &hints->lane[lane_index];
-    tnmi_record *record = &lane->record;
-    int told = (lane->watch & TNMI_LANE_TOLD) != 0;
-    lane->period = told ? (uint32_t)(lane->step - record->began + 1) : record->sets + 1;
-    for (uint32_t i = record->first; i != TNMI_NONE;) {
-        tnmi_use *use = tnmi_hint_use(hints, i);
-        tnmi_tensor *content = tnmi_tensor_at(tensors, use->content);
-        uint32_t index = i;
-        i = use->next;
-        use->step %= lane->period;
-        tnmi_use *twin = tnmi_hint_twin(hints, content, use);
-        if (twin) {
-            if (twin->access == TNM_READ && use->access != TNM_READ) twin->access = TNM_WRITE;
-            tnmi_store_give(&hints->uses, index);
+/* Recorded uses on their way into a cycle, no more than `most`: they get their step in its period
+ * and are turned round, onto `onto`; those of contents that have gone go too. */
+static uint32_t tnmi_hint_turn(tnmi_hints *hints, const tnmi_tensors *tensors, uint32_t list,
+                               tnmi_record *record, int told, uint32_t period, int most,
+                               uint32_t *onto) {
+    for (; list != TNMI_NONE && most > 0; most--) {
+        uint32_t index = list;
+        tnmi_use *use = tnmi_hint_use(hints, index);
+        int untold = record->untold > 0;
+        record->untold -= untold != 0;
+        if (!tnmi_tensor_lives(tnmi_tensor_at(tensors, use->content), use->same)) {
+            list = tnmi_hint_drop(hints, index);
             continue;
         }
+        use->step = (untold ? record->before : use->step) % period;
         if (told) use->up = TNMI_NONE;
-        use->same = content->use;
-        content->use = index;
-        use->next = lane->cycle;
-        lane->cycle = index;
-        lane->cycle_count++;
+        list = use->next;
+        use->next = *onto;
+        *onto = index;
     }
-    record->first = TNMI_NONE;
-    tnmi_hint_drop_record(hints, lane_index);
-    tnmi_hint_sort_cycle(hints, lane_index);
+    return list;
 }
 
 /* The first use in the cycle behind the lane's present step, or that step's own. */
@@ -11293,6 +11331,7 @@ static void tnmi_engine_note(tnmi_engine *e, uint32_t lane, const tnm_pinned *se
             uint32_t tier = (uint32_t)set[i].tier;
             use.content = tnmi_tensor_replica(&e->tensors, tier, (uint32_t)set[i].id)->content;
             if (tnmi_engine_content(e, use.content)->refs == 0) continue;
+            use.same = tnmi_tensor_life(tnmi_engine_content(e, use.content));
             use.tier = (uint8_t)tier;
             use.access = (uint8_t)set[i].access;
             if (use.access == TNM_DISCARD &&
@@ -11305,27 +11344,17 @@ static void tnmi_engine_note(tnmi_engine *e, uint32_t lane, const tnm_pinned *se
         }
 }
 
-/* What a lane recorded becomes its cycle. If nobody told its steps, the sets that are pinned do
- * from now on: the next one is the first of the cycle. */
-static void tnmi_engine_replay(tnmi_engine *e, uint32_t lane_index) {
+/* A lane has a cycle that was recorded, and nobody told its steps: the sets that are pinned do from
+ * now on; the next one is the first of the cycle. `latest`: when its last step began. */
+static void tnmi_engine_begin_following(tnmi_engine *e, uint32_t lane_index, uint64_t ticks,
+                                        uint64_t latest) {
     tnmi_lane *lane = &e->hints.lane[lane_index];
-    uint64_t ticks = tnmi_base_peek64(&e->clock) - lane->record.clock;
-    uint64_t latest = lane->record.latest;
-    int told = (lane->watch & TNMI_LANE_TOLD) != 0;
-    while (!tnmi_engine_forget_cycle(e, lane_index))
-        continue;
-    tnmi_hint_replay(&e->hints, &e->tensors, lane_index);
-    tnmi_hint_watch(&e->hints, lane_index, told ? 0 : TNMI_LANE_FOLLOWS,
-                    TNMI_LANE_RECORDS | TNMI_LANE_TOLD | TNMI_LANE_FULL);
-    if (!told) {
-        lane->stepped = 0; /* from what steps before were worth nothing follows for these */
-        lane->pace = lane->mean = tnmi_base_max(tnmi_base_scale(ticks, 16, lane->period), 16);
-        lane->paces = 1;
-        tnmi_engine_step(e, lane_index, lane->period - 1);
-        lane->began = latest; /* that step has been done */
-    }
-    tnmi_engine_split(e);
-    e->changed++;
+    tnmi_hint_watch(&e->hints, lane_index, TNMI_LANE_FOLLOWS, 0);
+    lane->stepped = 0; /* from what steps before were worth nothing follows for these */
+    lane->pace = lane->mean = tnmi_base_max(tnmi_base_scale(ticks, 16, lane->period), 16);
+    lane->paces = 1;
+    tnmi_engine_step(e, lane_index, lane->period - 1);
+    lane->began = latest; /* that step has been done */
 }
 
 /* The error of a background failure on this tier, once. */
@@ -12085,21 +12114,25 @@ static int tnmi_watch_check_uses(const tnmi_hints *hints, const tnmi_tensors *te
     int broken = 0;
     for (uint32_t l = 0; l < TNM_MAX_LANES; l++) {
         const tnmi_lane *lane = &hints->lane[l];
-        uint32_t cycle = 0, noted = 0, last = TNMI_NONE;
+        uint32_t cycle = 0, noted = 0, end = TNMI_NONE, last = TNMI_NONE;
         if (lane->watch & (TNMI_LANE_RECORDS | TNMI_LANE_FOLLOWS)) watching |= (uint32_t)1 << l;
         for (uint32_t i = lane->cycle; i != TNMI_NONE; i = tnmi_hint_use(hints, i)->next) {
             const tnmi_use *use = tnmi_hint_use(hints, i);
             cycle++;
-            broken += use->lane != l || use->step >= lane->period;
+            broken += use->lane != l || use->step >= lane->period || use->prev != end;
+            broken += end != TNMI_NONE && tnmi_hint_use(hints, end)->step > use->step;
+            end = i;
             broken += (lane->watch & TNMI_LANE_FOLLOWS) &&
                       tnmi_hint_set(use) > TNMI_NONE >> (TNMI_USE_PLACE_BITS + 1);
         }
         for (uint32_t i = lane->record.first; i != TNMI_NONE; i = tnmi_hint_use(hints, i)->next) {
-            broken += tnmi_tensor_at(tensors, tnmi_hint_use(hints, i)->content)->refs == 0;
+            const tnmi_use *use = tnmi_hint_use(hints, i);
+            const tnmi_tensor *tensor = tnmi_tensor_at(tensors, use->content);
+            broken += tnmi_tensor_life(tensor) < use->same; /* or it has gone since */
             noted++;
             last = i;
         }
-        broken += cycle != lane->cycle_count || noted != lane->record.count;
+        broken += cycle != lane->cycle_count || noted != lane->record.count || end != lane->last;
         broken += last != lane->record.last || (noted && !(lane->watch & TNMI_LANE_RECORDS));
         uses += cycle + noted;
         for (uint32_t i = lane->single; i != TNMI_NONE; i = tnmi_hint_after(hints, i))
@@ -12112,7 +12145,7 @@ static int tnmi_watch_check_uses(const tnmi_hints *hints, const tnmi_tensors *te
         i = tnmi_hint_after(hints, i);
     }
     broken += foretold != hints->learned.foretold || foretold > TNMI_FORETOLD;
-    uses += foretold;
+    uses += foretold + hints->loose;
     return broken + (watching != hints->watching) + (uses != hints->uses.live);
 }
 
@@ -14095,32 +14128,73 @@ static void tnmi_door_watch(tnm_ctx *ctx) {
     tnmi_base_store32(&ctx->shut, by_lock | (uint32_t)ctx->inside);
 }
 
+static void tnmi_door_drop(tnm_ctx *ctx, uint32_t list) {
+    for (uint32_t n = 1; list != TNMI_NONE; n++) {
+        list = tnmi_hint_drop(&ctx->e.hints, list);
+        if (n % TNMI_PIECE == 0) tnmi_door_breath(ctx);
+    }
+}
+
+/* The uses of a schedule, checked and in the table, but in no cycle yet; some for each time that
+ * the lock is held. */
+static tnm_result tnmi_door_gather(tnm_ctx *ctx, uint32_t lane, const tnm_use *uses, int count,
+                                   const char *call, uint32_t *list) {
+    tnmi_engine *e = &ctx->e;
+    tnm_result r = TNM_OK;
+    *list = TNMI_NONE;
+    if (lane >= TNM_MAX_LANES)
+        return tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call, "lane is not 0 .. TNM_MAX_LANES-1");
+    for (int taking = 0; taking < 2; taking++)
+        for (int i = 0; r == TNM_OK && i < count; i++) {
+            if (i % TNMI_PIECE == TNMI_PIECE - 1) tnmi_door_breath(ctx);
+            if (taking) r = tnmi_door_table(ctx, &e->hints.uses, (uint32_t)(count - i), call);
+            if (r == TNM_OK) r = tnmi_door_check_set(ctx, &uses[i], 1, call);
+            if (r != TNM_OK || !taking) continue;
+            tnmi_use use = tnmi_door_use(ctx, lane, &uses[i]);
+            *list = tnmi_hint_loose(&e->hints, &e->tensors, &use, *list);
+        }
+    if (r != TNM_OK) tnmi_door_drop(ctx, *list);
+    return r;
+}
+
+/* Loose uses become the lane's cycle: sorted with the lock open, the cycle before taken away, put
+ * in by their steps, in pieces; what there is of either meanwhile is a cycle. 0 = a later call for
+ * the lane has begun in between: its cycle is the one that stands. */
+static int tnmi_door_put_cycle(tnm_ctx *ctx, uint32_t lane_index, uint32_t list, uint32_t period,
+                               int recorded) {
+    tnmi_hints *hints = &ctx->e.hints;
+    tnmi_lane *lane = &hints->lane[lane_index];
+    if (list != TNMI_NONE) {
+        tnmi_door_unlock(ctx);
+        list = tnmi_hint_sort(hints, list);
+        tnmi_door_lock(ctx);
+    }
+    uint32_t turn = ++lane->turn;
+    while (lane->turn == turn && !tnmi_engine_forget_cycle(&ctx->e, lane_index))
+        tnmi_door_breath(ctx);
+    tnmi_door_watch(ctx);
+    if (lane->turn == turn && list != TNMI_NONE) lane->period = period;
+    for (uint32_t n = 1; list != TNMI_NONE && lane->turn == turn; n++) {
+        list = tnmi_hint_append(hints, &ctx->e.tensors, list, recorded);
+        if (n % TNMI_PIECE == 0) tnmi_door_breath(ctx);
+    }
+    tnmi_door_drop(ctx, list);
+    return lane->turn == turn;
+}
+
 TENSORMEM_API tnm_result tnm_schedule(tnm_ctx *ctx, uint32_t lane, const tnm_use *uses, int count,
                                       uint32_t period) {
     static const char call[] = "tnm_schedule";
+    uint32_t list;
     const char *rule = tnmi_door_check_array(uses, count);
     if (!rule && count > 0 && period == 0) rule = "period is 0";
     for (int i = 0; !rule && i < count; i++)
         if (uses[i].step >= period) rule = "a step lies outside the period";
     if (!tnmi_door_begin(ctx, call, rule)) return TNM_ERR_ARGUMENT;
-    tnmi_engine *e = &ctx->e;
-    tnm_result r = tnmi_door_check_uses(ctx, lane, uses, count, call);
-    if (r == TNM_OK) {
-        tnmi_lane *l = &e->hints.lane[lane];
-        while (!tnmi_engine_forget_cycle(e, lane))
-            continue;
-        tnmi_door_watch(ctx);
-        for (int i = 0; i < count; i++) {
-            tnmi_use use = tnmi_door_use(ctx, lane, &uses[i]);
-            uint32_t index = tnmi_hint_new(&e->hints, tnmi_engine_content(e, use.content), &use);
-            tnmi_hint_use(&e->hints, index)->next = l->cycle;
-            l->cycle = index;
-        }
-        l->cycle_count = (uint32_t)count;
-        l->period = count ? period : 0;
-        tnmi_hint_sort_cycle(&e->hints, lane);
-        tnmi_engine_split(e);
-        e->changed++;
+    tnm_result r = tnmi_door_gather(ctx, lane, uses, count, call, &list);
+    if (r == TNM_OK && tnmi_door_put_cycle(ctx, lane, list, period, 0)) {
+        tnmi_engine_split(&ctx->e);
+        ctx->e.changed++;
     }
     return tnmi_door_leave(ctx, r);
 }
@@ -14128,44 +14202,68 @@ TENSORMEM_API tnm_result tnm_schedule(tnm_ctx *ctx, uint32_t lane, const tnm_use
 TENSORMEM_API tnm_result tnm_step(tnm_ctx *ctx, uint32_t lane, uint64_t step) {
     const char *rule = lane >= TNM_MAX_LANES ? "lane is not 0 .. TNM_MAX_LANES-1" : NULL;
     if (!tnmi_door_begin(ctx, "tnm_step", rule)) return TNM_ERR_ARGUMENT;
+    uint32_t list = TNMI_NONE;
     if (ctx->e.hints.watching) {
-        tnmi_hint_tell(&ctx->e.hints, lane, step);
+        list = tnmi_hint_tell(&ctx->e.hints, lane, step);
         tnmi_door_watch(ctx);
     }
     tnmi_engine_step(&ctx->e, lane, step);
+    tnmi_door_drop(ctx, list);
     return tnmi_door_leave(ctx, TNM_OK);
 }
 
 TENSORMEM_API tnm_result tnm_record(tnm_ctx *ctx, uint32_t lane) {
     const char *rule = lane >= TNM_MAX_LANES ? "lane is not 0 .. TNM_MAX_LANES-1" : NULL;
     if (!tnmi_door_begin(ctx, "tnm_record", rule)) return TNM_ERR_ARGUMENT;
-    tnmi_hint_record(&ctx->e.hints, lane, tnmi_base_peek64(&ctx->e.clock));
+    uint32_t list = tnmi_hint_record(&ctx->e.hints, lane, tnmi_base_peek64(&ctx->e.clock));
     tnmi_door_watch(ctx);
+    tnmi_door_drop(ctx, list);
     return tnmi_door_leave(ctx, TNM_OK);
 }
 
+/* What was recorded becomes the lane's cycle. 0 = nothing of it is left. */
+static int tnmi_door_replay(tnm_ctx *ctx, uint32_t lane_index, int told) {
+    tnmi_engine *e = &ctx->e;
+    tnmi_lane *lane = &e->hints.lane[lane_index];
+    tnmi_record record = lane->record;
+    uint64_t ticks = tnmi_base_peek64(&e->clock) - record.clock;
+    uint32_t period = told ? (uint32_t)(lane->step - record.began + 1) : record.sets + 1;
+    uint32_t list = tnmi_hint_detach(&e->hints, lane_index), uses = TNMI_NONE;
+    tnmi_hint_watch(&e->hints, lane_index, 0, TNMI_LANE_RECORDS | TNMI_LANE_TOLD | TNMI_LANE_FULL);
+    while ((list = tnmi_hint_turn(&e->hints, &e->tensors, list, &record, told, period, TNMI_PIECE,
+                                  &uses)) != TNMI_NONE)
+        tnmi_door_breath(ctx);
+    if (uses == TNMI_NONE) return 0;
+    if (!tnmi_door_put_cycle(ctx, lane_index, uses, period, 1)) return 1;
+    if (!told) tnmi_engine_begin_following(e, lane_index, ticks, record.latest);
+    tnmi_engine_split(e);
+    e->changed++;
+    return 1;
+}
+
 TENSORMEM_API tnm_result tnm_replay(tnm_ctx *ctx, uint32_t lane) {
-    static const char call[] = "tnm_replay";
+    static const char call[] = "tnm_replay", none[] = "nothing was pinned since tnm_record";
     const char *rule = lane >= TNM_MAX_LANES ? "lane is not 0 .. TNM_MAX_LANES-1" : NULL;
     if (!tnmi_door_begin(ctx, call, rule)) return TNM_ERR_ARGUMENT;
     tnmi_engine *e = &ctx->e;
     const tnmi_lane *l = &e->hints.lane[lane];
+    int records = (l->watch & TNMI_LANE_RECORDS) != 0, told = (l->watch & TNMI_LANE_TOLD) != 0;
     tnm_result r = TNM_OK;
-    if (!(l->watch & TNMI_LANE_RECORDS)) rule = "the lane does not record";
+    if (!records) rule = "the lane does not record";
     if (!rule && (l->watch & TNMI_LANE_FULL)) {
         r = tnmi_store_allows(&e->hints.uses, 1) ? TNM_ERR_MEMORY : TNM_ERR_CAPACITY;
         tnmi_door_refuse(ctx, r, call, e->hints.uses.name);
     } else if (!rule && l->record.count == 0)
-        rule = "nothing was pinned since tnm_record";
-    else if (!rule && l->step - l->record.began >= UINT32_MAX && (l->watch & TNMI_LANE_TOLD))
+        rule = none;
+    else if (!rule && l->step - l->record.began >= UINT32_MAX && told)
         rule = "the steps told since tnm_record are too many for a period";
-    if (rule) r = tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call, rule);
-    if (r == TNM_OK) {
-        tnmi_engine_replay(e, lane);
-    } else if (l->watch & TNMI_LANE_RECORDS) {
-        tnmi_hint_drop_record(&e->hints, lane);
+    if (r == TNM_OK && !rule) {
+        if (!tnmi_door_replay(ctx, lane, told)) rule = none;
+    } else if (records) {
         tnmi_hint_watch(&e->hints, lane, 0, TNMI_LANE_RECORDS | TNMI_LANE_TOLD | TNMI_LANE_FULL);
+        tnmi_door_drop(ctx, tnmi_hint_detach(&e->hints, lane));
     }
+    if (rule) r = tnmi_door_refuse(ctx, TNM_ERR_ARGUMENT, call, rule);
     tnmi_door_watch(ctx);
     return tnmi_door_leave(ctx, r);
 }

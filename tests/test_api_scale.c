@@ -9,8 +9,8 @@ enum { MANY = 20000, SIZE = 8 }; /* several steps of every walk */
 static struct {
     tnm_ctx *ctx;
     tnm_tensor t[MANY];
-    uint64_t holds; /* how often the lock was taken */
-    uint64_t most;  /* more than so often is for ever; 0 = no limit */
+    uint64_t holds;          /* how often the lock was taken */
+    uint64_t most;           /* more than so often is for ever; 0 = no limit */
     void (*meanwhile)(void); /* what another thread does when it is let go */
     int locked;
 } many;
@@ -468,12 +468,168 @@ TEST(a_call_whose_tensor_ends_fails) {
             }
 }
 
+/* ---- foresight of many: a cycle goes and comes in pieces ---- */
+enum { USES = 2 * TNMI_PIECE + 3, GROUPS = 3 }; /* the cycle before, the new one, another's */
+
+static tnm_use foreseen[GROUPS][USES];
+
+static void foresee(int group, int i) {
+    tnm_use *use = &foreseen[group][i];
+    memset(use, 0, sizeof *use);
+    use->tensor = many.t[group * USES + i];
+    use->step = (uint64_t)(USES - 1 - i) / 2;
+}
+
+static tnm_result schedule(int group) {
+    return tnm_schedule(many.ctx, 0, foreseen[group], USES, USES);
+}
+
+/* How many of a group's tensors have a next use. */
+static int foretold(int group) {
+    tnm_tensor_info info;
+    int count = 0;
+    for (int i = 0; i < USES; i++) {
+        CHECK_EQ(tnm_info(many.ctx, foreseen[group][i].tensor, 0, &info), TNM_OK);
+        count += info.next_use != UINT64_MAX;
+    }
+    return count;
+}
+
+static void pin_group(int group) {
+    tnm_pinned p;
+    for (int i = 0; i < USES; i++) {
+        CHECK_EQ(pin(foreseen[group][i].tensor, 0, TNM_READ, &p), TNM_OK);
+        CHECK_EQ(tnm_unpin(many.ctx, &p, 1, 0), TNM_OK);
+    }
+}
+
+static int action, gone;
+
+/* The first, the last and one in between, whose slots have other contents at once. */
+static void others_take_the_slots(void) {
+    static const int at[] = { 0, USES / 2, USES - 1 };
+    for (int g = 0; g < 2; g++)
+        for (int k = 0; k < 3; k++) {
+            int i = g * USES + at[k];
+            CHECK_EQ(tnm_tensor_destroy(many.ctx, many.t[i]), TNM_OK);
+            many.t[i] = tensor();
+            fill(i);
+        }
+    for (int g = 0; g < 2; g++) /* what the call was told it reads no more, or finds stale */
+        for (int k = 0; k < 3; k++)
+            foresee(g, at[k]);
+    gone = 3;
+}
+
+static void act(void) {
+    CHECK_EQ(tnm_check(many.ctx), 0);
+    if (action == 0) others_take_the_slots();
+    if (action == 1) CHECK_EQ(schedule(2), TNM_OK);
+    if (action == 2) CHECK_EQ(tnm_schedule(many.ctx, 0, NULL, 0, 0), TNM_OK);
+    if (action == 3) CHECK_EQ(tnm_step(many.ctx, 0, USES / 3), TNM_OK);
+    if (action == 4) {
+        CHECK_EQ(tnm_record(many.ctx, 0), TNM_OK);
+        pin_group(2);
+        CHECK_EQ(tnm_replay(many.ctx, 0), TNM_OK);
+    }
+    if (action == 5) CHECK(tnm_set_budget(many.ctx, 0, 0) >= 0);
+    tnm_pump(many.ctx, TNM_ALL);
+    CHECK_EQ(tnm_check(many.ctx), 0);
+}
+
+static void act_later(void) {
+    if (--letting_go > 0)
+        many.meanwhile = act_later;
+    else
+        act();
+}
+
+enum { SCHEDULES, FORGETS, REPLAYS, STEPS };
+
+/* The call, and something else at its at-th pause. 0 = it has no such pause. */
+static int interrupted(int call, int at) {
+    static tnm_use told[USES];
+    tnm_result r;
+    open_many(GROUPS * USES);
+    gone = 0;
+    for (int i = 0; i < GROUPS * USES; i++) {
+        many.t[i] = tensor();
+        fill(i);
+        foresee(i / USES, i % USES);
+    }
+    CHECK_EQ(schedule(0), TNM_OK);
+    CHECK_EQ(tnm_step(many.ctx, 0, 1), TNM_OK);
+    if (call == REPLAYS) {
+        CHECK_EQ(tnm_record(many.ctx, 0), TNM_OK);
+        pin_group(1);
+    }
+    letting_go = at;
+    many.meanwhile = act_later;
+    memcpy(told, foreseen[1], sizeof told);
+    if (call == SCHEDULES)
+        r = tnm_schedule(many.ctx, 0, told, USES, USES);
+    else if (call == FORGETS)
+        r = tnm_schedule(many.ctx, 0, NULL, 0, 0);
+    else
+        r = call == REPLAYS ? tnm_replay(many.ctx, 0) : tnm_step(many.ctx, 0, USES / 2);
+    int acted = many.meanwhile == NULL;
+    many.meanwhile = NULL;
+    CHECK_EQ(tnm_check(many.ctx), 0);
+    int before = foretold(0), new_ = foretold(1), other = foretold(2), stale = r == TNM_ERR_STALE;
+    CHECK(r == TNM_OK || (call == SCHEDULES && action == 0 && stale));
+    if (call == STEPS || stale) {
+        CHECK(before == USES - gone || (before == 0 && acted));
+    } else {
+        int mine = call == FORGETS ? 0 : USES - gone; /* or what was told after it stands */
+        CHECK_EQ(before, 0);
+        CHECK((new_ == mine && other == 0) ||
+              (acted && new_ == 0 && (other == USES || other == 0)));
+    }
+    CHECK(action == 1 || action == 4 || other == 0);
+    CHECK_EQ(schedule(2), TNM_OK);
+    CHECK(foretold(0) + foretold(1) == 0 && foretold(2) == USES);
+    CHECK_EQ(tnm_schedule(many.ctx, 0, NULL, 0, 0), TNM_OK);
+    CHECK_EQ(many.ctx->e.hints.uses.live, 0);
+    close_many();
+    return acted;
+}
+
+TEST(anything_may_happen_while_a_cycle_comes_or_goes) {
+    for (int call = SCHEDULES; call <= STEPS; call++)
+        for (action = 0; action < 6; action++) {
+            int pauses = 0;
+            while (interrupted(call, pauses + 1))
+                pauses++;
+            CHECK(pauses > 0);
+        }
+}
+
+/* Its holds are as many as its uses ask for, and end when all of it is one tensor's, too. */
+TEST(a_cycle_of_one_tensor_comes_and_goes) {
+    open_many(64);
+    many.t[0] = tensor();
+    fill(0);
+    for (int i = 0; i < USES; i++) {
+        foresee(0, i);
+        foreseen[0][i].tensor = many.t[0];
+    }
+    for (int forget = 0; forget < 2; forget++) {
+        many.holds = 0;
+        CHECK_EQ(tnm_schedule(many.ctx, 0, foreseen[0], forget ? 0 : USES, USES), TNM_OK);
+        CHECK(many.holds > USES / TNMI_PIECE);
+        CHECK_EQ(tnm_check(many.ctx), 0);
+    }
+    close_many();
+}
+
 int main(void) {
     RUN(sight_of_many_is_cut_into_steps);
     RUN(a_flush_of_many_goes_on_where_it_was);
     RUN(a_tier_with_many_is_lost_in_steps);
     RUN(a_flush_whose_tensor_ends_leaves_its_successor_alone);
     RUN(a_call_whose_tensor_ends_fails);
+    RUN(anything_may_happen_while_a_cycle_comes_or_goes);
+    RUN(a_cycle_of_one_tensor_comes_and_goes);
     RUN(what_a_loss_will_take_is_nobodys_only_copy);
     RUN(a_segment_with_many_drains);
     RUN(a_drain_goes_on_behind_pins);
