@@ -5488,13 +5488,13 @@ typedef struct tnmi_lane {
     uint64_t mean;         /* the same, averaged as the steps come; `pace` follows in strides */
     uint64_t told, reach;  /* the last step of a sure single use; how many steps ahead they come */
     uint32_t cycle, last;  /* its first use and its last */
-    uint32_t cursor;       /* the first use of this step or later, TNMI_NONE = wrapped */
+    uint32_t cursor;       /* the first use of this step or later, NONE = wrapped; may lag */
     uint32_t single, root; /* single uses: the first, and the tree of all */
     uint32_t paces;        /* steps in the average */
     uint32_t cycle_count, period;
     uint32_t turn; /* cycles that were begun: whose is put in piece by piece sees the next by it */
-    int stepped;
-    uint32_t watch; /* TNMI_LANE_* */
+    int stepped, wraps; /* wraps: the end of the cycle lies between the cursor and this step */
+    uint32_t watch;     /* TNMI_LANE_* */
     tnmi_record record;
 } tnmi_lane;
 
@@ -5750,15 +5750,6 @@ static int tnmi_hint_before(void *of, uint32_t a, uint32_t b) {
     return tnmi_hint_use((tnmi_hints *)of, a)->step < tnmi_hint_use((tnmi_hints *)of, b)->step;
 }
 
-/* The cursor at the first use of the lane's step or later in this period. */
-static void tnmi_hint_seek(tnmi_hints *hints, tnmi_lane *lane, int restart) {
-    if (lane->period == 0) return;
-    uint64_t now = lane->step % lane->period;
-    if (restart) lane->cursor = lane->cycle;
-    while (lane->cursor != TNMI_NONE && tnmi_hint_use(hints, lane->cursor)->step < now)
-        lane->cursor = tnmi_hint_use(hints, lane->cursor)->next;
-}
-
 /* ---- loose uses: of a cycle in the making, or of one that was recorded and is not wanted. Only
  * the call under way knows of them; a list through `next` ---- */
 static uint32_t tnmi_hint_loose(tnmi_hints *hints, const tnmi_tensors *tensors,
@@ -5830,7 +5821,8 @@ static uint32_t tnmi_hint_append(tnmi_hints *hints, const tnmi_tensors *tensors,
         tnmi_hint_use(hints, lane->last)->next = index;
     lane->last = index;
     lane->cycle_count++;
-    if (lane->cursor == TNMI_NONE && use->step >= lane->step % lane->period) lane->cursor = index;
+    if (lane->cursor == TNMI_NONE && !lane->wraps && use->step >= lane->step % lane->period)
+        lane->cursor = index;
     return next;
 }
 
@@ -5853,19 +5845,19 @@ static void tnmi_hint_measure(tnmi_hints *hints, tnmi_lane *lane, uint64_t ticks
     lane->pace = lane->mean;
 }
 
-/* The lane's step begins at this clock. Expired single uses are the caller's to delete. */
+/* The lane's step begins at this clock. The uses that it passes, and the single ones that are over,
+ * are the caller's. */
 static void tnmi_hint_step(tnmi_hints *hints, uint32_t lane_index, uint64_t step, uint64_t clock) {
     tnmi_lane *lane = &hints->lane[lane_index];
     if (lane->stepped && step > lane->step)
         tnmi_hint_measure(hints, lane, clock - lane->began, step - lane->step);
-    int wrapped =
-        lane->period && (step < lane->step || step / lane->period != lane->step / lane->period);
+    if (lane->period && (step < lane->step || step / lane->period != lane->step / lane->period))
+        lane->wraps = 1;
     lane->stepped = 1;
     if (step < lane->step) lane->told = step; /* a restart: of these nobody told yet */
     tnmi_hint_extend(hints, lane, step);
     lane->step = step;
     lane->began = clock;
-    tnmi_hint_seek(hints, lane, wrapped);
 }
 
 /* Steps until a use happens next; `used` = it has already happened at the lane's present step. */
@@ -11272,37 +11264,44 @@ static int tnmi_engine_forget_cycle(tnmi_engine *e, uint32_t lane_index) {
     }
     lane->cursor = TNMI_NONE;
     lane->period = 0;
+    lane->wraps = 0;
     return 1;
 }
 
 /* ---- what calls ask for ---- */
 /* A lane's step begins: uses that are over lose their claim on the future. */
 static void tnmi_engine_step(tnmi_engine *e, uint32_t lane_index, uint64_t step) {
-    tnmi_lane *lane = &e->hints.lane[lane_index];
-    uint64_t before = lane->step;
-    uint32_t period = lane->period, seen = 0;
     int expire = TNMI_EXPIRE;
     tnmi_engine_advance(e);
-    uint32_t from = lane->cursor;
     tnmi_hint_step(&e->hints, lane_index, step, tnmi_base_peek64(&e->clock));
-    tnmi_engine_expire(e, lane, &expire);
-    if (step < before) from = lane->cycle; /* a restart: everything is new */
-    uint64_t span = step >= before ? step - before : period;
-    for (uint32_t i = from; period && seen < lane->cycle_count; seen++) {
-        if (i == TNMI_NONE) i = lane->cycle;
-        tnmi_use *use = tnmi_hint_use(&e->hints, i);
-        uint64_t since = (use->step + period - before % period) % period;
-        if (since >= span) break;
-        use->flags &= (uint8_t)~TNMI_USE_DONE;
-        tnmi_engine_rekey_all(e, use->content);
-        i = use->next;
-    }
+    tnmi_engine_expire(e, &e->hints.lane[lane_index], &expire);
     tnm_event *event = tnmi_engine_event(e, TNM_EVENT_STEP, TNMI_NONE, TNMI_NONE);
     if (event) {
         event->detail = lane_index;
         event->offset = step;
     }
     e->changed++;
+}
+
+/* The cursor of a lane comes on to its step, past some uses at a time: they are wanted a period
+ * later, and may leave sooner. After a restart it goes on to the end, and comes from the beginning:
+ * only what it does not pass then is wanted earlier than it was. It lags in between; whoever comes
+ * next takes it on. 0 = there is more. */
+static int tnmi_engine_pass(tnmi_engine *e, uint32_t lane_index, int most) {
+    tnmi_lane *lane = &e->hints.lane[lane_index];
+    while (lane->cycle != TNMI_NONE && (lane->cursor != TNMI_NONE || lane->wraps)) {
+        if (lane->cursor == TNMI_NONE) {
+            lane->cursor = lane->cycle;
+            lane->wraps = 0;
+        }
+        tnmi_use *use = tnmi_hint_use(&e->hints, lane->cursor);
+        if (!lane->wraps && use->step >= lane->step % lane->period) return 1;
+        if (most-- == 0) return 0;
+        lane->cursor = use->next;
+        use->flags &= (uint8_t)~TNMI_USE_DONE;
+        tnmi_engine_rekey_all(e, use->content);
+    }
+    return 1;
 }
 
 /* A set is about to be pinned: lanes that follow begin the step it belongs to. */
@@ -11316,6 +11315,7 @@ static void tnmi_engine_follow(tnmi_engine *e, const tnm_use *set, int count) {
             tnmi_hint_advance(&e->hints, &e->tensors, l, name,
                               tnmi_engine_target(e, &set[0]).content, (uint32_t)set[0].tier);
         if (steps) tnmi_engine_step(e, l, e->hints.lane[l].step + steps);
+        tnmi_engine_pass(e, l, TNMI_PIECE + count);
     }
 }
 
@@ -14208,6 +14208,8 @@ TENSORMEM_API tnm_result tnm_step(tnm_ctx *ctx, uint32_t lane, uint64_t step) {
         tnmi_door_watch(ctx);
     }
     tnmi_engine_step(&ctx->e, lane, step);
+    while (!tnmi_engine_pass(&ctx->e, lane, TNMI_PIECE))
+        tnmi_door_breath(ctx);
     tnmi_door_drop(ctx, list);
     return tnmi_door_leave(ctx, TNM_OK);
 }
@@ -14236,6 +14238,8 @@ static int tnmi_door_replay(tnm_ctx *ctx, uint32_t lane_index, int told) {
     if (uses == TNMI_NONE) return 0;
     if (!tnmi_door_put_cycle(ctx, lane_index, uses, period, 1)) return 1;
     if (!told) tnmi_engine_begin_following(e, lane_index, ticks, record.latest);
+    while (!tnmi_engine_pass(e, lane_index, TNMI_PIECE))
+        tnmi_door_breath(ctx);
     tnmi_engine_split(e);
     e->changed++;
     return 1;
