@@ -421,6 +421,42 @@ TEST(learning_and_recording_among_hits) {
     learn_and_record(0);
 }
 
+/* Cycles of more uses than one hold of the lock puts in or takes out, by several at once. */
+static void *scheduler(void *arg) {
+    enum { USES = 3 * TNMI_PIECE + 5 };
+    uint64_t seed = (uintptr_t)arg;
+    tnm_use *cycle = (tnm_use *)malloc(USES * sizeof *cycle);
+    while (cycle && !stopped()) {
+        uint32_t lane = (uint32_t)check_draw(&seed, 2);
+        for (int i = 0; i < USES; i++) {
+            uint64_t key;
+            tnm_tensor t = look_up((int)check_draw(&seed, SLOTS), &key);
+            cycle[i] = rig_use(t, (int)check_draw(&seed, 2), TNM_READ);
+            cycle[i].step = check_draw(&seed, USES);
+        }
+        tnm_result r = tnm_schedule(a.g.ctx, lane, cycle, USES, USES);
+        CHECK(r == TNM_OK || r == TNM_ERR_STALE);
+        for (int i = 0; i < 3; i++)
+            CHECK_EQ(tnm_step(a.g.ctx, lane, check_draw(&seed, 3 * USES)), TNM_OK);
+        if (check_draw(&seed, 3) == 0) CHECK_EQ(tnm_schedule(a.g.ctx, lane, NULL, 0, 0), TNM_OK);
+        CHECK_EQ(tnm_check(a.g.ctx), 0);
+    }
+    free(cycle);
+    return NULL;
+}
+
+TEST(cycles_come_and_go_among_others) {
+    void *(*const cast[])(void *) = { scheduler, scheduler, recorder, churner, pinner };
+    open_arena(SIM_PLAIN | SIM_ASYNC, PLACES);
+    if (!rig_create(&a.g)) return;
+    fill_slots();
+    run_for(600, cast, 5, 20);
+    for (uint32_t lane = 0; lane < 3; lane++)
+        CHECK_EQ(tnm_schedule(a.g.ctx, lane, NULL, 0, 0), TNM_OK);
+    CHECK_EQ(tnm_check(a.g.ctx), 0);
+    close_arena();
+}
+
 TEST(sets_against_sets) { /* P6: nobody starves, nobody hangs */
     void *(*const cast[])(void *) = { set_pinner, set_pinner, set_pinner };
     open_arena(SIM_PLAIN | SIM_ASYNC, 4);
@@ -670,6 +706,7 @@ int main(int argc, char **argv) { /* test_threads [sets] */
     RUN(budget_changes_under_load);
     RUN(hits_of_different_tensors);
     RUN(learning_and_recording_among_hits);
+    RUN(cycles_come_and_go_among_others);
     RUN(sets_against_sets);
     RUN(blocking_pins_share_one_transfer);
     RUN(a_late_unpin_ends_nothing_else);
