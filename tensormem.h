@@ -11147,11 +11147,6 @@ static void tnmi_engine_split_gather(tnmi_split *split) {
             split->smallest = tnmi_base_min(split->smallest, bytes);
         }
     }
-    tnmi_order order;
-    order.of = split;
-    order.next = tnmi_engine_split_next;
-    order.before = tnmi_engine_split_before;
-    split->head = tnmi_store_sort(&order, split->head);
 }
 
 /* P, the most streamed bytes that one step pins here, and W, the look-ahead beside them: one
@@ -11205,10 +11200,33 @@ static void tnmi_engine_split_ring(tnmi_split *split, uint64_t capacity) {
 }
 
 /* Keep the largest that fit beside the ring. Twice: what is kept makes the ring smaller. */
+static uint64_t tnmi_engine_split_keep(tnmi_split *split, uint64_t capacity) {
+    tnmi_engine *e = split->e;
+    uint64_t kept = 0;
+    tnmi_order order;
+    order.of = split;
+    order.next = tnmi_engine_split_next;
+    order.before = tnmi_engine_split_before;
+    int all = split->all <= capacity; /* in whatever order, and there is no ring */
+    if (!all) split->head = tnmi_store_sort(&order, split->head);
+    for (int pass = 0; pass < (all ? 1 : 3); pass++) {
+        if (!all) tnmi_engine_split_ring(split, capacity);
+        uint64_t ring = kept == split->all || all ? 0 : split->ahead + split->pinned;
+        for (uint32_t c = split->head; c != TNMI_NONE; c = tnmi_engine_content(e, c)->mark) {
+            uint64_t bytes = tnmi_engine_split_bytes(split, c);
+            if (tnmi_engine_kept_on(e, c) || kept + bytes + ring > capacity) continue;
+            tnmi_tensor_set_field(tnmi_engine_content(e, c), TNMI_KEPT_SHIFT, 7, split->tier + 1);
+            kept += bytes;
+        }
+    }
+    if (kept != split->all) tnmi_engine_split_ring(split, capacity);
+    return kept;
+}
+
 static void tnmi_engine_split_tier(tnmi_engine *e, uint32_t tier) {
     tnmi_split split;
     tnmi_tier *t = tnmi_engine_tier(e, tier);
-    uint64_t capacity = tnmi_base_less(t->budget, t->set_aside), kept = 0;
+    uint64_t capacity = tnmi_base_less(t->budget, t->set_aside);
     split.e = e;
     split.tier = tier;
     t->kept_bytes = t->stream_bytes = 0;
@@ -11216,17 +11234,7 @@ static void tnmi_engine_split_tier(tnmi_engine *e, uint32_t tier) {
     if (tnmi_move_has_staging(&e->move, tier))
         capacity = tnmi_base_less(capacity, e->move.stage_bytes);
     tnmi_engine_split_gather(&split);
-    for (int pass = 0; pass < 3; pass++) {
-        tnmi_engine_split_ring(&split, capacity);
-        uint64_t ring = kept == split.all || split.all <= capacity ? 0 : split.ahead + split.pinned;
-        for (uint32_t c = split.head; c != TNMI_NONE; c = tnmi_engine_content(e, c)->mark) {
-            uint64_t bytes = tnmi_engine_split_bytes(&split, c);
-            if (tnmi_engine_kept_on(e, c) || kept + bytes + ring > capacity) continue;
-            tnmi_tensor_set_field(tnmi_engine_content(e, c), TNMI_KEPT_SHIFT, 7, tier + 1);
-            kept += bytes;
-        }
-    }
-    tnmi_engine_split_ring(&split, capacity);
+    uint64_t kept = tnmi_engine_split_keep(&split, capacity);
     while (split.head != TNMI_NONE) {
         uint32_t next = tnmi_engine_content(e, split.head)->mark;
         tnmi_engine_content(e, split.head)->mark = 0;
