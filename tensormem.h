@@ -955,7 +955,9 @@ TENSORMEM_API tnm_result tnm_write(tnm_ctx *ctx, tnm_tensor tensor, uint64_t off
 /* ---- foresight: none of these waits ---- */
 
 /* Replace the cycle of `lane` (0 .. TNM_MAX_LANES-1): use i happens at steps set[i].step + k *
- * period. Copied. count 0 forgets it. Foresight begins with the lane's first tnm_step. */
+ * period. Copied. count 0 forgets it. Foresight begins with the lane's first tnm_step. Threads that
+ * are at work meanwhile may find a part of the old cycle or of the new one; of two calls for one
+ * lane at a time the one that began its exchange last stands. */
 TENSORMEM_API tnm_result tnm_schedule(tnm_ctx *ctx, uint32_t lane, const tnm_use *uses, int count,
                                       uint32_t period);
 
@@ -14246,6 +14248,7 @@ static int tnmi_door_replay(tnm_ctx *ctx, uint32_t lane_index, int told) {
     if (uses == TNMI_NONE) return 0;
     if (!tnmi_door_put_cycle(ctx, lane_index, uses, period, 1)) return 1;
     if (!told) tnmi_engine_begin_following(e, lane_index, ticks, record.latest);
+    tnmi_door_watch(ctx); /* before the lock goes: no hit may pass unseen */
     while (!tnmi_engine_pass(e, lane_index, TNMI_PIECE))
         tnmi_door_breath(ctx);
     tnmi_engine_split(e);
