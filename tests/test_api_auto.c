@@ -269,6 +269,37 @@ EACH(broken_rules_of_recording) {
     rig_end(g);
 }
 
+/* A name may go before what was recorded of its content, and a slot have another content. */
+EACH(a_record_means_contents) {
+    rig_pair(g, kind, rig_room(C, ONE));
+    rig_make(g, t, 3, ONE, 1);
+    tnm_tensor view = rig_view(g, t[0], 0, ONE);
+    CHECK_EQ(tnm_record(g->ctx, 0), TNM_OK);
+    pass(g, 3, 0, 0);
+    for (int i = 0; i < 2; i++)
+        CHECK_EQ(tnm_tensor_destroy(g->ctx, t[i]), TNM_OK);
+    for (int i = 3; i < 6; i++)
+        t[i] = rig_tensor(g, ONE, 0);
+    CHECK_EQ((uint32_t)t[3].id, (uint32_t)t[1].id);
+    CHECK_EQ(tnm_replay(g->ctx, 0), TNM_OK);
+    CHECK(rig_info(g, view, 0).next_use != UINT64_MAX); /* named by its view */
+    CHECK(rig_info(g, t[2], 0).next_use != UINT64_MAX);
+    for (int i = 3; i < 6; i++)
+        CHECK_EQ(rig_info(g, t[i], 0).next_use, UINT64_MAX);
+    CHECK_EQ(tnm_record(g->ctx, 0), TNM_OK); /* all of it goes: as if nothing had been pinned */
+    tnm_use u = rig_use(view, 0, TNM_READ);
+    tnm_pinned p;
+    CHECK_EQ(tnm_pin(g->ctx, &u, 1, &p), TNM_OK);
+    CHECK_EQ(tnm_unpin(g->ctx, &p, 1, 0), TNM_OK);
+    CHECK_EQ(tnm_tensor_destroy(g->ctx, view), TNM_OK);
+    CHECK_EQ(tnm_replay(g->ctx, 0), TNM_ERR_ARGUMENT);
+    CHECK(rig_info(g, t[2], 0).next_use != UINT64_MAX); /* the cycle stands */
+    CHECK_EQ(tnm_schedule(g->ctx, 0, NULL, 0, 0), TNM_OK);
+    CHECK_EQ(g->ctx->e.hints.uses.live, 0);
+    CHECK_EQ(tnm_check(g->ctx), 0);
+    rig_end(g);
+}
+
 EACH(what_goes_meanwhile_is_forgotten) {
     rig_pair(g, kind, rig_room(C, ONE));
     rig_make(g, t, 6, ONE, 1);
@@ -448,6 +479,7 @@ int main(void) {
     RUN(a_full_table_ends_no_pin);
     RUN(without_memory_the_pins_go_on);
     RUN(broken_rules_of_recording);
+    RUN(a_record_means_contents);
     RUN(what_goes_meanwhile_is_forgotten);
     RUN(a_loop_nobody_declared_is_learned);
     RUN(a_loop_of_sets_is_learned);
