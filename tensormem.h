@@ -10309,7 +10309,8 @@ static void tnmi_engine_lose_tier(tnmi_engine *e, uint32_t tier) {
 }
 
 /* ---- chunks begin ---- */
-/* The source of a fill: the cheapest current replica, unless a nearer one is on its way below. */
+/* The source of a fill: on the way down the nearest current replica above, on the way up the
+ * cheapest, unless a nearer one is on its way below. */
 static int tnmi_engine_choose_source(tnmi_engine *e, uint32_t op_index) {
     tnmi_op *op = tnmi_engine_op(e, op_index);
     uint32_t best = TNMI_NONE, coming = TNMI_NONE;
@@ -10317,7 +10318,9 @@ static int tnmi_engine_choose_source(tnmi_engine *e, uint32_t op_index) {
         const tnmi_replica *other = tnmi_engine_on(e, op->content, t);
         if (t == op->tier || !other) continue;
         if (tnmi_tensor_is_ready(other)) {
-            if (best == TNMI_NONE || e->cost_in[t] < e->cost_in[best]) best = t;
+            int above =
+                (int)((e->below[t] >> op->tier) & 1u); /* t grows: the last is the nearest */
+            if (best == TNMI_NONE || above || e->cost_in[t] < e->cost_in[best]) best = t;
         } else if (tnmi_engine_is_busy(other) && ((e->below[op->tier] >> t) & 1u)) {
             const tnmi_op *lower = tnmi_engine_filling(e, other);
             if (lower->kind != TNMI_OP_FILL || lower->state == TNMI_OP_DRAINING) continue;

@@ -154,6 +154,25 @@ TEST(three_hops_at_once) {
     close_world();
 }
 
+/* What is current on device and host goes on to the disk from the host: the device's link is not
+ * asked for it a second time. */
+TEST(a_hop_down_begins_where_the_last_one_ended) {
+    static const tnm_desc plain;
+    tnm_result r = TNM_PENDING;
+    tnm_pinned pinned;
+    open_world(3, 256 * KIB, 256 * KIB, &plain);
+    make_layers(equal, 1, TNM_WRITE, 2);
+    CHECK_EQ(tnm_pin(W.ctx, W.use, 1, &pinned), TNM_OK);
+    CHECK_EQ(tnm_unpin(W.ctx, &pinned, 1, 0), TNM_OK);
+    for (int tier = 1; tier <= 2; tier++) {
+        while ((r = tnm_flush(W.ctx, W.use[0].tensor, tier)) == TNM_PENDING)
+            CHECK(tnm_wait(W.ctx) >= 0);
+        CHECK_EQ(r, TNM_OK);
+    }
+    CHECK_EQ(W.w.link[1].bytes, 64 * KIB); /* down */
+    close_world();
+}
+
 /* A ring whose sizes differ does not break up: no sweep loads more than what is not kept. */
 TEST(sizes_that_come_back_find_their_places) {
     static const tnm_desc plain;
@@ -218,6 +237,7 @@ int main(void) {
     RUN(what_a_step_reads_comes_under_the_step_before);
     RUN(what_a_step_wrote_goes_while_the_next_comes);
     RUN(three_hops_at_once);
+    RUN(a_hop_down_begins_where_the_last_one_ended);
     RUN(sizes_that_come_back_find_their_places);
     RUN(one_pump_a_frame_keeps_the_link_busy);
     return check_done();
