@@ -9638,12 +9638,14 @@ static void tnmi_engine_look_use(tnmi_engine *e, uint32_t use, uint64_t *full) {
     }
 }
 
-/* A foreseen use did not come: what was fetched for it is a prefetch no more. */
+/* A foreseen use did not come: what was fetched for it is a prefetch no more, and nothing that was
+ * ever used leaves before it. */
 static void tnmi_engine_wasted(tnmi_engine *e, uint32_t content, uint32_t tier) {
     tnmi_replica *replica = tnmi_engine_on(e, content, tier);
     if (!replica || !(tnmi_base_peek64(&replica->word) & TNMI_FRESH)) return;
-    if (tnmi_tensor_mark(replica, 0, TNMI_FRESH) & TNMI_FRESH)
-        tnmi_engine_tier(e, tier)->prefetches_wasted++;
+    if (!(tnmi_tensor_mark(replica, 0, TNMI_FRESH) & TNMI_FRESH)) return;
+    tnmi_engine_tier(e, tier)->prefetches_wasted++;
+    if (replica->node != TNMI_NONE) tnmi_base_poke64(&replica->stamp, 0); /* it was never pinned */
 }
 
 /* Single uses of past steps go, at most so many at a time. */

@@ -168,6 +168,25 @@ EACH(wasted_prefetches_are_counted) {
     rig_end(g);
 }
 
+EACH(a_wrong_guess_leaves_first) { /* as if it were older than all that was used */
+    tnm_use u;
+    rig_pair(g, kind, rig_room(3, ONE));
+    rig_make(g, t, 4, ONE, 1);
+    CHECK_EQ(tnm_step(g->ctx, 0, 0), TNM_OK);
+    rig_expect(g, t[0], 0, 0);
+    rig_expect(g, t[1], 0, 1);
+    u = use_at(2, 1);
+    CHECK(tnm_prefetch(g->ctx, 0, &u, 1) >= 0);
+    rig_rest(g);
+    CHECK(here(g, 0) && here(g, 1) && here(g, 2));
+    CHECK_EQ(tnm_step(g->ctx, 0, 2), TNM_OK);
+    rig_rest(g);
+    CHECK_EQ(rig_stats(g, 0).prefetches_wasted, 1);
+    rig_expect(g, t[3], 0, 3);
+    CHECK(here(g, 0) && here(g, 1) && !here(g, 2));
+    rig_end(g);
+}
+
 EACH(prefetch_with_discard_fetches_nothing) {
     tnm_use u;
     tnm_pinned p;
@@ -824,6 +843,7 @@ int main(void) {
     RUN(guesses_leave_the_link_to_demand);
     RUN(a_demand_raises_a_guess);
     RUN(wasted_prefetches_are_counted);
+    RUN(a_wrong_guess_leaves_first);
     RUN(prefetch_with_discard_fetches_nothing);
     RUN(cancel);
     RUN(a_schedule_beats_lru);
