@@ -4321,7 +4321,7 @@ typedef struct tnmi_tier {
     uint64_t hits, misses, late, bytes_in, bytes_out, evictions, evictions_clean;
     uint64_t prefetches, prefetches_wasted, prefetches_refused;
     uint64_t compactions, failures, starved, lru_inexact;
-    uint64_t kept_bytes, stream_bytes;
+    uint64_t kept_bytes, stream_bytes, down_bytes; /* down: of the ring, for what goes on down */
     uint64_t moved_mark; /* what had changed when compaction found nothing to move */
     int compact;         /* somebody waits for compaction */
     int no_shift;        /* the backend has no copy within its tier */
@@ -9371,11 +9371,13 @@ static void tnmi_engine_break(tnmi_engine *e, uint32_t op_index) {
     }
 }
 
-/* A transfer nobody waits for lost its window: another, or none. */
+/* A transfer nobody waits for lost its window: another; or, if it only was ahead of its time, a gap
+ * or none: what may make way for it is looked at when it is planned again. */
 static void tnmi_engine_replan(tnmi_engine *e, uint32_t op_index) {
     tnmi_op *op = tnmi_engine_op(e, op_index);
     tnmi_plan plan = tnmi_engine_plan(TNMI_NONE, op->class_, op->step);
-    plan.guess = op->class_ <= TNM_CLASS_GUESS;
+    plan.guess = op->class_ < TNM_CLASS_DEMAND;
+    plan.before = plan.guess ? 0 : UINT64_MAX;
     tnmi_engine_close_window(e, op_index);
     tnm_result r = tnmi_engine_find_place(e, &plan, op_index, 0);
     if (r == TNM_OK) {
@@ -9556,14 +9558,20 @@ static tnm_result tnmi_engine_background(tnmi_engine *e, tnmi_plan *plan, uint32
     return r;
 }
 
-/* A write-back of what is dirty on `tier`, without eviction by guesses below. */
+/* A write-back of what is dirty on `tier`. One that is ahead of its time takes below the place of
+ * nothing but what is clean and needed later. */
 static tnm_result tnmi_engine_write_down(tnmi_engine *e, uint32_t content, uint32_t tier,
                                          tnm_class class_) {
     tnmi_plan plan = tnmi_engine_plan(TNMI_NONE, class_, 0);
     plan.guess = class_ <= TNM_CLASS_GUESS;
-    plan.before = plan.guess ? 0 : UINT64_MAX;
     tnm_result r = tnmi_engine_want_leg(e, &plan, content, tier);
-    if (r == TNM_OK) r = tnmi_engine_place_all(e, &plan, plan.head);
+    if (r == TNM_OK && plan.guess && plan.head != TNMI_NONE) {
+        tnmi_op *op = tnmi_engine_op(e, plan.head);
+        tnmi_view view = tnmi_engine_view(e, op->tier);
+        plan.before = tnmi_policy_key_passing(&view, content);
+        if (op->state == TNMI_OP_ROOM) r = tnmi_engine_find_place(e, &plan, plan.head, 1);
+    } else if (r == TNM_OK)
+        r = tnmi_engine_place_all(e, &plan, plan.head);
     if (r == TNM_PENDING && !plan.guess && plan.short_on != TNMI_NONE)
         tnmi_engine_tier(e, plan.short_on)->sought = e->round;
     if (r != TNM_OK)
@@ -9701,11 +9709,27 @@ static void tnmi_engine_look_learned(tnmi_engine *e, uint64_t full, uint64_t all
     }
 }
 
+/* What is streamed through a tier and is there for a use counts into its ring: into the part that
+ * is for what goes down nothing is fetched. */
+static void tnmi_engine_fill_ring(const tnmi_engine *e, const tnmi_use *use, uint64_t *ahead,
+                                  uint64_t *full) {
+    for (int m = tnmi_engine_tier(e, use->tier)->spill; m >= 0;
+         m = tnmi_engine_tier(e, (uint32_t)m)->spill) {
+        const tnmi_tier *t = tnmi_engine_tier(e, (uint32_t)m);
+        const tnmi_replica *there = tnmi_engine_on(e, use->content, (uint32_t)m);
+        if (t->down_bytes == 0) continue;
+        if (there && tnmi_engine_kept_on(e, use->content) != (uint32_t)m + 1)
+            ahead[m] += tnmi_engine_content(e, use->content)->bytes;
+        if (ahead[m] + t->down_bytes >= t->stream_bytes) *full |= (uint64_t)1 << m;
+    }
+}
+
 /* The schedules in order, as far ahead as later-needed bytes allow; then single uses. */
 static void tnmi_engine_look_ahead(tnmi_engine *e) {
     uint64_t all = e->tiers.count == 64 ? ~(uint64_t)0 : ((uint64_t)1 << e->tiers.count) - 1;
     uint64_t full = tnmi_engine_shut(e);
     int budget = TNMI_LOOK_USES, expire = TNMI_EXPIRE;
+    uint64_t ahead[TNM_MAX_TIERS] = { 0 };
     for (uint32_t l = 0; l < TNM_MAX_LANES; l++) {
         const tnmi_lane *lane = &e->hints.lane[l];
         tnmi_engine_expire(e, lane, &expire);
@@ -9720,6 +9744,7 @@ static void tnmi_engine_look_ahead(tnmi_engine *e) {
         i = lane->cursor;
         for (uint32_t seen = 0; seen < lane->cycle_count && full != all && budget > 0; seen++) {
             if (i == TNMI_NONE) i = lane->cycle;
+            tnmi_engine_fill_ring(e, tnmi_hint_use(&e->hints, i), ahead, &full);
             tnmi_engine_look_use(e, i, &full);
             i = tnmi_hint_use(&e->hints, i)->next;
             budget--;
@@ -9734,32 +9759,56 @@ static void tnmi_engine_look_ahead(tnmi_engine *e) {
     if (e->grow && e->refused_host) e->grow = NULL;
 }
 
-/* Nothing more urgent moves: what will leave next is written down early, one at a time. */
+static int tnmi_engine_is_resting(const tnmi_engine *e) {
+    for (int q = 0; q < TNMI_MOVE_QUEUES; q++)
+        if (e->move.queue[q].head != TNMI_NONE) return 0;
+    return e->move.used == 0;
+}
+
+/* Bytes that go down to a tier ahead of their time and have not been handed out. */
+static uint64_t tnmi_engine_backlog(const tnmi_engine *e, uint32_t tier) {
+    uint64_t sum = 0;
+    for (uint32_t i = e->move.queue[TNM_CLASS_WRITE_BACK].head; i != TNMI_NONE;
+         i = tnmi_engine_op(e, i)->next_op)
+        if (tnmi_engine_op(e, i)->tier == tier)
+            sum += tnmi_engine_op(e, i)->bytes - tnmi_engine_op(e, i)->next;
+    return sum;
+}
+
+/* What will leave next is written down before its room is asked for, no more than a chunk at a time
+ * behind all that is more urgent. What a cycle is done with will surely leave; of the rest, which
+ * may be written once more before it does, an eighth of the tier, unless everything rests. */
 static void tnmi_engine_clean_ahead(tnmi_engine *e) {
+    int resting = tnmi_engine_is_resting(e);
     for (uint32_t t = 0; t < e->tiers.count; t++) {
         const tnmi_tier *tier = tnmi_engine_tier(e, t);
         tnmi_view view = tnmi_engine_view(e, t);
         tnmi_oldest oldest;
-        uint32_t steps = 0, dirty = TNMI_NONE;
-        uint64_t content = 0;
+        uint32_t steps = 0, dirty[8], count = 0;
+        uint64_t unsure = 0;
         if (tier->spill < 0 || view.sick || tier->budget == UINT64_MAX) continue;
         if (tnmi_tier_used(tier) + tier->budget / 8 < tier->budget) continue;
+        uint64_t waits = tnmi_engine_backlog(e, (uint32_t)tier->spill);
         oldest.count = 0;
         oldest.more = 0;
-        while (oldest.count < 8 && dirty == TNMI_NONE &&
+        while (oldest.count < 8 && waits < e->move.chunk &&
                tnmi_engine_pop_oldest(e, &view, &oldest, &steps)) {
             uint32_t index = oldest.index[oldest.count - 1];
             const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, t, index);
+            const tnmi_tensor *content = tnmi_engine_content(e, replica->content);
             if (oldest.key[oldest.count - 1] == TNMI_KEY_KEEP) break; /* it will not leave */
+            if (!tnmi_hint_is_cyclic(&e->hints, content)) unsure += content->bytes;
+            if (!resting && unsure > tier->budget / 8) break;
             if (tnmi_policy_may_leave(&view, replica) != TNMI_LEAVE_DIRTY) continue;
-            if (tnmi_engine_content(e, replica->content)->failed >> 16) continue;
-            if (tnmi_engine_is_awaited(e, replica->content)) continue;
-            dirty = index;
-            content = replica->content;
+            if ((content->failed >> 16) || tnmi_engine_is_awaited(e, replica->content)) continue;
+            if (tnmi_engine_is_busy(tnmi_engine_on(e, replica->content, (uint32_t)tier->spill)))
+                continue;
+            dirty[count++] = replica->content;
+            waits += content->bytes;
         }
         tnmi_engine_put_back(e, t, &oldest);
-        if (dirty == TNMI_NONE) continue;
-        if (tnmi_engine_write_down(e, (uint32_t)content, t, TNM_CLASS_WRITE_BACK) == TNM_OK) return;
+        for (uint32_t i = 0; i < count; i++)
+            tnmi_engine_write_down(e, dirty[i], t, TNM_CLASS_WRITE_BACK);
     }
 }
 
@@ -10933,12 +10982,6 @@ static int tnmi_engine_next_submit(tnmi_engine *e, tnmi_ask *ask) {
     return 0;
 }
 
-static int tnmi_engine_is_resting(const tnmi_engine *e) {
-    for (int q = 0; q < TNMI_MOVE_QUEUES; q++)
-        if (e->move.queue[q].head != TNMI_NONE) return 0;
-    return e->move.used == 0;
-}
-
 /* Decisions, whenever something changed: hand over, admit, drain, look ahead, compact, clean. */
 static void tnmi_engine_decide(tnmi_engine *e) {
     for (int again = 0; again < 3; again++) {
@@ -10956,7 +10999,7 @@ static void tnmi_engine_decide(tnmi_engine *e) {
         e->look_seen = e->changed;
     }
     tnmi_engine_compact(e);
-    if (tnmi_engine_is_resting(e)) tnmi_engine_clean_ahead(e);
+    tnmi_engine_clean_ahead(e);
 }
 
 /* A new round: every ticket and queue may be asked once more. */
@@ -11057,6 +11100,7 @@ typedef struct tnmi_split {
     uint64_t all;        /* placed bytes of all of them */
     uint64_t largest, smallest; /* of one */
     uint64_t ahead, pinned;     /* W and P */
+    uint64_t down;              /* of W, for what was written above and goes on down */
 } tnmi_split;
 
 /* What a content takes there, with what may be lost in front of it to alignment. */
@@ -11204,6 +11248,8 @@ static void tnmi_engine_split_ring(tnmi_split *split, uint64_t capacity) {
     least = tnmi_base_max(tnmi_base_max(least, must / 20), largest);
     split->pinned = pinned;
     split->ahead = tnmi_base_min(wish, tnmi_base_less(least, pinned));
+    split->down = tnmi_base_min(tnmi_base_max(largest, through / 4), split->ahead / 2);
+    if (!through || !written) split->down = 0;
 }
 
 /* Keep the largest that fit beside the ring. Twice: what is kept makes the ring smaller. */
@@ -11236,7 +11282,7 @@ static void tnmi_engine_split_tier(tnmi_engine *e, uint32_t tier) {
     uint64_t capacity = tnmi_base_less(t->budget, t->set_aside);
     split.e = e;
     split.tier = tier;
-    t->kept_bytes = t->stream_bytes = 0;
+    t->kept_bytes = t->stream_bytes = t->down_bytes = 0;
     if (t->budget == UINT64_MAX || t->spill < 0) return;
     if (tnmi_move_has_staging(&e->move, tier))
         capacity = tnmi_base_less(capacity, e->move.stage_bytes);
@@ -11250,6 +11296,7 @@ static void tnmi_engine_split_tier(tnmi_engine *e, uint32_t tier) {
     }
     t->kept_bytes = kept;
     t->stream_bytes = kept == split.all ? 0 : split.ahead + split.pinned;
+    t->down_bytes = t->stream_bytes ? split.down : 0;
 }
 
 /* After a schedule or a budget changed. O(uses log uses), whatever else lives. */

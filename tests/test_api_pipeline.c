@@ -154,6 +154,19 @@ TEST(three_hops_at_once) {
     close_world();
 }
 
+/* Beside what comes there is room for what goes down, and that goes before its room is needed. */
+TEST(three_hops_both_ways) {
+    static const tnm_desc plain;
+    uint64_t layer = sum_of(equal, 4), total = layer * LAYERS;
+    for (uint64_t ratio = 1; ratio <= 4; ratio *= 2) { /* of the disk: half, all, two */
+        open_world(3, total / 12, total / 6, &plain);
+        make_layers(equal, 4, TNM_WRITE, 2);
+        uint64_t percent = sweep(4, layer * 3 * ratio);
+        CHECK(percent <= 105);
+        close_world();
+    }
+}
+
 /* What is current on device and host goes on to the disk from the host: the device's link is not
  * asked for it a second time. */
 TEST(a_hop_down_begins_where_the_last_one_ended) {
@@ -237,6 +250,7 @@ int main(void) {
     RUN(what_a_step_reads_comes_under_the_step_before);
     RUN(what_a_step_wrote_goes_while_the_next_comes);
     RUN(three_hops_at_once);
+    RUN(three_hops_both_ways);
     RUN(a_hop_down_begins_where_the_last_one_ended);
     RUN(sizes_that_come_back_find_their_places);
     RUN(one_pump_a_frame_keeps_the_link_busy);
