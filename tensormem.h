@@ -13093,9 +13093,9 @@ TENSORMEM_API tnm_result tnm_create(const tnm_desc *desc, tnm_ctx **out) {
     tnm_ctx *ctx = (tnm_ctx *)tnmi_door_take(&copy, sizeof *ctx);
     if (!ctx) return TNM_ERR_MEMORY;
     ctx->desc = copy;
-    ctx->host.alloc = copy.alloc;
-    ctx->host.release = copy.release;
-    ctx->host.user = copy.user;
+    ctx->host.alloc = desc->alloc; /* the room knows what to ask of malloc's memory */
+    ctx->host.release = desc->release;
+    ctx->host.user = desc->user;
     tnmi_door_init_engine(ctx);
     if (!tnmi_door_init_memory(ctx) || !tnmi_door_start_threads(ctx)) {
         tnmi_door_free_all(ctx);

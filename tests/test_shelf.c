@@ -167,6 +167,41 @@ TEST(large_host_blocks_ask_for_large_pages) {
         own.release(own.user, mem, size);
     }
 }
+
+/* through the front door: a context without an allocator of its own is malloc's as well */
+TEST(the_memory_of_a_context_asks_for_large_pages) {
+    for (int own = 0; own < 2; own++) {
+        tnm_tier_desc tier;
+        tnm_desc desc;
+        tnm_ctx *ctx;
+        memset(&tier, 0, sizeof tier);
+        memset(&desc, 0, sizeof desc);
+        tier.budget_bytes = 8 << 20;
+        desc.tiers = &tier;
+        desc.tier_count = 1;
+        if (own) {
+            desc.alloc = host_take;
+            desc.release = host_give;
+            desc.user = &host_user;
+        }
+        advised.calls = 0;
+        CHECK_EQ(tnm_create(&desc, &ctx), TNM_OK);
+        tnm_tensor_desc about;
+        tnm_tensor t;
+        memset(&about, 0, sizeof about);
+        about.bytes = 1 << 20;
+        CHECK_EQ(tnm_tensor_create(ctx, &about, &t), TNM_OK);
+        tnm_use use;
+        tnm_pinned at;
+        memset(&use, 0, sizeof use);
+        use.tensor = t;
+        use.access = TNM_DISCARD;
+        CHECK_EQ(tnm_pin(ctx, &use, 1, &at), TNM_OK);
+        CHECK_EQ(advised.calls, own ? 0 : 1);
+        CHECK_EQ(tnm_unpin(ctx, &at, 1, 0), TNM_OK);
+        CHECK_EQ(tnm_destroy(ctx), TNM_OK);
+    }
+}
 #endif
 
 TEST(host_refuses_what_cannot_be) {
@@ -1088,6 +1123,7 @@ static void run_everywhere(void) {
     RUN(host_blocks_are_aligned_and_given_back_exactly);
 #if defined(__linux__)
     RUN(large_host_blocks_ask_for_large_pages);
+    RUN(the_memory_of_a_context_asks_for_large_pages);
 #endif
     RUN(host_refuses_what_cannot_be);
     RUN(host_copies_what_the_cpu_sees);
