@@ -12279,6 +12279,7 @@ struct tnm_ctx {
     tnm_desc desc;
     struct tnmi_shelf_host host;
     int driving, telling;
+    int glanced; /* the last round of a waiting call only decided, and nobody slept */
     int inside; /* one-thread contexts: a callback runs, only sight is allowed */
     /* no hits without the lock: 1 = a trace listens, or threads without atomics; 2 = a lane looks
      * at the pins */
@@ -12664,11 +12665,14 @@ static int tnmi_door_drive(tnm_ctx *ctx, uint64_t allowance, int demand_only) {
 /* One round of a waiting call, and a sleep when it changed nothing. 0 = `idle` gave up. */
 static int tnmi_door_turn(tnm_ctx *ctx, uint64_t *rounds, int demand_only) {
     tnmi_ask ask;
-    int go_on = 1;
+    int go_on = 1, glanced = 0;
     if (ctx->driving) return tnmi_door_sleep(ctx, rounds);
     ctx->driving = 1;
+    uint64_t decided = ctx->e.changed;
     if (tnmi_door_drive(ctx, TNM_ALL, demand_only)) {
         *rounds = 0;
+    } else if (decided != ctx->e.changed && !ctx->glanced) {
+        glanced = 1; /* it may be all that is waited for: look before sleeping, once */
     } else {
         tnmi_engine_sleep(&ctx->e, &ask, ++*rounds);
         uint64_t before = ctx->e.changed;
@@ -12684,6 +12688,7 @@ static int tnmi_door_turn(tnm_ctx *ctx, uint64_t *rounds, int demand_only) {
             go_on = ask.result == TNM_OK;
         }
     }
+    ctx->glanced = glanced;
     ctx->driving = 0;
     /* a pin that goes without the lock is no news: now and then everyone looks for himself */
     if (ctx->told != ctx->e.changed || (*rounds && !(*rounds & (*rounds - 1))))

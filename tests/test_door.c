@@ -762,6 +762,38 @@ TEST(create_fails_at_every_allocation) {
     starve(16, 0); /* and takes its segments at create */
 }
 
+/* What clean bytes make room for is not kept waiting by a copy that has nothing to do with it. */
+TEST(a_pin_that_needs_no_copy_waits_for_none) {
+    enum { COUNT = 5 }; /* one more than there is room for */
+    tnm_tensor tensor[COUNT];
+    tnm_tensor_desc about;
+    tnm_pinned p;
+    tnm_result r;
+    memset(&about, 0, sizeof about);
+    about.bytes = ONE;
+    describe();
+    create();
+    for (int i = 0; i < COUNT; i++) {
+        CHECK_EQ(tnm_tensor_create(ctx, &about, &tensor[i]), TNM_OK);
+        tnm_use use = rig_use(tensor[i], 0, TNM_DISCARD);
+        if (i == COUNT - 1) { /* the first is below as well, the second on its way for ever */
+            while ((r = tnm_flush(ctx, tensor[0], 1)) == TNM_PENDING)
+                CHECK(tnm_wait(ctx) >= 0);
+            CHECK_EQ(r, TNM_OK);
+            give_up = 1;
+            CHECK_EQ(tnm_flush(ctx, tensor[1], 1), TNM_PENDING);
+            CHECK_EQ(tnm_pump(ctx, TNM_ALL), TNM_PENDING);
+            seen = 0;
+        }
+        CHECK_EQ(tnm_pin(ctx, &use, 1, &p), TNM_OK);
+        CHECK_EQ(tnm_unpin(ctx, &p, 1, 0), TNM_OK);
+    }
+    CHECK_EQ(seen & (1u << IN_WAIT | 1u << IN_IDLE), 0);
+    CHECK_EQ(tnm_check(ctx), 0);
+    give_up = 0;
+    end();
+}
+
 int main(void) {
     RUN(from_a_callback_only_sight_is_allowed);
     RUN(no_callback_runs_under_the_lock);
@@ -776,6 +808,7 @@ int main(void) {
     RUN(no_headroom_no_alloc);
     RUN(idle_gives_up_and_the_copies_go_on);
     RUN(a_flood_of_items_is_counted_not_kept);
+    RUN(a_pin_that_needs_no_copy_waits_for_none);
     RUN(create_fails_at_every_allocation);
     return check_done();
 }
