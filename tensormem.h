@@ -10997,6 +10997,7 @@ static void tnmi_engine_decide(tnmi_engine *e) {
         tnmi_engine_look_ahead(e);
         e->look_round = e->round;
         e->look_seen = e->changed;
+        tnmi_engine_advance_rooms(e); /* windows that are clean: the next round may be far off */
     }
     tnmi_engine_compact(e);
     tnmi_engine_clean_ahead(e);

@@ -246,6 +246,30 @@ TEST(one_pump_a_frame_keeps_the_link_busy) {
     frames(TNM_ALL, 60000, 1);
 }
 
+/* A place in the ring that a step has left is on its way to the next tensor after one pump, and not
+ * when the program comes back from its next compute. */
+TEST(one_pump_hands_a_place_on) {
+    static const tnm_desc plain;
+    uint64_t layer = sum_of(equal, 1), came = 0;
+    tnm_tier_stats before, after;
+    tnm_pinned pinned;
+    open_world(2, layer * (LAYERS - 3), 0, &plain);
+    make_layers(equal, 1, TNM_READ, 1);
+    for (uint64_t step = 0; step < (uint64_t)SWEEPS * LAYERS; step++) {
+        CHECK_EQ(tnm_stats(W.ctx, 0, &before), TNM_OK);
+        CHECK_EQ(tnm_step(W.ctx, 0, step), TNM_OK);
+        CHECK_EQ(tnm_pin(W.ctx, &W.use[step % LAYERS], 1, &pinned), TNM_OK);
+        CHECK_EQ(tnm_unpin(W.ctx, &pinned, 1, 0), TNM_OK);
+        tnm_pump(W.ctx, TNM_ALL);
+        CHECK_EQ(tnm_stats(W.ctx, 0, &after), TNM_OK);
+        if (step < WARM * LAYERS || after.bytes_in == before.bytes_in) continue;
+        CHECK(after.in_flight_bytes > 0);
+        came++;
+    }
+    CHECK(came >= SWEEPS - WARM);
+    close_world();
+}
+
 int main(void) {
     RUN(what_a_step_reads_comes_under_the_step_before);
     RUN(what_a_step_wrote_goes_while_the_next_comes);
@@ -254,5 +278,6 @@ int main(void) {
     RUN(a_hop_down_begins_where_the_last_one_ended);
     RUN(sizes_that_come_back_find_their_places);
     RUN(one_pump_a_frame_keeps_the_link_busy);
+    RUN(one_pump_hands_a_place_on);
     return check_done();
 }
