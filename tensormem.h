@@ -2334,9 +2334,11 @@ extern int tnmi_shelf_madvise(void *, size_t, int) __asm__("madvise"); /* hidden
 /* malloc's memory asks for large pages, as far as they lie inside it: a direct transfer is cut
  * where physical memory is, and pieces of 2 MiB come twice as fast from a good disk as pages do. It
  * is only advice, and the memory of the application's allocator is left as it is. */
+#    define TNMI_SHELF_LARGE ((uintptr_t)1 << 21)
+
 static void tnmi_shelf_large_pages(const tnmi_shelf_host *heap, void *ptr, size_t size) {
 #    ifdef TNMI_SHELF_MADVISE
-    const uintptr_t page = (uintptr_t)1 << 21;
+    const uintptr_t page = TNMI_SHELF_LARGE;
     uintptr_t first = ((uintptr_t)ptr + page - 1) & ~(page - 1);
     uintptr_t last = ((uintptr_t)ptr + size) & ~(page - 1);
     if (!heap->alloc && first < last)
@@ -2345,6 +2347,18 @@ static void tnmi_shelf_large_pages(const tnmi_shelf_host *heap, void *ptr, size_
     (void)heap;
     (void)ptr;
     (void)size;
+}
+
+/* What a block of this size ends on a multiple of. What a schedule streams lies at the end of a
+ * segment, few places that all go by: were one of them in the small pages that are left over, its
+ * reads would be slow, and they all wait for it. They are left over at the start instead. */
+static uintptr_t tnmi_shelf_host_end(const tnmi_shelf_host *heap, uint64_t size) {
+#    ifdef TNMI_SHELF_MADVISE
+    if (!heap->alloc && size >= 8 * TNMI_SHELF_LARGE) return TNMI_SHELF_LARGE;
+#    endif
+    (void)heap;
+    (void)size;
+    return 1;
 }
 
 static tnm_result tnmi_shelf_host_alloc(void *user, uint64_t size, uint64_t align, void *item,
@@ -2356,16 +2370,17 @@ static tnm_result tnmi_shelf_host_alloc(void *user, uint64_t size, uint64_t alig
     *host = NULL;
     align = tnmi_base_max(align, 16);
     if (!tnmi_base_is_power(align)) return TNM_ERR_ARGUMENT;
-    if (!tnmi_base_add(size, align - 1, &total) || !tnmi_base_add(total, sizeof front, &total) ||
-        total > (uint64_t)PTRDIFF_MAX)
+    uintptr_t last = tnmi_shelf_host_end((const tnmi_shelf_host *)user, size) - 1;
+    if (!tnmi_base_add(size, align - 1, &total) ||
+        !tnmi_base_add(total, sizeof front + last, &total) || total > (uint64_t)PTRDIFF_MAX)
         return TNM_ERR_MEMORY;
     front.size = (size_t)total;
     front.raw = tnmi_shelf_take((const tnmi_shelf_host *)user, front.size);
     if (!front.raw) return TNM_ERR_MEMORY;
-    tnmi_shelf_large_pages((const tnmi_shelf_host *)user, front.raw, front.size);
     uintptr_t raw = (uintptr_t)front.raw, mask = (uintptr_t)align - 1;
-    uintptr_t skip = ((raw + sizeof front + mask) & ~mask) - raw;
-    unsigned char *at = (unsigned char *)front.raw + skip;
+    uintptr_t end = (raw + sizeof front + mask + (uintptr_t)size + last) & ~last;
+    unsigned char *at = (unsigned char *)front.raw + (((end - (uintptr_t)size) & ~mask) - raw);
+    tnmi_shelf_large_pages((const tnmi_shelf_host *)user, at, (size_t)size);
     memcpy(at - sizeof front, &front, sizeof front);
     *host = at;
     *mem = (uint64_t)(uintptr_t)at;
