@@ -8,7 +8,9 @@
  * dirty sweep it changes another. A page that is not what it must be ends the contestant.
  *
  * The contestants, each a process in a memory cgroup of its own, of C + SLACK bytes, that live side
- * by side and sweep in turn, a round being one sweep each, so that the disk's moods meet them all:
+ * by side and take turns, so that the disk's moods meet them all. A turn is as many sweeps as begin
+ * within TURN seconds, as long as the raw reads take: a sweep of which nine tenths are resident is
+ * over so soon that one alone measures whatever else the machine just did.
  *
  *   tensormem  adopted from the file, direct, with a schedule; tnm_pump after each unpin
  *   demand     the same without a word about what comes: recency, nothing read ahead
@@ -26,7 +28,8 @@
  * The bound is what must be read, N - C, at the rate the disk alone shows in the round: fio's
  * (io_uring, direct, block and depth as our file backend's) or pread's, whichever is higher. For a
  * dirty sweep it is twice the bytes at the rate fio shows with reads and writes mixed 50:50. Raw
- * reads go into large pages, as ours do. Each figure is a median of rounds, and so is each ratio.
+ * reads go into large pages, as ours do. Each figure is a median of rounds, and so is each ratio; a
+ * round is a turn of each, and its figure the mean of the sweeps in it.
  *
  *   stream_<tensors>_<mode>_<C>         GB/s of the model, against bound, mmap (the best of its
  *                                       three), StarPU (the best of its two)
@@ -57,6 +60,7 @@ enum { PAGE = 4096, WORDS = PAGE / 8, AHEAD = 2, ROUNDS_MOST = 32 };
 #define FIO_BLOCK "4m"       /* the engine's chunk_bytes */
 #define FIO_DEPTH "8"        /* and the tier's queue_depth */
 #define RAW_RING  (32 * MIB) /* read into, as much as by fio: one buffer stays in a cache */
+#define TURN      0.25       /* seconds */
 #define SLACK     (24 * MIB) /* of the cgroup: the program itself, its tables, its page tables */
 #define STAR_MORE (64 * MIB) /* StarPU, which keeps a little more than it is told, on top of that */
 
@@ -181,7 +185,7 @@ struct contestant {
 };
 
 typedef struct {
-    int how, timed;
+    int how;
     double compute; /* seconds of it for the whole sweep */
 } order;
 
@@ -487,14 +491,17 @@ static void child_run(contestant *c, const model *m, int ask, int reply) {
     (void)compute_pace();
     if (write(reply, &a, sizeof a) != (ssize_t)sizeof a) _exit(1);
     while (!a.bad && read(ask, &o, sizeof o) == (ssize_t)sizeof o) {
-        uint64_t in = io_count("read_bytes"), out = io_count("write_bytes");
-        double start = bench_wall();
-        c->sweep(&k, o.how, o.compute);
-        a.seconds = bench_wall() - start;
-        a.read = io_count("read_bytes") - in;
-        a.written = io_count("write_bytes") - out;
+        uint64_t in = io_count("read_bytes"), out = io_count("write_bytes"), sweeps = 0;
+        double start = bench_wall(), spent = 0;
+        for (; spent < TURN && !k.bad; sweeps++) {
+            c->sweep(&k, o.how, o.compute);
+            kernel_next(&k);
+            spent = bench_wall() - start;
+        }
+        a.seconds = spent / (double)sweeps;
+        a.read = (io_count("read_bytes") - in) / sweeps;
+        a.written = (io_count("write_bytes") - out) / sweeps;
         a.bad = k.bad;
-        kernel_next(&k);
         if (write(reply, &a, sizeof a) != (ssize_t)sizeof a) _exit(1);
     }
     _exit(0); /* no tidy end: the next contestant waits */
