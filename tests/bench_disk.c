@@ -250,7 +250,7 @@ static void memory(int block, const unsigned char *from, unsigned char *to) {
     for (int i = 0; i < TURNS; i++) {
         double start = bench_wall();
         for (uint64_t at = 0; at < ALL; at += bytes)
-            memcpy(to + at % FAST, from + at, bytes);
+            memcpy(to + at % FAST, from + at, (size_t)bytes);
         double rival = speed_of(ALL, bench_wall() - start);
         ours[i] = sweep(&h, 0);
         ratio[i] = ours[i] / rival;

@@ -301,7 +301,7 @@ static void place_10m(void) {
     static field f;
     double begin = bench_cpu(), made;
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    if (pages < (8L << 30) / page) return;
+    if (pages < ((int64_t)8 << 30) / page) return;
     memset(&f, 0, sizeof f);
     {
         tnm_tier_desc tier = bench_paper_tier(&f.paper, "paper", UINT64_C(16) << 30);

@@ -470,7 +470,7 @@ static void scale(int at, uint32_t count) {
 
 static int enough_memory(void) {
     long pages = sysconf(_SC_AVPHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    return pages >= (6L << 30) / page;
+    return pages >= ((int64_t)6 << 30) / page;
 }
 
 int main(int argc, char **argv) {

@@ -107,7 +107,7 @@ static void model_shape(model *m, const char *name, uint64_t bytes) {
 static void write_all(int fd, const void *from, uint64_t size) {
     const char *at = (const char *)from;
     while (size > 0) {
-        ssize_t now = write(fd, at, size);
+        ssize_t now = write(fd, at, (size_t)size);
         if (now <= 0) bench_die("cannot write: disk full?");
         at += now;
         size -= (uint64_t)now;
@@ -308,7 +308,7 @@ static int map_open(const model *m) {
     int how = m->dirty ? PROT_READ | PROT_WRITE : PROT_READ;
     map.m = m;
     if (fd < 0) return 0;
-    map.at = (char *)mmap(NULL, m->total, how, MAP_SHARED, fd, 0);
+    map.at = (char *)mmap(NULL, (size_t)m->total, how, MAP_SHARED, fd, 0);
     close(fd);
     return map.at != MAP_FAILED;
 }
@@ -317,11 +317,11 @@ static void map_sweep(kernel *k, int how, double compute) {
     const model *m = map.m;
     int advice = how == MAP_SEQUENTIAL ? MADV_SEQUENTIAL : MADV_NORMAL;
     (void)compute;
-    (void)madvise(map.at, m->total, advice);
+    (void)madvise(map.at, (size_t)m->total, advice);
     for (int i = 0; i < m->count; i++) {
         int next = (i + AHEAD) % m->count;
         if (how == MAP_WILLNEED) {
-            uint64_t size = m->offset[next + 1] - m->offset[next];
+            size_t size = (size_t)(m->offset[next + 1] - m->offset[next]);
             (void)madvise(map.at + m->offset[next], size, MADV_WILLNEED);
         }
         kernel_touch(k, map.at + m->offset[i], i);
