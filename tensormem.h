@@ -2428,8 +2428,9 @@ enum {
     TNMI_SHELF_DEPTH_MOST = 1024,
     TNMI_SHELF_DEPTH_BITS = 10,
     TNMI_SHELF_CREW_MOST = 64, /* threads */
-    TNMI_SHELF_VECS = 16,      /* steps joined into one transfer, and their bytes: with more than */
-    TNMI_SHELF_JOIN = 1 << 20, /* this in one transfer, disks gain less than by having several */
+    TNMI_SHELF_VECS = 16,      /* steps joined into one transfer, */
+    TNMI_SHELF_JOIN = 1 << 20, /* their bytes, */
+    TNMI_SHELF_FEW = 4,        /* and transfers under way before any are joined further */
     TNMI_SHELF_STRIKES = 8,    /* transfers the queue hands back before it is left alone */
     TNMI_SHELF_FAILED = -1,    /* of a step */
     TNMI_SHELF_MISFIT = -2,    /* the same, but only because it was direct */
@@ -3490,14 +3491,14 @@ static uint32_t tnmi_shelf_ring_beside(tnmi_shelf_state *state, uint32_t index, 
 
 /* The next transfer: the oldest step that waits, and neighbours of it in the file. Its first
  * operation; the others are in its chain. `count` is of pieces of memory, three a step at most. */
-static uint32_t tnmi_shelf_ring_join(tnmi_shelf_state *state, uint32_t *count) {
+static uint32_t tnmi_shelf_ring_join(tnmi_shelf_state *state, uint64_t share, uint32_t *count) {
     uint32_t first = tnmi_shelf_pop(state, &state->ring.launch), last = first;
     uint64_t all = tnmi_shelf_ring_size(&state->op[first].step);
     state->op[first].chain = TNMI_NONE;
     *count = 1 + state->op[first].step.mores;
     for (int after = 0; after < 2; after++)
-        while (*count + 3 <= TNMI_SHELF_VECS && all < TNMI_SHELF_JOIN) {
-            uint64_t most = TNMI_SHELF_JOIN - all;
+        while (*count + 3 <= TNMI_SHELF_VECS && all < share) {
+            uint64_t most = share - all;
             uint32_t i = tnmi_shelf_ring_beside(state, after ? last : first, after, most);
             if (i == TNMI_NONE) break;
             state->op[i].chain = after ? TNMI_NONE : first;
@@ -3511,9 +3512,19 @@ static uint32_t tnmi_shelf_ring_join(tnmi_shelf_state *state, uint32_t *count) {
     return first;
 }
 
-static void tnmi_shelf_ring_fill(tnmi_shelf_state *state) {
+/* Bytes of the transfers that go in next: what waits is joined to no fewer than keep a disk busy.
+ * All in one would also end at once, so that the next ones are all in one again. */
+static uint64_t tnmi_shelf_ring_share(const tnmi_shelf_state *state) {
+    uint64_t all = 0, few = tnmi_base_less(TNMI_SHELF_FEW, state->ring.out);
+    for (uint32_t i = state->ring.launch.first; i != TNMI_NONE; i = state->op[i].next)
+        all += tnmi_shelf_ring_size(&state->op[i].step);
+    return few ? tnmi_base_min(all / few, TNMI_SHELF_JOIN) : (uint64_t)TNMI_SHELF_JOIN;
+}
+
+static void tnmi_shelf_ring_fill(tnmi_shelf_state *state, uint64_t share) {
     tnmi_shelf_ring *ring = &state->ring;
-    uint32_t count, index = tnmi_shelf_ring_join(state, &count), i = index, tail = *ring->sq_tail;
+    uint32_t count, index = tnmi_shelf_ring_join(state, share, &count), i = index;
+    uint32_t tail = *ring->sq_tail;
     tnmi_shelf_op *op = &state->op[index];
     tnmi_shelf_entry *entry = &ring->entry[tail & ring->sq_mask];
     for (uint32_t k = 0; k < count; i = state->op[i].chain) {
@@ -3594,8 +3605,9 @@ static void tnmi_shelf_ring_back(tnmi_shelf_state *state) {
 /* Hands all waiting steps to the kernel with one call. */
 static void tnmi_shelf_ring_launch(tnmi_shelf_state *state) {
     tnmi_shelf_ring *ring = &state->ring;
+    uint64_t share = tnmi_shelf_ring_share(state);
     while (ring->launch.first != TNMI_NONE)
-        tnmi_shelf_ring_fill(state);
+        tnmi_shelf_ring_fill(state, share);
     while (ring->queued > 0) {
         long taken = ring->refused ? -1 : TNMI_SHELF_ENTER(ring->fd, ring->queued, 0, 0);
         if (taken > 0) {

@@ -1733,7 +1733,7 @@ TEST(a_ring_that_ends_is_told) {
     memset(&fake, 0, sizeof fake);
 }
 
-/* Neighbours go to the disk as one. */
+/* Neighbours go to the disk as one, but not all of them: several transfers keep it busy. */
 TEST(sequential_copies_are_joined) {
     enum { SIZE = 8192, COUNT = 10 };
     static unsigned char raw[COUNT * SIZE + 4096], back[COUNT * SIZE];
@@ -1756,7 +1756,7 @@ TEST(sequential_copies_are_joined) {
         CHECK_EQ(fake.enters, 1);
         for (int i = 0; i < COUNT; i++)
             CHECK_EQ(disk.wait(disk.user, ticket[i]), TNM_OK);
-        CHECK(fake.answers < COUNT / 2);
+        CHECK(fake.answers >= 4 && fake.answers <= COUNT / 2);
         CHECK_EQ(copy(&disk, plain(back), stored(&disk, mem, 0), sizeof back), TNM_OK);
         for (int i = 0; i < COUNT; i++)
             CHECK(memcmp(back + (COUNT - 1 - i) * SIZE, paged + order[i] * SIZE, SIZE) == 0);
