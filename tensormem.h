@@ -2298,7 +2298,8 @@ static int tnmi_space_check_bins(const tnmi_space *space, uint64_t *free_sum) {
  * Windows); where it cannot, at the write. Nothing is fsynced: a buffered       *
  * medium that fails after the write is not noticed, a direct one is.            *
  * Memory is not registered with the kernel: the segments are not ours to keep   *
- * pinned, and it saves less of a step of 128 KiB or more than can be measured.  *
+ * pinned, and registered buffers gave 3 to 6 % on a virtual disk (direct, 128   *
+ * KiB at depth 8, 4 MiB at 4): less than half of what the rounds differed by.   *
  * TNMI_SHELF_PREAD and its kin are test points.                                 *
  * -------------------------------------------------------------------------- */
 typedef struct tnmi_shelf_host { /* the application's allocator; no functions: malloc and free */
@@ -2332,8 +2333,9 @@ extern int tnmi_shelf_madvise(void *, size_t, int) __asm__("madvise"); /* hidden
 #    endif
 
 /* malloc's memory asks for large pages, as far as they lie inside it: a direct transfer is cut
- * where physical memory is, and pieces of 2 MiB come twice as fast from a good disk as pages do. It
- * is only advice, and the memory of the application's allocator is left as it is. */
+ * where physical memory is. Measured in a virtual machine: direct reads of 4 MiB 2.7 times as fast
+ * as into small pages, of 128 KiB 1.4 times, and far cheaper page faults. It is only advice, and
+ * the memory of the application's allocator is left as it is. */
 #    define TNMI_SHELF_LARGE ((uintptr_t)1 << 21)
 
 static void tnmi_shelf_large_pages(const tnmi_shelf_host *heap, void *ptr, size_t size) {
@@ -2418,6 +2420,8 @@ static void tnmi_shelf_host_backend(tnmi_shelf_host *heap, tnm_backend *out) {
 #    ifndef TENSORMEM_NO_FILE
 #        define TNMI_SHELF_SPILL ((uint64_t)1 << 63)
 
+/* DEPTH is two tiers' queue_depth. A virtual disk read blocks of 128 KiB at 0.9, 1.1, 1.5, 2.0, 1.9
+ * and 2.3 GiB/s with 1, 2, 4, 8, 16 and 32 under way: beyond 8 the gain is within its noise. */
 enum {
     TNMI_SHELF_PAGE = 4096,        /* of a spill file, and what direct transfers are multiples of */
     TNMI_SHELF_SECTOR = 512,       /* of memory for direct ones, where the system does not say */
@@ -12307,7 +12311,8 @@ struct tnm_ctx {
     tnm_desc desc;
     struct tnmi_shelf_host host;
     int driving, telling;
-    int glanced; /* the last round of a waiting call only decided, and nobody slept */
+    /* the last round of a waiting call only decided, and nobody slept */
+    int glanced;
     int inside; /* one-thread contexts: a callback runs, only sight is allowed */
     /* no hits without the lock: 1 = a trace listens, or threads without atomics; 2 = a lane looks
      * at the pins */
