@@ -11239,7 +11239,8 @@ static void tnmi_engine_split_gather(tnmi_split *split) {
  * that. Where a step pins a set, or writes, W is what keeps every link at work while it computes:
  * the next step's set, some bytes in flight behind it, and places of which the last step's bytes
  * are still on their way down; up to an eighth of what must be streamed, or two tensors. What only
- * passes through is not pinned. */
+ * passes through is not pinned, and of sizes that differ two sets pass: what waits for a place of
+ * its own size is passed by what has one. */
 static void tnmi_engine_split_ring(tnmi_split *split, uint64_t capacity) {
     const tnmi_engine *e = split->e;
     uint64_t pinned = 0, through = 0, largest = 0, least = 0, written = 0;
@@ -11273,7 +11274,8 @@ static void tnmi_engine_split_ring(tnmi_split *split, uint64_t capacity) {
     if (largest) wish = tnmi_base_max(wish, busy - busy % largest);
     if (pinned + through > largest || written) {
         if (written) written += through;
-        wish = tnmi_base_max(wish, pinned + through + written + e->move.chunk / 4);
+        uint64_t more = split->largest == split->smallest ? 0 : through;
+        wish = tnmi_base_max(wish, pinned + through + more + written + e->move.chunk / 4);
         least = tnmi_base_max(least, pinned + 2 * largest);
         least = tnmi_base_max(least, pinned + tnmi_base_min(wish, must / 8));
     }

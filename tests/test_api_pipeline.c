@@ -154,6 +154,16 @@ TEST(three_hops_at_once) {
     close_world();
 }
 
+/* Of sizes that differ two sets pass through the host: with one the disk rested at times. */
+TEST(three_hops_of_mixed_sizes) {
+    static const tnm_desc plain;
+    uint64_t layer = sum_of(mixed, 7), total = layer * LAYERS;
+    open_world(3, total / 4, total / 2, &plain);
+    make_layers(mixed, 7, TNM_READ, 2);
+    CHECK(sweep(7, layer) <= 101); /* a quarter of it at a quarter of the rate */
+    close_world();
+}
+
 /* Beside what comes there is room for what goes down, and that goes before its room is needed. */
 TEST(three_hops_both_ways) {
     static const tnm_desc plain;
@@ -274,6 +284,7 @@ int main(void) {
     RUN(what_a_step_reads_comes_under_the_step_before);
     RUN(what_a_step_wrote_goes_while_the_next_comes);
     RUN(three_hops_at_once);
+    RUN(three_hops_of_mixed_sizes);
     RUN(three_hops_both_ways);
     RUN(a_hop_down_begins_where_the_last_one_ended);
     RUN(sizes_that_come_back_find_their_places);
