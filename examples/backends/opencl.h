@@ -278,16 +278,19 @@ static inline const char *tnm_opencl_error(const tnm_opencl *cl) {
 
 /* ---- events ---- */
 
-/* OK, PENDING, or what the command failed with. Only a wait makes what was written visible to other
- * queues: to have seen that a command is complete does not, says the specification. */
+/* OK, PENDING, what the command failed with, or BUSY: the runtime cannot say now. Only a wait makes
+ * what was written visible to other queues: to have seen that a command is complete does not, says
+ * the specification. This one returns at once. */
 static inline tnm_result tnm_opencl_look(tnm_opencl *cl, tnm_opencl_event event, const char *what) {
     int32_t status = 0;
     int32_t code =
         cl->api.GetEventInfo(event, TNM_OPENCL_EVENT_STATUS, sizeof status, &status, NULL);
     if (code == 0 && status > 0) return TNM_PENDING;
-    if (code != 0 || status < 0) return tnm_opencl_fail(cl, what, code ? code : status);
-    code = cl->api.WaitForEvents(1, &event);
-    return code ? tnm_opencl_fail(cl, "clWaitForEvents", code) : TNM_OK;
+    if (code == 0 && status < 0) return tnm_opencl_fail(cl, what, status);
+    if (code == 0) code = cl->api.WaitForEvents(1, &event);
+    if (code == 0) return TNM_OK;
+    return tnm_opencl_fail(cl, "a look at an event", code) == TNM_ERR_LOST ? TNM_ERR_LOST
+                                                                           : TNM_ERR_BUSY;
 }
 
 /* ---- the device tier ---- */
@@ -391,18 +394,26 @@ static inline tnm_result tnm_opencl_copy(void *user, const tnm_span *dst, const 
 static inline void tnm_opencl_submit(void *user) {
     tnm_opencl *cl = (tnm_opencl *)user;
     for (int way = 0; way < TNM_OPENCL_WAYS && !tnm_opencl_gone(cl); way++) {
-        int32_t code = cl->unsent & (1u << way) ? cl->api.Flush(cl->way[way]) : 0;
+        if ((cl->unsent & (1u << way)) == 0) continue;
+        int32_t code = cl->api.Flush(cl->way[way]);
+        if (code == 0) cl->unsent &= ~(1u << way); /* else the next poll tries again */
         if (code) (void)tnm_opencl_fail(cl, "clFlush", code);
     }
-    cl->unsent = 0;
 }
 
 static inline tnm_result tnm_opencl_poll(void *user, uint64_t ticket) {
     tnm_opencl *cl = (tnm_opencl *)user;
+    tnm_result result = TNM_ERR_LOST;
     if (ticket - 1 >= cl->depth || !cl->copies[ticket - 1]) return TNM_ERR_ARGUMENT;
     tnm_opencl_event *event = &cl->copies[ticket - 1];
-    tnm_result result = tnm_opencl_gone(cl) ? TNM_ERR_LOST : tnm_opencl_look(cl, *event, "a copy");
+    if (cl->unsent) tnm_opencl_submit(cl);
+    if (!tnm_opencl_gone(cl)) result = tnm_opencl_look(cl, *event, "a copy");
     if (result == TNM_PENDING) return result;
+    if (result == TNM_ERR_BUSY) { /* an error promises that the copy is over: see to that */
+        for (int way = 0; way < TNM_OPENCL_WAYS; way++)
+            (void)cl->api.Finish(cl->way[way]);
+        result = TNM_ERR_BACKEND;
+    }
     if (!tnm_opencl_exiting) cl->api.ReleaseEvent(*event);
     *event = NULL;
     return result;
@@ -498,7 +509,7 @@ static inline void tnm_opencl_host(tnm_opencl *cl, tnm_backend *out) {
 static inline void tnm_opencl_reap(tnm_opencl *cl, tnm_opencl_fences *f) {
     while (f->count > 0) {
         tnm_result result = tnm_opencl_look(cl, f->event[f->first], "a kernel");
-        if (result == TNM_PENDING) return;
+        if (result == TNM_PENDING || result == TNM_ERR_BUSY) return;
         if (result != TNM_OK) f->dead = 1;
         if (result == TNM_OK) f->passed = f->value[f->first];
         cl->api.ReleaseEvent(f->event[f->first]);
