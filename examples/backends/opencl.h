@@ -647,9 +647,8 @@ static inline tnm_result tnm_opencl_load(tnm_opencl *cl, const char *name) {
         return TNM_ERR_UNSUPPORTED;
     }
 #define TNM_OPENCL_LOAD(result, name, parameters)                                                  \
-    if (!tnm_opencl_find(cl, "cl" #name, &cl->api.name, sizeof cl->api.name))                      \
-        missing = "c"                                                                              \
-                  "l" #name;
+    if (!missing && !tnm_opencl_find(cl, "cl" #name, &cl->api.name, sizeof cl->api.name))          \
+        missing = "cl" #name;
     TNM_OPENCL_CALLS(TNM_OPENCL_LOAD)
 #undef TNM_OPENCL_LOAD
     if (!missing) return TNM_OK;
