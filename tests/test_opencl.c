@@ -164,6 +164,12 @@ TEST(an_applications_context_and_queues_are_used_and_kept) {
         if (i == 0) tnm_opencl_close(cl);
         desc.context = NULL;
     }
+    tnm_opencl *other = opened(0, NULL), *none = cl;
+    theirs[1] = tnm_opencl_queue(other, 0);
+    CHECK_EQ(tnm_opencl_open(&desc, &none), TNM_ERR_ARGUMENT);
+    CHECK(none == NULL);
+    CHECK(strstr(tnm_opencl_error(NULL), "compute queue 1") != NULL);
+    tnm_opencl_close(other);
     tnm_opencl_close(app); /* ours holds on to them */
     tnm_opencl_backend(cl, &b);
     CHECK_EQ(b.alloc(b.user, MIB, 256, NULL, &mem, &host), TNM_OK);
@@ -190,7 +196,7 @@ TEST(memory_beyond_a_buffers_limit_is_refused) {
     CHECK(b.available(b.user) <= before - 3 * MIB);
     b.release(b.user, mem, 3 * MIB);
     tnm_opencl_host(cl, &b);
-    CHECK(b.alloc(b.user, cl->largest, 4096, NULL, &mem, &host) == TNM_ERR_BACKEND);
+    CHECK(b.alloc(b.user, cl->largest + 1, 4096, NULL, &mem, &host) == TNM_ERR_BACKEND);
     CHECK(b.alloc(b.user, UINT64_MAX - 5, 4096, NULL, &mem, &host) == TNM_ERR_BACKEND);
     CHECK_EQ(b.alloc(b.user, 100, 65536, NULL, &mem, &host), TNM_OK);
     CHECK_EQ((uintptr_t)host % 65536, 0);

@@ -37,11 +37,14 @@
  *
  * Several devices: open the first with `peers`, so that its context holds its whole platform, and
  * the next ones with `beside` = the first. These copy to each other directly; others by staging.
+ * Some drivers keep a second copy of a buffer on whichever device of its context touches it: that
+ * is outside of every budget, so `peers` is a choice.
  *
  * Threads. The callbacks keep to the rule of [types]: one tnm_opencl serves one context. mark may
  * be called from any thread beside them; all else by one thread at a time.
- * Close after tnm_destroy. At exit the copies are waited for before the runtime goes; whoever
- * destroys and closes later than that only gets his host memory back, and nothing crashes.
+ * Close after tnm_destroy; it waits for copies, not for kernels. At exit the copies are waited for
+ * before the runtime goes; whoever destroys and closes later than that only gets his host memory
+ * back, and nothing crashes.
  *
  * Errors. A device that is gone answers TNM_ERR_LOST to everything, and its queues are dead. Your
  * context and your queues are retained here; releasing them once too often is beyond our help.
@@ -203,32 +206,41 @@ struct tnm_opencl {
     uint32_t queues;
     uint64_t total, largest, held; /* bytes: of the device, of one buffer, allocated here */
     uint32_t alignment;
-    int lost;  /* the device is gone */
-    long lock; /* around `fences` and the queues in it */
+    long lost;    /* the device is gone */
+    long fencing; /* locks `fences` and the queues in it: marks have threads of their own */
+    long telling; /* locks `error` */
     char error[160];
     struct tnm_opencl *others;
 };
 
 /* All that are open, so that a second close is harmless and exit waits for copies. */
 static tnm_opencl *tnm_opencl_all;
-static int tnm_opencl_exiting; /* the runtime may be gone: it is not called any more */
+static long tnm_opencl_exiting; /* the runtime may be gone: it is not called any more */
 static char tnm_opencl_why[160];
 
-static inline void tnm_opencl_lock(tnm_opencl *cl) {
+static inline void tnm_opencl_lock(long *lock) { /* for the time of a few calls */
 #ifdef _MSC_VER
-    while (_InterlockedExchange(&cl->lock, 1) != 0)
+    while (_InterlockedExchange(lock, 1) != 0)
         continue;
 #else
-    while (__atomic_exchange_n(&cl->lock, 1, __ATOMIC_ACQUIRE) != 0)
+    while (__atomic_exchange_n(lock, 1, __ATOMIC_ACQUIRE) != 0)
         continue;
 #endif
 }
 
-static inline void tnm_opencl_unlock(tnm_opencl *cl) {
+static inline void tnm_opencl_set(long *flag, long value) {
 #ifdef _MSC_VER
-    _InterlockedExchange(&cl->lock, 0);
+    _InterlockedExchange(flag, value);
 #else
-    __atomic_store_n(&cl->lock, 0, __ATOMIC_RELEASE);
+    __atomic_store_n(flag, value, __ATOMIC_RELEASE);
+#endif
+}
+
+static inline long tnm_opencl_get(const long *flag) {
+#ifdef _MSC_VER
+    return *(const volatile long *)flag;
+#else
+    return __atomic_load_n(flag, __ATOMIC_ACQUIRE);
 #endif
 }
 
@@ -259,16 +271,18 @@ static inline const char *tnm_opencl_code(int32_t code) {
 
 /* Note what the runtime answered; the answer for the engine. */
 static inline tnm_result tnm_opencl_fail(tnm_opencl *cl, const char *call, int32_t code) {
+    tnm_opencl_lock(&cl->telling);
     snprintf(cl->error, sizeof cl->error, "%s answered %d (%s)", call, (int)code,
              tnm_opencl_code(code));
+    tnm_opencl_set(&cl->telling, 0);
     if (code == TNM_OPENCL_DEVICE_NOT_AVAILABLE || code == TNM_OPENCL_INVALID_DEVICE ||
         code == TNM_OPENCL_INVALID_CONTEXT || code == TNM_OPENCL_INVALID_QUEUE)
-        cl->lost = 1;
-    return cl->lost ? TNM_ERR_LOST : TNM_ERR_BACKEND;
+        tnm_opencl_set(&cl->lost, 1);
+    return tnm_opencl_get(&cl->lost) ? TNM_ERR_LOST : TNM_ERR_BACKEND;
 }
 
 static inline int tnm_opencl_gone(const tnm_opencl *cl) {
-    return cl->lost || tnm_opencl_exiting;
+    return tnm_opencl_get(&cl->lost) || tnm_opencl_get(&tnm_opencl_exiting);
 }
 
 /* One sentence on the last failure; NULL: of the last open. */
@@ -291,6 +305,12 @@ static inline tnm_result tnm_opencl_look(tnm_opencl *cl, tnm_opencl_event event,
     if (code == 0) return TNM_OK;
     return tnm_opencl_fail(cl, "a look at an event", code) == TNM_ERR_LOST ? TNM_ERR_LOST
                                                                            : TNM_ERR_BUSY;
+}
+
+/* No copy of ours is under way any more. Kernels are their owner's: they may wait for him. */
+static inline void tnm_opencl_quiet(tnm_opencl *cl) {
+    for (int way = 0; way < TNM_OPENCL_WAYS; way++)
+        if (cl->way[way]) (void)cl->api.Finish(cl->way[way]);
 }
 
 /* ---- the device tier ---- */
@@ -337,7 +357,8 @@ static inline tnm_result tnm_opencl_alloc(void *user, uint64_t size, uint64_t al
 static inline void tnm_opencl_release(void *user, uint64_t token, uint64_t size) {
     tnm_opencl *cl = (tnm_opencl *)user;
     cl->held -= size;
-    if (!tnm_opencl_exiting) cl->api.ReleaseMemObject((tnm_opencl_mem)(uintptr_t)token);
+    if (!tnm_opencl_get(&tnm_opencl_exiting))
+        cl->api.ReleaseMemObject((tnm_opencl_mem)(uintptr_t)token);
 }
 
 static inline uint64_t tnm_opencl_available(void *user) {
@@ -409,12 +430,12 @@ static inline tnm_result tnm_opencl_poll(void *user, uint64_t ticket) {
     if (cl->unsent) tnm_opencl_submit(cl);
     if (!tnm_opencl_gone(cl)) result = tnm_opencl_look(cl, *event, "a copy");
     if (result == TNM_PENDING) return result;
-    if (result == TNM_ERR_BUSY) { /* an error promises that the copy is over: see to that */
-        for (int way = 0; way < TNM_OPENCL_WAYS; way++)
-            (void)cl->api.Finish(cl->way[way]);
-        result = TNM_ERR_BACKEND;
+    if (!tnm_opencl_get(&tnm_opencl_exiting)) {
+        /* an error promises that the copy is over: where the runtime did not say so, see to it */
+        if (result == TNM_ERR_BUSY || result == TNM_ERR_LOST) tnm_opencl_quiet(cl);
+        cl->api.ReleaseEvent(*event);
     }
-    if (!tnm_opencl_exiting) cl->api.ReleaseEvent(*event);
+    if (result == TNM_ERR_BUSY) result = TNM_ERR_BACKEND;
     *event = NULL;
     return result;
 }
@@ -440,47 +461,53 @@ static inline void tnm_opencl_backend(tnm_opencl *cl, tnm_backend *out) {
 }
 
 /* ---- the host tier ---- */
+static inline void tnm_opencl_unmap(tnm_opencl *cl, const tnm_opencl_block *block) {
+    tnm_opencl_cl_queue queue = cl->way[TNM_OPENCL_WITHIN];
+    if (cl->api.EnqueueUnmapMemObject(queue, block->mem, block->mapped, 0, NULL, NULL) == 0)
+        (void)cl->api.Finish(queue); /* it is given back when we return */
+    cl->api.ReleaseMemObject(block->mem);
+}
+
+static inline tnm_result tnm_opencl_map(tnm_opencl *cl, uint64_t size, tnm_opencl_block *block) {
+    int32_t code = 0;
+    tnm_result result =
+        tnm_opencl_make(cl, size, TNM_OPENCL_READ_WRITE | TNM_OPENCL_HOST_PTR, &block->mem);
+    if (result != TNM_OK) return result;
+    block->mapped =
+        cl->api.EnqueueMapBuffer(cl->way[TNM_OPENCL_WITHIN], block->mem, 1, TNM_OPENCL_MAP_BOTH, 0,
+                                 (size_t)size, 0, NULL, NULL, &code);
+    if (block->mapped && !code) return TNM_OK;
+    cl->api.ReleaseMemObject(block->mem);
+    return tnm_opencl_fail(cl, "clEnqueueMapBuffer", code);
+}
+
+/* Drivers align large memory to pages; one that does not is asked for more. */
 static inline tnm_result tnm_opencl_host_alloc(void *user, uint64_t size, uint64_t align,
                                                void *item, uint64_t *token, void **host) {
     tnm_opencl *cl = (tnm_opencl *)user;
-    tnm_opencl_cl_queue queue = cl->way[TNM_OPENCL_WITHIN];
-    uint64_t all = size + align; /* a driver aligns to its own taste only */
-    int32_t code = 0;
-    (void)item;
     tnm_opencl_block *block = (tnm_opencl_block *)calloc(1, sizeof *block);
+    (void)item;
     if (!block) return TNM_ERR_MEMORY;
-    tnm_result result =
-        all < size
-            ? TNM_ERR_BACKEND
-            : tnm_opencl_make(cl, all, TNM_OPENCL_READ_WRITE | TNM_OPENCL_HOST_PTR, &block->mem);
-    if (result == TNM_OK) {
-        block->mapped = cl->api.EnqueueMapBuffer(queue, block->mem, 1, TNM_OPENCL_MAP_BOTH, 0,
-                                                 (size_t)all, 0, NULL, NULL, &code);
-        if (!block->mapped || code) {
-            cl->api.ReleaseMemObject(block->mem);
-            result = tnm_opencl_fail(cl, "clEnqueueMapBuffer", code);
-        }
+    tnm_result result = tnm_opencl_map(cl, size, block);
+    uint64_t past = (uint64_t)(uintptr_t)block->mapped & (align - 1);
+    if (result == TNM_OK && past) {
+        tnm_opencl_unmap(cl, block);
+        result = tnm_opencl_map(cl, size + align, block); /* no overflow: size was to be had */
+        past = (uint64_t)(uintptr_t)block->mapped & (align - 1);
     }
     if (result != TNM_OK) {
         free(block);
         return result;
     }
-    uintptr_t at = (uintptr_t)block->mapped, past = at & (uintptr_t)(align - 1);
     *token = (uint64_t)(uintptr_t)block;
-    *host = (char *)block->mapped + (past ? (uintptr_t)align - past : 0);
+    *host = (char *)block->mapped + (size_t)(past ? align - past : 0);
     return TNM_OK;
 }
 
 static inline void tnm_opencl_host_release(void *user, uint64_t token, uint64_t size) {
-    tnm_opencl *cl = (tnm_opencl *)user;
     tnm_opencl_block *block = (tnm_opencl_block *)(uintptr_t)token;
-    tnm_opencl_cl_queue queue = cl->way[TNM_OPENCL_WITHIN];
     (void)size;
-    if (!tnm_opencl_exiting) {
-        if (cl->api.EnqueueUnmapMemObject(queue, block->mem, block->mapped, 0, NULL, NULL) == 0)
-            cl->api.Finish(queue); /* it is given back when we return */
-        cl->api.ReleaseMemObject(block->mem);
-    }
+    if (!tnm_opencl_get(&tnm_opencl_exiting)) tnm_opencl_unmap((tnm_opencl *)user, block);
     free(block);
 }
 
@@ -489,7 +516,7 @@ static inline tnm_result tnm_opencl_host_copy(void *user, const tnm_span *dst, c
                                               uint64_t size, uint64_t *ticket) {
     (void)user, (void)ticket;
     if (!dst->host || !src->host) return TNM_ERR_UNSUPPORTED;
-    if (tnm_opencl_exiting) return TNM_ERR_LOST;
+    if (tnm_opencl_get(&tnm_opencl_exiting)) return TNM_ERR_LOST;
     memcpy(dst->host, src->host, (size_t)size);
     return TNM_OK;
 }
@@ -524,7 +551,7 @@ static inline uint64_t tnm_opencl_mark(tnm_opencl *cl, uint32_t queue) {
     uint64_t value = 0;
     if (queue >= cl->queues || tnm_opencl_gone(cl)) return 0;
     tnm_opencl_fences *f = &cl->fences[queue];
-    tnm_opencl_lock(cl);
+    tnm_opencl_lock(&cl->fencing);
     int32_t code = cl->api.EnqueueMarkerWithWaitList(f->queue, 0, NULL, &event);
     if (!code) code = cl->api.Flush(f->queue);
     if (code) {
@@ -538,7 +565,7 @@ static inline uint64_t tnm_opencl_mark(tnm_opencl *cl, uint32_t queue) {
         f->event[at] = event;
         value = f->value[at] = ++f->marked;
     }
-    tnm_opencl_unlock(cl);
+    tnm_opencl_set(&cl->fencing, 0);
     return value;
 }
 
@@ -548,7 +575,7 @@ static inline uint64_t tnm_opencl_passed(void *user, uint32_t queue, uint64_t wa
     tnm_opencl_event event = NULL;
     if (queue >= cl->queues || tnm_opencl_gone(cl)) return UINT64_MAX;
     tnm_opencl_fences *f = &cl->fences[queue];
-    tnm_opencl_lock(cl);
+    tnm_opencl_lock(&cl->fencing);
     tnm_opencl_reap(cl, f);
     for (uint32_t i = 0; i < f->count && f->passed < wait_for && !event; i++) {
         uint32_t at = (f->first + i) % TNM_OPENCL_FENCES;
@@ -556,14 +583,14 @@ static inline uint64_t tnm_opencl_passed(void *user, uint32_t queue, uint64_t wa
             event = f->event[at];
     }
     if (event) { /* slept for outside the lock: others may mark meanwhile */
-        tnm_opencl_unlock(cl);
+        tnm_opencl_set(&cl->fencing, 0);
         (void)cl->api.WaitForEvents(1, &event);
         cl->api.ReleaseEvent(event);
-        tnm_opencl_lock(cl);
+        tnm_opencl_lock(&cl->fencing);
         tnm_opencl_reap(cl, f);
     }
-    uint64_t passed = f->dead || cl->lost ? UINT64_MAX : f->passed;
-    tnm_opencl_unlock(cl);
+    uint64_t passed = f->dead || tnm_opencl_get(&cl->lost) ? UINT64_MAX : f->passed;
+    tnm_opencl_set(&cl->fencing, 0);
     return passed;
 }
 
@@ -735,24 +762,47 @@ static inline tnm_result tnm_opencl_measure(tnm_opencl *cl) {
     return TNM_ERR_UNSUPPORTED;
 }
 
+/* A compute queue of the caller's; it must be of this context and this device. */
+static inline tnm_result tnm_opencl_take(tnm_opencl *cl, tnm_opencl_cl_queue queue) {
+    tnm_opencl_cl_context context = NULL;
+    tnm_opencl_device_id device = NULL;
+    int32_t code = cl->api.GetCommandQueueInfo(queue, TNM_OPENCL_QUEUE_CONTEXT, sizeof context,
+                                               &context, NULL);
+    if (!code)
+        code = cl->api.GetCommandQueueInfo(queue, TNM_OPENCL_QUEUE_DEVICE, sizeof device, &device,
+                                           NULL);
+    if (!code && (context != cl->context || device != cl->device)) {
+        snprintf(cl->error, sizeof cl->error, "compute queue %u is of another context or device",
+                 (unsigned)cl->queues);
+        return TNM_ERR_ARGUMENT;
+    }
+    if (!code) code = cl->api.RetainCommandQueue(queue);
+    if (code) return tnm_opencl_fail(cl, "clRetainCommandQueue", code);
+    cl->fences[cl->queues++].queue = queue;
+    return TNM_OK;
+}
+
 static inline tnm_result tnm_opencl_equip(tnm_opencl *cl, const tnm_opencl_desc *desc) {
+    tnm_result result = TNM_OK;
     int32_t code = 0;
     uint32_t queues = desc->queues ? desc->queues : 1;
     cl->depth = desc->queue_depth ? desc->queue_depth : 16;
     cl->copies = (tnm_opencl_event *)calloc(cl->depth, sizeof *cl->copies);
     cl->fences = (tnm_opencl_fences *)calloc(queues, sizeof *cl->fences);
-    if (!cl->copies || !cl->fences) return TNM_ERR_MEMORY;
+    if (!cl->copies || !cl->fences) {
+        snprintf(cl->error, sizeof cl->error, "no memory");
+        return TNM_ERR_MEMORY;
+    }
     for (int way = 0; way < TNM_OPENCL_WAYS && !code; way++)
         cl->way[way] = cl->api.CreateCommandQueue(cl->context, cl->device, 0, &code);
-    for (; cl->queues < queues && !code; cl->queues++) {
-        tnm_opencl_fences *f = &cl->fences[cl->queues];
-        if (desc->compute) {
-            code = cl->api.RetainCommandQueue(desc->compute[cl->queues]);
-            f->queue = code ? NULL : desc->compute[cl->queues];
-        } else
-            f->queue = cl->api.CreateCommandQueue(cl->context, cl->device, 0, &code);
+    while (cl->queues < queues && !code && result == TNM_OK) {
+        if (desc->compute)
+            result = tnm_opencl_take(cl, desc->compute[cl->queues]);
+        else
+            cl->fences[cl->queues++].queue =
+                cl->api.CreateCommandQueue(cl->context, cl->device, 0, &code);
     }
-    return code ? tnm_opencl_fail(cl, "clCreateCommandQueue", code) : TNM_OK;
+    return code ? tnm_opencl_fail(cl, "clCreateCommandQueue", code) : result;
 }
 
 /* The end of all calls into the runtime but one: what it gave is given back. */
@@ -770,19 +820,11 @@ static inline void tnm_opencl_dismantle(tnm_opencl *cl) {
     if (cl->context) cl->api.ReleaseContext(cl->context);
 }
 
-/* Nothing of ours is under way any more. A dead device is not waited for. */
-static inline void tnm_opencl_quiet(tnm_opencl *cl) {
-    for (int way = 0; way < TNM_OPENCL_WAYS; way++)
-        if (cl->way[way] && !tnm_opencl_gone(cl)) (void)cl->api.Finish(cl->way[way]);
-    for (uint32_t q = 0; q < cl->queues; q++)
-        if (cl->fences[q].queue && !tnm_opencl_gone(cl)) (void)cl->api.Finish(cl->fences[q].queue);
-}
-
 /* Registered after the runtime was woken, so it runs before the runtime's own farewell. */
 static inline void tnm_opencl_at_exit(void) {
     for (tnm_opencl *cl = tnm_opencl_all; cl; cl = cl->others)
         tnm_opencl_quiet(cl);
-    tnm_opencl_exiting = 1;
+    tnm_opencl_set(&tnm_opencl_exiting, 1);
 }
 
 /* After tnm_destroy. Waits for what is under way. NULL, and what is closed already, do nothing. */
@@ -792,7 +834,7 @@ static inline void tnm_opencl_close(tnm_opencl *cl) {
         at = &(*at)->others;
     if (!cl || !*at) return;
     *at = cl->others;
-    if (!tnm_opencl_exiting) {
+    if (!tnm_opencl_get(&tnm_opencl_exiting)) {
         tnm_opencl_quiet(cl);
         tnm_opencl_dismantle(cl);
     }
@@ -811,7 +853,7 @@ static inline tnm_result tnm_opencl_open(const tnm_opencl_desc *desc, tnm_opencl
         snprintf(tnm_opencl_why, sizeof tnm_opencl_why, "no memory");
         return TNM_ERR_MEMORY;
     }
-    if (tnm_opencl_exiting)
+    if (tnm_opencl_get(&tnm_opencl_exiting))
         snprintf(cl->error, sizeof cl->error, "the program is exiting");
     else
         result = tnm_opencl_load(cl, desc->library);
