@@ -384,10 +384,35 @@ TEST(a_fence_passes_with_its_queue_and_sleeps_only_if_asked) {
     tnm_opencl_close(cl);
 }
 
+static int counted_markers; /* alive */
+static tnm_opencl_api uncounted;
+
+static int32_t TNM_OPENCL_CALL counted_marker(tnm_opencl_cl_queue queue, uint32_t n,
+                                              const tnm_opencl_event *list,
+                                              tnm_opencl_event *event) {
+    counted_markers++;
+    return uncounted.EnqueueMarkerWithWaitList(queue, n, list, event);
+}
+
+static int32_t TNM_OPENCL_CALL counted_retain(tnm_opencl_event event) {
+    counted_markers++;
+    return uncounted.RetainEvent(event);
+}
+
+static int32_t TNM_OPENCL_CALL counted_release(tnm_opencl_event event) {
+    counted_markers--;
+    return uncounted.ReleaseEvent(event);
+}
+
 TEST(more_marks_than_places_never_pass_early) {
     enum { MARKS = 3 * TNM_OPENCL_FENCES + 5 };
     tnm_opencl *cl = opened(0, NULL);
     gate g = closed(cl, 0);
+    counted_markers = 1; /* the gate */
+    uncounted = cl->api;
+    cl->api.EnqueueMarkerWithWaitList = counted_marker;
+    cl->api.RetainEvent = counted_retain;
+    cl->api.ReleaseEvent = counted_release;
     for (uint64_t i = 1; i <= MARKS; i++)
         CHECK_EQ(tnm_opencl_mark(cl, 0), i);
     CHECK_EQ(tnm_opencl_passed(cl, 0, 0), 0);
@@ -395,7 +420,9 @@ TEST(more_marks_than_places_never_pass_early) {
     CHECK(tnm_opencl_passed(cl, 0, TNM_OPENCL_FENCES + 1) > TNM_OPENCL_FENCES);
     CHECK_EQ(tnm_opencl_passed(cl, 0, MARKS), MARKS);
     CHECK_EQ(tnm_opencl_mark(cl, 0), MARKS + 1);
+    CHECK_EQ(counted_markers, 1);
     tnm_opencl_close(cl); /* with a marker that nobody looked at */
+    CHECK_EQ(counted_markers, 0);
 }
 
 static void *mark_many(void *user) {
@@ -594,7 +621,7 @@ TEST(more_tensors_than_fit_are_worked_through) {
 
 /* ---- ends ---- */
 TEST(a_context_and_a_device_end_with_copies_in_flight) {
-    static unsigned char in[BYTES], many[4 * MIB];
+    static unsigned char in[BYTES], many[16 * MIB];
     tnm_opencl *cl = opened(0, NULL);
     tnm_ctx *mem = context_over(cl, NULL);
     tnm_use use[4];
@@ -614,25 +641,35 @@ TEST(a_context_and_a_device_end_with_copies_in_flight) {
     CHECK_EQ(tnm_destroy(mem), TNM_OK);
     tnm_opencl_backend(cl, &b); /* and of a device whose copies nobody waits for */
     CHECK_EQ(b.alloc(b.user, sizeof many, 256, NULL, &token, &host), TNM_OK);
-    tnm_span dst = device_span(&b, token, 0), src = plain_span(many);
-    for (int i = 0; i < 8; i++)
+    memset(many, 1, sizeof many);
+    CHECK_EQ(copy_now(&b, device_span(&b, token, 0), plain_span(many), sizeof many), TNM_OK);
+    memset(many, 2, sizeof many);
+    for (int i = 0; i < 8; i++) {
+        tnm_span src = device_span(&b, token, 0), dst = plain_span(many);
         CHECK_EQ(b.copy(b.user, &dst, &src, sizeof many, &ticket), TNM_PENDING);
+    }
     b.release(b.user, token, sizeof many);
     tnm_opencl_close(cl);
-    memset(many, 1, sizeof many);
+    CHECK(many[sizeof many - 1] == 1); /* it has waited, and nobody writes any more */
+    memset(many, 3, sizeof many);
+    CHECK(memcmp(many, many + 1, sizeof many - 1) == 0);
 }
 
 static tnm_opencl *late;
 static tnm_backend late_backend[2];
 static uint64_t late_mem[2], late_ticket;
+enum { LATE = 32 * MIB };
+
+static unsigned char *late_bytes;
 
 static void close_late(void) { /* registered first, so it runs when the runtime may be gone */
+    if (late_bytes[LATE - 1] != 1) _exit(16); /* the copy was waited for */
     if (late_backend[0].wait(late, late_ticket) != TNM_ERR_LOST) _exit(11);
     if (late_backend[0].available(late) != 0) _exit(12);
     if (tnm_opencl_mark(late, 0) != 0) _exit(13);
     if (tnm_opencl_passed(late, 0, 5) != UINT64_MAX) _exit(14);
     for (int i = 0; i < 2; i++)
-        late_backend[i].release(late, late_mem[i], MIB);
+        late_backend[i].release(late, late_mem[i], LATE);
     tnm_opencl_close(late);
     tnm_opencl_close(late);
     tnm_opencl_desc desc;
@@ -642,16 +679,18 @@ static void close_late(void) { /* registered first, so it runs when the runtime 
 
 static void leave_it_to_exit(void) {
     void *host, *none;
-    tnm_span dst, src;
     late = opened(0, NULL);
     tnm_opencl_backend(late, &late_backend[0]);
     tnm_opencl_host(late, &late_backend[1]);
-    if (late_backend[0].alloc(late, MIB, 256, NULL, &late_mem[0], &none) != TNM_OK ||
-        late_backend[1].alloc(late, MIB, 256, NULL, &late_mem[1], &host) != TNM_OK)
+    if (late_backend[0].alloc(late, LATE, 256, NULL, &late_mem[0], &none) != TNM_OK ||
+        late_backend[1].alloc(late, LATE, 256, NULL, &late_mem[1], &host) != TNM_OK)
         _exit(10);
-    dst = device_span(&late_backend[0], late_mem[0], 0);
-    src = plain_span(host);
-    if (late_backend[0].copy(late, &dst, &src, MIB, &late_ticket) != TNM_PENDING) _exit(10);
+    late_bytes = (unsigned char *)host;
+    memset(host, 1, LATE);
+    tnm_span device = device_span(&late_backend[0], late_mem[0], 0), pinned = plain_span(host);
+    if (copy_now(&late_backend[0], device, pinned, LATE) != TNM_OK) _exit(10);
+    memset(host, 2, LATE);
+    if (late_backend[0].copy(late, &pinned, &device, LATE, &late_ticket) != TNM_PENDING) _exit(10);
     tnm_opencl_mark(late, 0);
 }
 
