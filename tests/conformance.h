@@ -160,6 +160,7 @@ typedef struct conform_kit {
     char said[200];       /* the context's latest log item */
     uint64_t cap, capped; /* ctx-full: what alloc may give, and has given */
     int patience;
+    const char *only; /* names of rules, or NULL */
 } conform_kit;
 
 static inline const char *conform_rule_name(int rule) {
@@ -243,6 +244,21 @@ static inline void conform_breathe(void) {
 #ifndef _WIN32
     sched_yield();
 #endif
+}
+
+/* Memory a hanging copy may still write to is never freed. */
+static inline void **conform_kept(void) {
+    static void *kept[256];
+    return kept;
+}
+
+static inline void conform_keep(void *memory) {
+    void **kept = conform_kept();
+    for (int i = 0; i < 256; i++) {
+        if (kept[i]) continue;
+        kept[i] = memory;
+        return;
+    }
 }
 
 /* ---- the host tier, where the subject has none: what tensormem.h gives for an all-zero backend */
@@ -550,15 +566,15 @@ static inline int conform_try(conform_kit *k, int rule, conform_trial *t) {
                        conform_n(t->from_at), conform_n(t->to_at), tnm_result_string(r));
         return 0;
     }
-    if (!conform_arrived(k, rule, t, conform_get(k, &t->to))) return 0;
     seen = conform_get(k, &t->from);
-    if (!seen) return 0;
-    bad = conform_differs(seen, t->from_key, 0, t->from.size, 0);
+    bad = seen ? conform_differs(seen, t->from_key, 0, t->from.size, 0) : t->from.size;
     if (bad < t->from.size)
         conform_broken(k, CONFORM_COPY_SOURCE,
                        "%llu bytes from offset %llu: the source's byte %llu changed",
                        conform_n(t->size), conform_n(t->from_at), conform_n(bad));
-    return bad == t->from.size;
+    if (t->from.host && t->from.backend != &k->s.device) /* what is done needs it no more */
+        memset(t->from.host, 0x55, (size_t)t->from.size);
+    return conform_arrived(k, rule, t, conform_get(k, &t->to));
 }
 
 /* Every size to 257 at offsets that step through all remainders of 64. */
@@ -784,7 +800,11 @@ static inline void conform_pieces_give(conform_kit *k, conform_pieces *p) {
     conform_give(k, &p->other);
     conform_give(k, &p->host);
     conform_give(k, &p->peer);
-    if (k->dead) return; /* a copy may still write there */
+    if (k->dead) {
+        conform_keep(p->plain.host);
+        conform_keep(p->adopted.host - 1);
+        return;
+    }
     free(p->plain.host);
     free(p->adopted.host - 1);
 }
@@ -1360,6 +1380,703 @@ static inline void conform_play_hop(conform_kit *k) {
 #endif
 }
 
+/* ---- whole contexts ---- */
+
+enum { CONFORM_TENSORS = 96, CONFORM_MOST = 300 * 1024 };
+
+typedef struct conform_rig {
+    conform_kit *k;
+    tnm_ctx *ctx;
+    int rule;
+    tnm_tier_desc tier[CONFORM_TIERS];
+    int tiers, store; /* tier 0 is the device */
+    int count;
+    tnm_tensor tensor[CONFORM_TENSORS];
+    uint64_t bytes[CONFORM_TENSORS], key[CONFORM_TENSORS];
+    uint8_t add[CONFORM_TENSORS]; /* by kernels and the CPU, so far */
+#ifdef CONFORM_THREADS
+    pthread_mutex_t mutex;
+#endif
+    time_t since; /* the call that waits now began */
+    unsigned char *buffer;
+} conform_rig;
+
+static inline void conform_on_log(void *user, const tnm_log *item) {
+    conform_kit *k = ((conform_rig *)user)->k;
+    snprintf(k->said, sizeof k->said, "%s", item->rule ? item->rule : "");
+}
+
+static inline uint64_t conform_on_passed(void *user, uint32_t queue, uint64_t wait_for) {
+    conform_kit *k = ((conform_rig *)user)->k;
+    return k->s.passed(k->s.user, queue, wait_for);
+}
+
+static inline int conform_on_idle(void *user, uint64_t rounds) {
+    conform_rig *g = (conform_rig *)user;
+    if (rounds <= 1) g->since = time(NULL);
+    conform_breathe();
+    return conform_late(g->k, g->since);
+}
+
+#ifdef CONFORM_THREADS
+static inline void conform_on_lock(void *user) {
+    pthread_mutex_lock(&((conform_rig *)user)->mutex);
+}
+
+static inline void conform_on_unlock(void *user) {
+    pthread_mutex_unlock(&((conform_rig *)user)->mutex);
+}
+#endif
+
+/* One tensor of the rig, as bytes that an engine of 256-byte units and the subject's tail needs. */
+static inline uint64_t conform_place(const conform_kit *k, uint64_t bytes) {
+    uint64_t unit = k->s.alignment ? k->s.alignment : 256;
+    if (!k->s.alignment && k->s.device.granularity > unit) unit = k->s.device.granularity;
+    bytes += k->s.tail_bytes + TENSORMEM_REDZONE_BYTES;
+    return (bytes + unit - 1) / unit * unit;
+}
+
+static inline int conform_rig_open(conform_kit *k, conform_rig *g, uint64_t device, uint64_t host,
+                                   int peer) {
+    tnm_desc desc;
+    tnm_result r;
+    memset(g, 0, sizeof *g);
+    memset(&desc, 0, sizeof desc);
+    g->k = k;
+    g->rule = k->rule;
+    for (int i = 0; i < 1 + (peer != 0); i++) {
+        g->tier[i].name = i ? "peer" : "device";
+        g->tier[i].backend = i ? k->s.peer : k->s.device;
+        g->tier[i].budget_bytes = device;
+        g->tier[i].alignment = k->s.alignment;
+        g->tier[i].tail_bytes = k->s.tail_bytes;
+    }
+    g->store = 2 + (peer != 0);
+    g->tiers = g->store + 1;
+    g->tier[g->store - 1].name = "host";
+    g->tier[g->store - 1].backend = k->s.host;
+    g->tier[g->store - 1].budget_bytes = host;
+    g->tier[g->store].name = "store";
+    g->tier[g->store].backend.alloc = conform_store_alloc;
+    g->tier[g->store].backend.release = conform_host_release;
+    g->tier[g->store].backend.copy = conform_store_copy;
+    desc.tiers = g->tier;
+    desc.tier_count = g->tiers;
+    desc.user = g;
+    desc.passed = k->s.passed ? conform_on_passed : NULL;
+    desc.log = conform_on_log;
+    desc.idle = conform_on_idle;
+#ifdef CONFORM_THREADS
+    pthread_mutex_init(&g->mutex, NULL);
+    desc.lock = conform_on_lock;
+    desc.unlock = conform_on_unlock;
+#endif
+    g->buffer = (unsigned char *)malloc(CONFORM_MOST);
+    r = g->buffer ? tnm_create(&desc, &g->ctx) : TNM_ERR_MEMORY;
+    if (r == TNM_OK) return 1;
+    conform_broken(k, g->rule, "tnm_create: %s: %s", tnm_result_string(r), k->said);
+    free(g->buffer);
+    return 0;
+}
+
+static inline int conform_well(conform_rig *g, tnm_result r, const char *call, int i) {
+    if (r == TNM_OK) return 1;
+    if (r == TNM_PENDING) {
+        conform_broken(g->k, CONFORM_HANG, "%s of tensor %d waits for %d s", call, i,
+                       g->k->patience);
+        g->k->dead = 1;
+    } else
+        conform_broken(g->k, g->rule, "%s of tensor %d (%llu bytes): %s: %s", call, i,
+                       conform_n(g->bytes[i]), tnm_result_string(r), g->k->said);
+    return 0;
+}
+
+static inline void conform_rig_end(conform_rig *g) {
+    tnm_result r = TNM_OK;
+    if (!g->k->dead) {
+        if (tnm_check(g->ctx) != 0)
+            conform_broken(g->k, g->rule, "tnm_check counts %d", tnm_check(g->ctx));
+        r = tnm_destroy(g->ctx);
+    }
+    if (r != TNM_OK) {
+        conform_broken(g->k, r == TNM_PENDING ? CONFORM_HANG : g->rule, "tnm_destroy: %s",
+                       tnm_result_string(r));
+        g->k->dead = 1;
+    }
+    if (g->k->dead) {
+        conform_keep(g->ctx);
+        conform_keep(g->buffer);
+        return;
+    }
+#ifdef CONFORM_THREADS
+    pthread_mutex_destroy(&g->mutex);
+#endif
+    free(g->buffer);
+}
+
+static inline int conform_add(conform_rig *g, uint64_t bytes) { /* a tensor more, with a payload */
+    tnm_tensor_desc desc;
+    int i = g->count;
+    memset(&desc, 0, sizeof desc);
+    desc.bytes = g->bytes[i] = bytes;
+    desc.label = "conform";
+    g->key[i] = ++g->k->keys;
+    g->add[i] = 0;
+    if (!conform_well(g, tnm_tensor_create(g->ctx, &desc, &g->tensor[i]), "create", i)) return 0;
+    g->count++;
+    conform_fill(g->buffer, g->key[i], 0, bytes);
+    return conform_well(g, tnm_write(g->ctx, g->tensor[i], 0, g->buffer, bytes), "write", i);
+}
+
+static inline int conform_expect(conform_rig *g, int i) { /* it shows what was last written */
+    uint64_t bad;
+    memset(g->buffer, 0x55, (size_t)g->bytes[i]);
+    if (!conform_well(g, tnm_read(g->ctx, g->tensor[i], 0, g->buffer, g->bytes[i]), "read", i))
+        return 0;
+    bad = conform_differs(g->buffer, g->key[i], 0, g->bytes[i], g->add[i]);
+    if (bad == g->bytes[i]) return 1;
+    conform_broken(g->k, g->rule, "byte %llu of tensor %d (%llu bytes) is wrong: 0x%02x",
+                   conform_n(bad), i, conform_n(g->bytes[i]), (unsigned)g->buffer[bad]);
+    return 0;
+}
+
+static inline int conform_expect_all(conform_rig *g) {
+    int good = 1;
+    for (int i = 0; i < g->count && good; i++)
+        good = conform_expect(g, i);
+    return good;
+}
+
+static inline int conform_pin(conform_rig *g, int i, int tier, tnm_access access, tnm_pinned *p) {
+    const uint64_t align = g->k->s.alignment ? g->k->s.alignment : 256;
+    tnm_use use;
+    memset(&use, 0, sizeof use);
+    use.tensor = g->tensor[i];
+    use.tier = tier;
+    use.access = access;
+    if (!conform_well(g, tnm_pin(g->ctx, &use, 1, p), "pin", i)) return 0;
+    if (p->offset % align != 0 || (uintptr_t)p->host % align != 0)
+        conform_broken(g->k, g->rule, "tensor %d lies at offset %llu, address %p: alignment %llu",
+                       i, conform_n(p->offset), p->host, conform_n(align));
+    return 1;
+}
+
+/* What a program does on the device: by the CPU if it sees the memory, else by a kernel under a
+ * fence, which may not have begun when the pin is let go; else it only looks. */
+static inline int conform_use_once(conform_rig *g, int i, int tier) {
+    conform_kit *k = g->k;
+    int kernels = k->s.work && k->s.mark && k->s.passed && k->s.queues && tier == 0;
+    uint32_t queue = kernels ? (uint32_t)i % k->s.queues : 0;
+    uint64_t fence = 0;
+    tnm_pinned p;
+    if (!conform_pin(g, i, tier, TNM_WRITE, &p)) return 0;
+    if (kernels) {
+        if (!k->s.work(k->s.user, queue, &p, 7))
+            conform_broken(k, g->rule, "a kernel for tensor %d could not be queued", i);
+        g->add[i] = (uint8_t)(g->add[i] + 7);
+        fence = TNM_FENCE(queue, conform_mark(k, queue, 0));
+    } else if (p.host) {
+        uint64_t bad = conform_differs(p.host, g->key[i], 0, p.bytes, g->add[i]);
+        if (bad < p.bytes)
+            conform_broken(k, g->rule, "byte %llu of tensor %d is wrong where the CPU sees it",
+                           conform_n(bad), i);
+        for (uint64_t at = 0; at < p.bytes; at++)
+            ((unsigned char *)p.host)[at]++;
+        g->add[i]++;
+    }
+    return conform_well(g, tnm_unpin(g->ctx, &p, 1, fence), "unpin", i);
+}
+
+static inline int conform_leave(conform_rig *g, int i, int tier) { /* evicted */
+    tnm_result r;
+    time_t since = time(NULL);
+    while ((r = tnm_evict(g->ctx, g->tensor[i], tier)) == TNM_PENDING && !conform_late(g->k, since))
+        (void)tnm_wait(g->ctx);
+    return conform_well(g, r, "evict", i);
+}
+
+/* Every size once: up, changed, down one tier, down to the bottom, up again, changed, read. */
+static inline void conform_trips(conform_kit *k) {
+    static const uint64_t sizes[] = { 1, 3, 31, 255, 256, 257, 4095, 4097, 65536, 100003, 300000 };
+    conform_rig g;
+    int good = 1, count = (int)(sizeof sizes / sizeof sizes[0]);
+    if (!conform_rig_open(k, &g, 4 << 20, 4 << 20, 0)) return;
+    for (int i = 0; i < count && good; i++) {
+        good = conform_add(&g, sizes[i]) && conform_use_once(&g, i, 0) && conform_expect(&g, i) &&
+               conform_leave(&g, i, 0) && conform_expect(&g, i) && conform_use_once(&g, i, 0) &&
+               conform_leave(&g, i, 0) && conform_leave(&g, i, g.store - 1) &&
+               conform_expect(&g, i) && conform_leave(&g, i, g.store - 1) &&
+               conform_use_once(&g, i, 0);
+    }
+    if (good) (void)conform_expect_all(&g);
+    conform_rig_end(&g);
+}
+
+/* Tensors of mixed sizes, `fold` times what the device may hold and more than the host tier holds,
+ * are used in turn, as a schedule says; then all are right. */
+static inline void conform_sweep(conform_rig *g, int tensors, int rounds, int other) {
+    tnm_use use[CONFORM_TENSORS];
+    int good = 1;
+    memset(use, 0, sizeof use);
+    for (int i = 0; i < tensors && good; i++) {
+        uint64_t bytes = 1 + conform_draw(g->k, i % 3 ? 20000 : 200000);
+        good = conform_add(g, bytes);
+        use[i].tensor = g->tensor[i];
+        use[i].step = (uint64_t)i;
+        use[i].access = TNM_WRITE;
+        use[i].tier = other && i % 2 ? other : 0;
+    }
+    if (good)
+        good = conform_well(g, tnm_schedule(g->ctx, 0, use, tensors, (uint32_t)tensors), "schedule",
+                            0);
+    for (int step = 0; step < rounds * tensors && good && !g->k->dead; step++) {
+        int i = step % tensors;
+        (void)tnm_step(g->ctx, 0, (uint64_t)step);
+        good = conform_use_once(g, i, other && (i + step / tensors) % 2 ? other : 0);
+        (void)tnm_pump(g->ctx, TNM_ALL);
+    }
+    if (good) (void)conform_expect_all(g);
+}
+
+static inline void conform_play_sweep(conform_kit *k) {
+    conform_rig g;
+    if (!conform_rig_open(k, &g, 1 << 20, 2 << 20, 0)) return;
+    conform_sweep(&g, 80, conform_small_scale() ? 2 : 6, 0);
+    conform_rig_end(&g);
+}
+
+static inline void conform_play_ctx_peer(conform_kit *k) {
+    conform_rig g;
+    if (!k->s.peer.alloc) {
+        k->unplayed[CONFORM_CTX_PEER] = "no peer";
+        return;
+    }
+    if (!conform_rig_open(k, &g, 1 << 20, 2 << 20, 1)) return;
+    conform_sweep(&g, 60, 4, 1);
+    conform_rig_end(&g);
+}
+
+/* P3: three tensors fit, twelve are worked on, and no one waits. What left before its kernels ran
+ * has lost their additions. */
+static inline void conform_play_ctx_work(conform_kit *k) {
+    conform_rig g;
+    int good = 1;
+    if (!conform_has_fences(k, CONFORM_CTX_WORK, 1)) return;
+    if (!conform_rig_open(k, &g, 3 * conform_place(k, CONFORM_MOST) + (64 << 10), 8 << 20, 0))
+        return;
+    for (int i = 0; i < 12 && good; i++)
+        good = conform_add(&g, CONFORM_MOST - (uint64_t)i);
+    for (int turn = 0; turn < 12 * (conform_small_scale() ? 2 : 6) && good; turn++) {
+        int i = turn * 5 % 12;
+        uint32_t queue = (uint32_t)i % k->s.queues;
+        tnm_pinned p;
+        good = conform_pin(&g, i, 0, TNM_WRITE, &p);
+        for (int n = 1; n <= 3 && good; n++) {
+            good = k->s.work(k->s.user, queue, &p, (uint8_t)n);
+            g.add[i] = (uint8_t)(g.add[i] + n);
+        }
+        if (good) {
+            uint64_t fence = TNM_FENCE(queue, conform_mark(k, queue, 0));
+            good = conform_well(&g, tnm_unpin(g.ctx, &p, 1, fence), "unpin", i);
+        }
+    }
+    if (good) (void)conform_expect_all(&g);
+    conform_rig_end(&g);
+}
+
+/* ---- a device smaller than its budget: alloc refuses past k->cap ---- */
+
+static conform_kit *conform_capped; /* its alloc and release have the subject's user pointer */
+
+static inline tnm_result conform_cap_alloc(void *user, uint64_t size, uint64_t align, void *item,
+                                           uint64_t *mem, void **host) {
+    conform_kit *k = conform_capped;
+    tnm_result r = TNM_ERR_MEMORY;
+    if (size <= k->cap && k->capped <= k->cap - size)
+        r = k->s.device.alloc(user, size, align, item, mem, host);
+    if (r == TNM_OK) k->capped += size;
+    return r;
+}
+
+static inline void conform_cap_release(void *user, uint64_t mem, uint64_t size) {
+    conform_kit *k = conform_capped;
+    k->capped -= size;
+    k->s.device.release(user, mem, size);
+}
+
+static inline uint64_t conform_cap_available(void *user) {
+    (void)user;
+    return UINT64_MAX; /* the refusal is the news */
+}
+
+static inline void conform_play_ctx_full(conform_kit *k) {
+    tnm_backend device = k->s.device;
+    conform_kit real = *k;
+    conform_rig g;
+    conform_capped = &real;
+    real.cap = UINT64_C(3) << 20;
+    if (real.cap > conform_room(k) / 2) real.cap = conform_room(k) / 2;
+    k->s.device.alloc = conform_cap_alloc;
+    k->s.device.release = conform_cap_release;
+    k->s.device.available = conform_cap_available;
+    if (conform_rig_open(k, &g, UINT64_C(1) << 30, 3 << 20, 0)) {
+        conform_sweep(&g, 90, 3, 0);
+        conform_rig_end(&g);
+    }
+    k->s.device = device;
+    if (real.capped)
+        conform_broken(k, CONFORM_LEAK, "%llu bytes of the device were not released",
+                       conform_n(real.capped));
+    if (k->dead || k->s.real) return; /* a stand-in's own limit, then, is met as well */
+    if (conform_rig_open(k, &g, 4 * conform_room(k), 3 << 20, 0)) {
+        conform_sweep(&g, 90, 2, 0);
+        conform_rig_end(&g);
+    }
+}
+
+/* ---- very many ---- */
+
+static inline int conform_small_set(conform_rig *g, const tnm_tensor *tensor, int first,
+                                    int count) {
+    enum { SET = 64 };
+    tnm_use use[SET];
+    tnm_pinned at[SET];
+    memset(use, 0, sizeof use);
+    for (int i = 0; i < count; i++) {
+        use[i].tensor = tensor[first + i];
+        use[i].access = TNM_READ;
+    }
+    return conform_well(g, tnm_pin(g->ctx, use, count, at), "pin", 0) &&
+           conform_well(g, tnm_unpin(g->ctx, at, count, 0), "unpin", 0);
+}
+
+static inline void conform_play_small(conform_kit *k) {
+    int count = conform_small_scale() ? 2000 : k->s.real ? 1000000 : 20000, good = 1;
+    uint64_t each = conform_place(k, 80), room = conform_room(k) / 2;
+    tnm_tensor *tensor = (tnm_tensor *)malloc((size_t)count * sizeof *tensor);
+    tnm_tensor_desc desc;
+    conform_rig g;
+    if (!tensor) return;
+    if (room > (uint64_t)count * each / 4) room = (uint64_t)count * each / 4;
+    if (!conform_rig_open(k, &g, room, (uint64_t)count * 256 / 2, 0)) {
+        free(tensor);
+        return;
+    }
+    memset(&desc, 0, sizeof desc);
+    for (int i = 0; i < count && good; i++) {
+        unsigned char small[80];
+        desc.bytes = (uint64_t)(1 + i % 80);
+        conform_fill(small, (uint64_t)i, 0, desc.bytes);
+        g.bytes[0] = desc.bytes;
+        good = conform_well(&g, tnm_tensor_create(g.ctx, &desc, &tensor[i]), "create", 0) &&
+               conform_well(&g, tnm_write(g.ctx, tensor[i], 0, small, desc.bytes), "write", 0);
+    }
+    for (int i = 0; i < count && good; i += 64)
+        good = conform_small_set(&g, tensor, i, count - i < 64 ? count - i : 64);
+    for (int i = 0; i < count && good; i++) { /* from wherever each of them is now */
+        unsigned char small[80];
+        uint64_t bytes = (uint64_t)(1 + i % 80), bad;
+        g.bytes[0] = bytes;
+        good = conform_well(&g, tnm_read(g.ctx, tensor[i], 0, small, bytes), "read", 0);
+        bad = good ? conform_differs(small, (uint64_t)i, 0, bytes, 0) : bytes;
+        if (bad < bytes)
+            conform_broken(k, CONFORM_CTX_SMALL, "byte %llu of tensor %d of %d is wrong",
+                           conform_n(bad), i, count);
+        good = good && bad == bytes;
+    }
+    conform_rig_end(&g);
+    if (!k->dead) free(tensor);
+}
+
+/* ---- threads ---- */
+
+#ifdef CONFORM_THREADS
+typedef struct conform_worker {
+    conform_rig *g;
+    int number, turns, bad;
+    tnm_result failed;
+    pthread_t thread;
+} conform_worker;
+
+/* Its own tensors it writes, reads and changes; those of all it reads. */
+static inline void *conform_worker_run(void *of) {
+    enum { OWN = 6, BYTES = 3000 };
+    conform_worker *w = (conform_worker *)of;
+    conform_rig *g = w->g;
+    unsigned char bytes[BYTES];
+    tnm_result r = TNM_OK;
+    for (int turn = 0; turn < w->turns && r == TNM_OK && !w->bad; turn++) {
+        int own = w->number * OWN + turn % OWN, any = turn * 7 % (OWN * CONFORM_THREADS);
+        uint64_t key = g->key[own] + 1000 * (uint64_t)turn;
+        tnm_pinned p;
+        tnm_use use;
+        memset(&use, 0, sizeof use);
+        conform_fill(bytes, key, 0, BYTES);
+        r = tnm_write(g->ctx, g->tensor[own], 0, bytes, BYTES);
+        use.tensor = g->tensor[own];
+        if (r == TNM_OK) r = tnm_pin(g->ctx, &use, 1, &p);
+        if (r == TNM_OK) {
+            w->bad |= p.host && conform_differs(p.host, key, 0, BYTES, 0) < BYTES;
+            r = tnm_unpin(g->ctx, &p, 1, 0);
+        }
+        if (r == TNM_OK) r = tnm_read(g->ctx, g->tensor[own], 0, bytes, BYTES);
+        w->bad |= r == TNM_OK && conform_differs(bytes, key, 0, BYTES, 0) < BYTES;
+        use.tensor = g->tensor[OWN * CONFORM_THREADS + any]; /* those that all only read */
+        if (r == TNM_OK) r = tnm_pin(g->ctx, &use, 1, &p);
+        if (r == TNM_OK) r = tnm_unpin(g->ctx, &p, 1, 0);
+        if (turn % 8 == 0) (void)tnm_pump(g->ctx, TNM_ALL);
+    }
+    w->failed = r;
+    return NULL;
+}
+
+static inline void conform_play_threads(conform_kit *k) {
+    enum { OWN = 6, ALL = 2 * OWN * CONFORM_THREADS, BYTES = 3000 };
+    conform_worker worker[CONFORM_THREADS];
+    conform_rig g;
+    int good = 1, started = 0;
+    if (!conform_rig_open(k, &g, 16 * conform_place(k, BYTES), 64 * 1024, 0)) return;
+    for (int i = 0; i < ALL && good; i++)
+        good = conform_add(&g, BYTES);
+    for (; started < CONFORM_THREADS && good; started++) {
+        conform_worker *w = &worker[started];
+        memset(w, 0, sizeof *w);
+        w->g = &g;
+        w->number = started;
+        w->turns = conform_small_scale() ? 60 : 600;
+        if (pthread_create(&w->thread, NULL, conform_worker_run, w) != 0) break;
+    }
+    for (int i = 0; i < started; i++) {
+        pthread_join(worker[i].thread, NULL);
+        (void)conform_well(&g, worker[i].failed, "a thread's call", i);
+        if (worker[i].bad)
+            conform_broken(k, CONFORM_CTX_THREADS, "thread %d of %d saw wrong bytes", i, started);
+    }
+    for (int i = ALL / 2; i < ALL && good && !k->dead; i++)
+        good = conform_expect(&g, i);
+    conform_rig_end(&g);
+}
+#else
+static inline void conform_play_threads(conform_kit *k) {
+    k->unplayed[CONFORM_CTX_THREADS] = "no pthreads";
+}
+#endif
+
+/* ---- ends ---- */
+
+static inline void conform_play_destroy(conform_kit *k) {
+    for (int turn = 0; turn < 12 && !k->dead; turn++) {
+        conform_rig g;
+        tnm_use use[24];
+        int good = 1;
+        if (!conform_rig_open(k, &g, 4 << 20, 8 << 20, 0)) return;
+        memset(use, 0, sizeof use);
+        for (int i = 0; i < 24 && good; i++) {
+            good = conform_add(&g, 100000 + 7 * (uint64_t)i);
+            use[i].tensor = g.tensor[i];
+        }
+        if (good && turn % 3 == 1) good = conform_use_once(&g, 3, 0); /* a fence is out as well */
+        if (good) good = conform_well(&g, tnm_prefetch(g.ctx, 0, use, 24), "prefetch", 0);
+        for (int i = 0; i < turn && good; i++)
+            (void)tnm_pump(g.ctx, TNM_ALL);
+        conform_rig_end(&g);
+    }
+}
+
+static int conform_touched; /* calls of a device that should have had none */
+
+static inline tnm_result conform_touch_alloc(void *user, uint64_t size, uint64_t align, void *item,
+                                             uint64_t *mem, void **host) {
+    (void)user, (void)size, (void)align, (void)item, (void)mem, (void)host;
+    conform_touched++;
+    return TNM_ERR_BACKEND;
+}
+
+static inline void *conform_no_memory(void *user, size_t size) {
+    (void)user, (void)size;
+    return NULL;
+}
+
+static inline void conform_no_release(void *user, void *ptr, size_t size) {
+    (void)user, (void)ptr, (void)size;
+}
+
+/* Backends that were ready and never used: what the subject's close must live with. */
+static inline void conform_play_refused(conform_kit *k) {
+    tnm_tier_desc tier[2];
+    tnm_desc desc;
+    conform_rig g;
+    tnm_ctx *ctx = NULL;
+    memset(&desc, 0, sizeof desc);
+    memset(tier, 0, sizeof tier);
+    memset(&g, 0, sizeof g);
+    g.k = k;
+    tier[0].backend = k->s.device;
+    tier[0].backend.alloc = conform_touch_alloc;
+    tier[1].backend = k->s.host;
+    desc.tiers = tier;
+    desc.tier_count = 2;
+    desc.user = &g;
+    desc.log = conform_on_log;
+    conform_touched = 0;
+    tier[0].alignment = 3;
+    if (tnm_create(&desc, &ctx) != TNM_ERR_ARGUMENT || ctx)
+        conform_broken(k, CONFORM_CTX_REFUSED, "an alignment of 3 was accepted");
+    tier[0].alignment = 0;
+    desc.alloc = conform_no_memory;
+    desc.release = conform_no_release;
+    if (tnm_create(&desc, &ctx) != TNM_ERR_MEMORY || ctx)
+        conform_broken(k, CONFORM_CTX_REFUSED, "a context without memory was made");
+    if (conform_touched)
+        conform_broken(k, CONFORM_CTX_REFUSED, "the device was asked %d times", conform_touched);
+}
+
+/* ---- failures in a context ---- */
+
+static inline void conform_fail_in(conform_kit *k, const char *call, int n) {
+    const char *of = call ? call : "any";
+    conform_rig g;
+    int good = 1;
+    if (!conform_rig_open(k, &g, 256 << 10, 256 << 10, 0)) return;
+    for (int i = 0; i < 8 && good; i++)
+        good = conform_add(&g, 60000 + 11 * (uint64_t)i);
+    for (int i = 0; i < 16 && good; i++) {
+        tnm_use use;
+        tnm_pinned p;
+        tnm_result r;
+        memset(&use, 0, sizeof use);
+        use.tensor = g.tensor[i % 8];
+        if (i == 4) k->s.fail(k->s.user, call, n, 0);
+        r = tnm_pin(g.ctx, &use, 1, &p);
+        k->s.fail(k->s.user, call, i >= 4 && r == TNM_OK ? n : 0, 0);
+        if (r == TNM_OK) {
+            good = conform_well(&g, tnm_unpin(g.ctx, &p, 1, 0), "unpin", i % 8);
+            continue;
+        }
+        if (r != TNM_ERR_BACKEND && r != TNM_ERR_MEMORY && r != TNM_ERR_BUDGET)
+            conform_broken(k, CONFORM_CTX_FAIL, "call %d of %s failed, and a pin came back as: %s",
+                           n, of, tnm_result_string(r));
+        r = tnm_pin(g.ctx, &use, 1, &p);
+        if (r != TNM_OK)
+            conform_broken(k, CONFORM_CTX_FAIL, "call %d of %s had failed, the same pin again: %s",
+                           n, of, tnm_result_string(r));
+        good = r == TNM_OK && tnm_unpin(g.ctx, &p, 1, 0) == TNM_OK;
+    }
+    k->s.fail(k->s.user, call, 0, 0);
+    if (good) (void)conform_expect_all(&g);
+    conform_rig_end(&g);
+}
+
+static inline void conform_play_ctx_fail(conform_kit *k) {
+    int most = conform_small_scale() ? 4 : 12;
+    if (!k->s.fail) {
+        k->unplayed[CONFORM_CTX_FAIL] = "calls cannot be made to fail";
+        return;
+    }
+    for (int n = 1; n <= most && !k->dead; n++) {
+        if (!k->s.calls) conform_fail_in(k, NULL, n);
+        for (int i = 0; k->s.calls && k->s.calls[i]; i++)
+            conform_fail_in(k, k->s.calls[i], n);
+    }
+}
+
+/* ---- a device that dies ---- */
+
+/* On the callbacks: everything answers LOST, and what is given back is taken. */
+static inline void conform_lose_callbacks(conform_kit *k, conform_pieces *p, int flight) {
+    conform_end end;
+    tnm_result r = conform_end_of(k, flight);
+    if (flight >= 0 && r != TNM_ERR_LOST && r != TNM_OK)
+        conform_broken(k, CONFORM_LOST, "a copy under way answered: %s", tnm_result_string(r));
+    r = conform_take(k, &k->s.device, 4096, 256, &end);
+    if (r != TNM_ERR_LOST) conform_broken(k, CONFORM_LOST, "alloc: %s", tnm_result_string(r));
+    if (r == TNM_OK) conform_give(k, &end);
+    r = conform_move(k, &p->device, 0, &p->host, 0, 512);
+    if (r != TNM_ERR_LOST)
+        conform_broken(k, CONFORM_LOST, "a copy into it: %s", tnm_result_string(r));
+    r = conform_move(k, &p->host, 0, &p->device, 0, 512);
+    if (r != TNM_ERR_LOST)
+        conform_broken(k, CONFORM_LOST, "a copy out of it: %s", tnm_result_string(r));
+}
+
+/* In a context: what has a copy below stays readable, what had none is LOST, and it ends. */
+static inline void conform_lose_context(conform_rig *g, int clean) {
+    conform_kit *k = g->k;
+    for (int i = 0; i < g->count && !k->dead; i++) {
+        tnm_use use;
+        tnm_pinned p;
+        tnm_result r;
+        memset(&use, 0, sizeof use);
+        use.tensor = g->tensor[i];
+        r = tnm_pin(g->ctx, &use, 1, &p);
+        if (r == TNM_PENDING) (void)conform_well(g, r, "pin", i);
+        if (r == TNM_OK && p.host == NULL && i < clean)
+            conform_broken(k, CONFORM_LOST, "tensor %d was pinned on a dead device", i);
+        if (r == TNM_OK) (void)tnm_unpin(g->ctx, &p, 1, 0);
+        if (k->dead) return;
+        r = tnm_read(g->ctx, g->tensor[i], 0, g->buffer, g->bytes[i]);
+        if (i < clean && (r != TNM_OK || conform_differs(g->buffer, g->key[i], 0, g->bytes[i],
+                                                         g->add[i]) < g->bytes[i]))
+            conform_broken(k, CONFORM_LOST, "tensor %d had its bytes below, and a read: %s", i,
+                           tnm_result_string(r));
+        if (i >= clean && r == TNM_OK &&
+            conform_differs(g->buffer, g->key[i], 0, g->bytes[i], g->add[i]) < g->bytes[i])
+            conform_broken(k, CONFORM_LOST, "a read of tensor %d was OK with wrong bytes", i);
+    }
+}
+
+static inline void conform_play_lost(conform_kit *k) {
+    conform_pieces p;
+    conform_rig g;
+    int good, flight = -1;
+    if (!k->s.lose) {
+        k->unplayed[CONFORM_LOST] = "it cannot be made to die";
+        return;
+    }
+    good = conform_pieces_take(k, 1 << 20, &p);
+    if (!conform_rig_open(k, &g, 2 << 20, 8 << 20, 0)) return;
+    for (int i = 0; i < 8 && good; i++) {
+        good = conform_add(&g, 100000 + (uint64_t)i);
+        if (good && i >= 4) good = conform_use_once(&g, i, 0); /* only there is it as new as this */
+        if (good && i >= 4) (void)tnm_wait(g.ctx);
+    }
+    if (good) {
+        flight = conform_go(k, &p.device, 0, &p.host, 0, 1 << 20);
+        conform_submit(k);
+    }
+    k->s.lose(k->s.user);
+    if (good) {
+        conform_lose_callbacks(k, &p, flight);
+        conform_lose_context(&g, 4);
+    }
+    conform_rig_end(&g);
+    conform_pieces_give(k, &p);
+}
+
+static inline void conform_play_again(conform_kit *k) {
+    conform_subject fresh;
+    tnm_backend host = k->host;
+    if (!k->s.again || !k->s.lose) {
+        k->unplayed[CONFORM_AGAIN] = "it cannot be made to die";
+        return;
+    }
+    memset(&fresh, 0, sizeof fresh);
+    if (!k->lab.backend) free(k->lab.host);
+    conform_give(k, &k->lab); /* it is the dead runtime's */
+    if (!k->s.again(k->s.user, &fresh)) {
+        conform_broken(k, CONFORM_AGAIN, "there is no fresh device");
+        k->dead = 1;
+        return;
+    }
+    if (!fresh.name) fresh.name = k->s.name;
+    k->s = fresh;
+    if (fresh.host.alloc) host = fresh.host;
+    k->host = host;
+    k->lab = conform_plain(malloc(CONFORM_LAB), CONFORM_LAB);
+    conform_play_whole(k);
+    conform_trips(k);
+}
+
 /* ---- playing ---- */
 
 typedef struct conform_step {
@@ -1367,8 +2084,8 @@ typedef struct conform_step {
     void (*play)(conform_kit *k);
 } conform_step;
 
-static inline int conform_wanted(int rule) {
-    const char *only = getenv("CONFORM_ONLY"), *name = conform_rule_name(rule), *at;
+static inline int conform_wanted(const conform_kit *k, int rule) {
+    const char *only = k->only, *name = conform_rule_name(rule), *at;
     if (!only || !*only) return 1;
     for (at = strstr(only, name); at; at = strstr(at + 1, name)) {
         char end = at[strlen(name)];
@@ -1379,7 +2096,7 @@ static inline int conform_wanted(int rule) {
 
 static inline void conform_play(conform_kit *k, const conform_step *step) {
     uint64_t before = k->s.live ? k->s.live(k->s.user) : 0, after;
-    if (k->dead || !conform_wanted(step->rule)) {
+    if (k->dead || !conform_wanted(k, step->rule)) {
         if (k->dead) k->unplayed[step->rule] = "a copy hangs";
         return;
     }
@@ -1389,7 +2106,7 @@ static inline void conform_play(conform_kit *k, const conform_step *step) {
     step->play(k);
     conform_land(k);
     if (k->unplayed[step->rule]) k->played[step->rule] = 0;
-    if (!k->s.live || k->dead) return;
+    if (!k->s.live || k->dead || step->rule == CONFORM_LOST || step->rule == CONFORM_AGAIN) return;
     after = k->s.live(k->s.user);
     k->played[CONFORM_LEAK] = 1;
     if (after != before)
@@ -1401,6 +2118,8 @@ static inline int conform_begin(conform_kit *k, const conform_subject *s) {
     const char *patience = getenv("CONFORM_PATIENCE");
     memset(k, 0, sizeof *k);
     k->s = *s;
+    if (!k->s.name) k->s.name = "?";
+    k->only = getenv("CONFORM_ONLY");
     k->rule = CONFORM_COUNT;
     k->random = 88172645463325252u;
     k->patience = patience ? atoi(patience) : 20;
@@ -1423,10 +2142,8 @@ static inline int conform_begin(conform_kit *k, const conform_subject *s) {
 static inline int conform_end_kit(conform_kit *k) {
     int held = 0, broken = 0, why = 0;
     if (!k->dead) {
-        if (k->lab.backend)
-            conform_give(k, &k->lab);
-        else
-            free(k->lab.host);
+        if (!k->lab.backend) free(k->lab.host);
+        conform_give(k, &k->lab);
         free(k->seen);
     }
     for (int i = 0; i < CONFORM_COUNT; i++) {
@@ -1443,7 +2160,7 @@ static inline int conform_end_kit(conform_kit *k) {
     return broken;
 }
 
-static inline int conform(const conform_subject *s) {
+static inline void conform_play_all(conform_kit *k) {
     static const conform_step steps[] = {
         { CONFORM_ALLOC_ALIGN, conform_play_align },
         { CONFORM_COPY_WHOLE, conform_play_whole },
@@ -1470,17 +2187,34 @@ static inline int conform(const conform_subject *s) {
         { CONFORM_FENCE_WORK, conform_play_kernels },
         { CONFORM_FAIL_CLEAR, conform_play_fail },
         { CONFORM_THREAD_HOP, conform_play_hop },
+        { CONFORM_CTX_TRIP, conform_trips },
+        { CONFORM_CTX_SWEEP, conform_play_sweep },
+        { CONFORM_CTX_PEER, conform_play_ctx_peer },
+        { CONFORM_CTX_WORK, conform_play_ctx_work },
+        { CONFORM_CTX_FULL, conform_play_ctx_full },
+        { CONFORM_CTX_SMALL, conform_play_small },
+        { CONFORM_CTX_THREADS, conform_play_threads },
+        { CONFORM_CTX_DESTROY, conform_play_destroy },
+        { CONFORM_CTX_REFUSED, conform_play_refused },
+        { CONFORM_CTX_FAIL, conform_play_ctx_fail },
+        { CONFORM_LOST, conform_play_lost },
+        { CONFORM_AGAIN, conform_play_again },
     };
-    conform_kit *k = (conform_kit *)malloc(sizeof *k);
-    int broken;
-    if (!k || !conform_begin(k, s)) {
-        free(k);
-        return 1;
-    }
     for (int i = 0; i < (int)(sizeof steps / sizeof steps[0]); i++)
         conform_play(k, &steps[i]);
-    broken = conform_end_kit(k);
-    if (!k->dead) free(k);
+}
+
+static inline int conform(const conform_subject *s) {
+    conform_kit *k = (conform_kit *)malloc(sizeof *k);
+    int broken = 1, begun = k && conform_begin(k, s);
+    if (begun) {
+        conform_play_all(k);
+        broken = conform_end_kit(k);
+    }
+    if (begun && k->dead)
+        conform_keep(k);
+    else
+        free(k);
     return broken;
 }
 
