@@ -1493,6 +1493,7 @@ static inline int conform_rig_open(conform_kit *k, conform_rig *g, uint64_t devi
     g->tier[g->store].backend.copy = conform_store_copy;
     desc.tiers = g->tier;
     desc.tier_count = g->tiers;
+    if (k->lab.backend) desc.staging_tier = g->store - 1; /* the CPU sees the subject's host tier */
     desc.user = g;
     desc.passed = k->s.passed ? conform_on_passed : NULL;
     desc.log = conform_on_log;
