@@ -6,6 +6,7 @@
  * A runtime that is not here is one line, SKIP name: why. What is held against a stand-in instead
  * of the runtime says so in its name. The last line is "N passed, N failed, N skipped". */
 #define TENSORMEM_IMPLEMENTATION
+#define TENSORMEM_THREADS
 #include "tensormem.h"
 #include "check.h"
 #include "conformance.h"

@@ -84,6 +84,8 @@ static inline int conform(const conform_subject *s); /* how many rules are broke
     X(ALLOC_REFUSE, "alloc-refuse", "what is too large is refused with an error, nothing held")    \
     X(ALLOC_FULL, "alloc-full", "a full device refuses, and gives again what was released")        \
     X(ALLOC_HOST, "alloc-host", "the CPU address shows the bytes that copies move")                \
+    X(ALLOC_ITEM, "alloc-item", "item is the program's affair, and NULL is one")                   \
+    X(ALLOC_AVAILABLE, "alloc-available", "what available says there is, alloc gives")             \
     X(COPY_ROUTE, "copy-route", "a route is known or UNSUPPORTED, always, and ticket untouched")   \
     X(COPY_WHOLE, "copy-whole", "a copy brings every byte")                                        \
     X(COPY_ODD, "copy-odd", "a copy moves just its bytes, whatever its size and offsets")          \
@@ -91,6 +93,7 @@ static inline int conform(const conform_subject *s); /* how many rules are broke
     X(COPY_WITHIN, "copy-within", "memory copies to itself where it does not overlap")             \
     X(COPY_BETWEEN, "copy-between", "two pieces of one device copy to each other")                 \
     X(COPY_PLAIN, "copy-plain", "the caller's own memory is pageable and starts anywhere")         \
+    X(COPY_HOST, "copy-host", "the host tier copies within itself and to plain memory")            \
     X(COPY_ADOPTED, "copy-adopted", "adopted memory is not from alloc: only its address counts")   \
     X(COPY_PEER, "copy-peer", "a sibling's memory is a sibling's")                                 \
     X(COPY_SOURCE, "copy-source", "the source of a copy stays as it was")                          \
@@ -113,7 +116,9 @@ static inline int conform(const conform_subject *s); /* how many rules are broke
     X(CTX_WORK, "ctx-work", "what a kernel uses stays until its fence has passed")                 \
     X(CTX_FULL, "ctx-full", "a budget beyond the device's memory makes do with what there is")     \
     X(CTX_SMALL, "ctx-small", "very many small tensors")                                           \
+    X(CTX_DEDICATED, "ctx-dedicated", "a tier gives each tensor memory of its own")                \
     X(CTX_THREADS, "ctx-threads", "threads share a context")                                       \
+    X(CTX_PUMP, "ctx-pump", "a thread pumps while kernels are queued and marked by another")       \
     X(CTX_DESTROY, "ctx-destroy", "a context ends with copies in flight")                          \
     X(CTX_REFUSED, "ctx-refused", "a create that fails touches no device")                         \
     X(CTX_FAIL, "ctx-fail", "a failing call loses nothing, and the same call works afterwards")    \
@@ -643,24 +648,63 @@ static inline uint64_t conform_room(const conform_kit *k) {
 
 /* Does the device see this memory at the alignment? The token is its own affair; what can be held
  * against it is the CPU address. */
-static inline void conform_play_align(conform_kit *k) {
+static inline void conform_aligned(conform_kit *k, const tnm_backend *b, const char *of) {
     conform_end end, before; /* which nothing can lie in front of */
-    (void)conform_take(k, &k->s.device, 5000, 1, &before);
+    (void)conform_take(k, b, 5000, 1, &before);
     for (uint64_t align = 1; align <= 65536; align *= 2) {
         for (uint64_t size = 1; size <= 100000; size = size * 9 + 1) {
-            tnm_result r = conform_take(k, &k->s.device, size, align, &end);
+            tnm_result r = conform_take(k, b, size, align, &end);
             if (r != TNM_OK) {
-                conform_broken(k, CONFORM_ALLOC_ALIGN, "%llu bytes at alignment %llu: %s",
+                conform_broken(k, CONFORM_ALLOC_ALIGN, "%s: %llu bytes at alignment %llu: %s", of,
                                conform_n(size), conform_n(align), tnm_result_string(r));
                 break;
             }
             if ((uintptr_t)end.host % align != 0)
-                conform_broken(k, CONFORM_ALLOC_ALIGN, "%llu bytes at alignment %llu start at %p",
-                               conform_n(size), conform_n(align), (void *)end.host);
+                conform_broken(k, CONFORM_ALLOC_ALIGN,
+                               "%s: %llu bytes at alignment %llu start at %p", of, conform_n(size),
+                               conform_n(align), (void *)end.host);
             conform_give(k, &end);
         }
     }
     conform_give(k, &before);
+}
+
+static inline void conform_play_align(conform_kit *k) {
+    conform_aligned(k, &k->s.device, "device");
+    if (k->s.host.alloc) conform_aligned(k, &k->host, "host tier");
+    if (k->s.peer.alloc) conform_aligned(k, &k->s.peer, "peer");
+}
+
+/* Tensors of TNM_DEDICATED tiers name their user; a backend of ours only passes it by. */
+static inline void conform_play_item(conform_kit *k) {
+    uint64_t item[4] = { 1, 2, 3, 4 }, mem = 0;
+    void *host = NULL;
+    tnm_result r = k->s.device.alloc(k->s.device.user, 10000, 256, item, &mem, &host);
+    if (r == TNM_OK) k->s.device.release(k->s.device.user, mem, 10000);
+    if (r != TNM_OK)
+        conform_broken(k, CONFORM_ALLOC_ITEM, "10000 bytes with an item: %s", tnm_result_string(r));
+    if (item[0] != 1 || item[1] != 2 || item[2] != 3 || item[3] != 4)
+        conform_broken(k, CONFORM_ALLOC_ITEM, "the item was written to");
+}
+
+static inline void conform_play_available(conform_kit *k) {
+    uint64_t most = conform_room(k) / 2, size;
+    conform_end end;
+    tnm_result r;
+    if (!k->s.device.available) {
+        k->unplayed[CONFORM_ALLOC_AVAILABLE] = "no available";
+        return;
+    }
+    size = k->s.device.available(k->s.device.user) / 2;
+    if (size > most) size = most;
+    if (size < 4096)
+        conform_broken(k, CONFORM_ALLOC_AVAILABLE, "an empty device says %llu bytes",
+                       conform_n(k->s.device.available(k->s.device.user)));
+    r = conform_take(k, &k->s.device, size, 256, &end);
+    if (r != TNM_OK)
+        conform_broken(k, CONFORM_ALLOC_AVAILABLE, "%llu bytes, half of it at most: %s",
+                       conform_n(size), tnm_result_string(r));
+    conform_give(k, &end);
 }
 
 /* Pieces with sizes that are no powers of two, each filled to its last byte with bytes of its own,
@@ -936,6 +980,25 @@ static inline void conform_play_plain(conform_kit *k) {
         uint64_t size = i ? CONFORM_LAB : CONFORM_SMALL;
         if (conform_pieces_take(k, size, &p))
             conform_both(k, CONFORM_COPY_PLAIN, size, p.device, p.plain);
+        conform_pieces_give(k, &p);
+    }
+}
+
+static inline void conform_play_copy_host(conform_kit *k) {
+    conform_pieces p;
+    conform_end other;
+    if (!k->s.host.alloc) {
+        k->unplayed[CONFORM_COPY_HOST] = "plain memory";
+        return;
+    }
+    for (int i = 0; i < 2; i++) {
+        uint64_t size = i ? CONFORM_LAB : CONFORM_SMALL;
+        if (conform_pieces_take(k, size, &p)) {
+            conform_both(k, CONFORM_COPY_HOST, size, p.host, p.plain);
+            if (conform_take(k, &k->host, size, 256, &other) == TNM_OK)
+                conform_both(k, CONFORM_COPY_HOST, size, p.host, other);
+            conform_give(k, &other);
+        }
         conform_pieces_give(k, &p);
     }
 }
@@ -1449,7 +1512,7 @@ static inline int conform_on_idle(void *user, uint64_t rounds) {
     return conform_late(g->k, g->since);
 }
 
-#ifdef CONFORM_THREADS
+#if defined(CONFORM_THREADS) && !defined(TENSORMEM_THREADS)
 static inline void conform_on_lock(void *user) {
     pthread_mutex_lock(&((conform_rig *)user)->mutex);
 }
@@ -1481,6 +1544,7 @@ static inline int conform_rig_open(conform_kit *k, conform_rig *g, uint64_t devi
         g->tier[i].budget_bytes = device;
         g->tier[i].alignment = k->s.alignment;
         g->tier[i].tail_bytes = k->s.tail_bytes;
+        if (k->rule == CONFORM_CTX_DEDICATED) g->tier[i].segment_bytes = TNM_DEDICATED;
     }
     g->store = 2 + (peer != 0);
     g->tiers = g->store + 1;
@@ -1498,10 +1562,14 @@ static inline int conform_rig_open(conform_kit *k, conform_rig *g, uint64_t devi
     desc.passed = k->s.passed ? conform_on_passed : NULL;
     desc.log = conform_on_log;
     desc.idle = conform_on_idle;
-#ifdef CONFORM_THREADS
-    pthread_mutex_init(&g->mutex, NULL);
+#if defined(TENSORMEM_THREADS)
+    desc.pump_thread = k->rule == CONFORM_CTX_PUMP;
+#elif defined(CONFORM_THREADS)
     desc.lock = conform_on_lock;
     desc.unlock = conform_on_unlock;
+#endif
+#ifdef CONFORM_THREADS
+    pthread_mutex_init(&g->mutex, NULL);
 #endif
     g->buffer = (unsigned char *)malloc(CONFORM_MOST);
     r = g->buffer ? tnm_create(&desc, &g->ctx) : TNM_ERR_MEMORY;
@@ -1551,6 +1619,7 @@ static inline int conform_add(conform_rig *g, uint64_t bytes) { /* a tensor more
     memset(&desc, 0, sizeof desc);
     desc.bytes = g->bytes[i] = bytes;
     desc.label = "conform";
+    desc.user = &g->bytes[i];
     g->key[i] = ++g->k->keys;
     g->add[i] = 0;
     if (!conform_well(g, tnm_tensor_create(g->ctx, &desc, &g->tensor[i]), "create", i)) return 0;
@@ -1673,6 +1742,13 @@ static inline void conform_play_sweep(conform_kit *k) {
     conform_rig g;
     if (!conform_rig_open(k, &g, 1 << 20, 2 << 20, 0)) return;
     conform_sweep(&g, 80, conform_small_scale() ? 2 : 6, 0);
+    conform_rig_end(&g);
+}
+
+static inline void conform_play_dedicated(conform_kit *k) {
+    conform_rig g;
+    if (!conform_rig_open(k, &g, 1 << 20, 2 << 20, 0)) return;
+    conform_sweep(&g, 40, conform_small_scale() ? 2 : 4, 0);
     conform_rig_end(&g);
 }
 
@@ -1893,6 +1969,17 @@ static inline void conform_play_threads(conform_kit *k) {
 }
 #endif
 
+static inline void conform_play_pump(conform_kit *k) {
+#ifdef TENSORMEM_THREADS
+    conform_rig g;
+    if (!conform_rig_open(k, &g, 1 << 20, 2 << 20, 0)) return;
+    conform_sweep(&g, 60, conform_small_scale() ? 2 : 6, 0);
+    conform_rig_end(&g);
+#else
+    k->unplayed[CONFORM_CTX_PUMP] = "no TENSORMEM_THREADS";
+#endif
+}
+
 /* ---- ends ---- */
 
 static inline void conform_play_destroy(conform_kit *k) {
@@ -1964,36 +2051,47 @@ static inline void conform_play_refused(conform_kit *k) {
 
 /* ---- failures in a context ---- */
 
+/* One call of a program: a pin, a write or a read. */
+static inline tnm_result conform_act(conform_rig *g, int i, int what) {
+    tnm_use use;
+    tnm_pinned p;
+    tnm_result r;
+    if (what == 1) return tnm_write(g->ctx, g->tensor[i], 0, g->buffer, g->bytes[i]);
+    if (what == 2) return tnm_read(g->ctx, g->tensor[i], 0, g->buffer, g->bytes[i]);
+    memset(&use, 0, sizeof use);
+    use.tensor = g->tensor[i];
+    r = tnm_pin(g->ctx, &use, 1, &p);
+    return r == TNM_OK ? tnm_unpin(g->ctx, &p, 1, 0) : r;
+}
+
+/* From the fifth call on the n-th runtime call in each fails, until one of ours does. */
 static inline void conform_fail_in(conform_kit *k, const char *call, int n) {
+    static const char *const names[] = { "pin", "write", "read" };
     const char *of = call ? call : "any";
     conform_rig g;
-    int good = 1;
+    int good = 1, fails = 0;
     if (!conform_rig_open(k, &g, 256 << 10, 256 << 10, 0)) return;
     for (int i = 0; i < 8 && good; i++)
         good = conform_add(&g, 60000 + 11 * (uint64_t)i);
-    for (int i = 0; i < 16 && good; i++) {
-        tnm_use use;
-        tnm_pinned p;
+    for (int step = 0; step < 24 && good && fails < 3; step++) {
+        int i = step * 3 % 8, what = step % 4 == 3 ? 1 + step / 4 % 2 : 0;
         tnm_result r;
-        memset(&use, 0, sizeof use);
-        use.tensor = g.tensor[i % 8];
-        if (i == 4) k->s.fail(k->s.user, call, n, 0);
-        r = tnm_pin(g.ctx, &use, 1, &p);
-        k->s.fail(k->s.user, call, i >= 4 && r == TNM_OK ? n : 0, 0);
-        if (r == TNM_OK) {
-            good = conform_well(&g, tnm_unpin(g.ctx, &p, 1, 0), "unpin", i % 8);
-            continue;
-        }
+        conform_fill(g.buffer, g.key[i], 0, g.bytes[i]);
+        if (step >= 4) k->s.fail(k->s.user, call, n, 0);
+        r = conform_act(&g, i, what);
+        k->s.fail(k->s.user, call, 0, 0);
+        if (r == TNM_OK) continue;
+        fails++;
         if (r != TNM_ERR_BACKEND && r != TNM_ERR_MEMORY && r != TNM_ERR_BUDGET)
-            conform_broken(k, CONFORM_CTX_FAIL, "call %d of %s failed, and a pin came back as: %s",
-                           n, of, tnm_result_string(r));
-        r = tnm_pin(g.ctx, &use, 1, &p);
-        if (r != TNM_OK)
-            conform_broken(k, CONFORM_CTX_FAIL, "call %d of %s had failed, the same pin again: %s",
-                           n, of, tnm_result_string(r));
-        good = r == TNM_OK && tnm_unpin(g.ctx, &p, 1, 0) == TNM_OK;
+            conform_broken(k, CONFORM_CTX_FAIL, "call %d of %s failed, and a %s came back as: %s",
+                           n, of, names[what], tnm_result_string(r));
+        conform_fill(g.buffer, g.key[i], 0, g.bytes[i]);
+        r = conform_act(&g, i, what);
+        good = r == TNM_OK;
+        if (!good)
+            conform_broken(k, CONFORM_CTX_FAIL, "call %d of %s had failed, the same %s again: %s",
+                           n, of, names[what], tnm_result_string(r));
     }
-    k->s.fail(k->s.user, call, 0, 0);
     if (good) (void)conform_expect_all(&g);
     conform_rig_end(&g);
 }
@@ -2205,12 +2303,15 @@ static inline void conform_play_all(conform_kit *k) {
         { CONFORM_ALLOC_REFUSE, conform_play_refuse },
         { CONFORM_ALLOC_FULL, conform_play_full },
         { CONFORM_ALLOC_HOST, conform_play_host },
+        { CONFORM_ALLOC_ITEM, conform_play_item },
+        { CONFORM_ALLOC_AVAILABLE, conform_play_available },
         { CONFORM_COPY_ROUTE, conform_play_route },
         { CONFORM_COPY_ODD, conform_play_odd },
         { CONFORM_COPY_EDGE, conform_play_edge },
         { CONFORM_COPY_WITHIN, conform_play_within },
         { CONFORM_COPY_BETWEEN, conform_play_between },
         { CONFORM_COPY_PLAIN, conform_play_plain },
+        { CONFORM_COPY_HOST, conform_play_copy_host },
         { CONFORM_COPY_ADOPTED, conform_play_adopted },
         { CONFORM_COPY_PEER, conform_play_peer },
         { CONFORM_TICKET_DONE, conform_play_done },
@@ -2227,9 +2328,11 @@ static inline void conform_play_all(conform_kit *k) {
         { CONFORM_CTX_SWEEP, conform_play_sweep },
         { CONFORM_CTX_PEER, conform_play_ctx_peer },
         { CONFORM_CTX_WORK, conform_play_ctx_work },
+        { CONFORM_CTX_DEDICATED, conform_play_dedicated },
         { CONFORM_CTX_FULL, conform_play_ctx_full },
         { CONFORM_CTX_SMALL, conform_play_small },
         { CONFORM_CTX_THREADS, conform_play_threads },
+        { CONFORM_CTX_PUMP, conform_play_pump },
         { CONFORM_CTX_DESTROY, conform_play_destroy },
         { CONFORM_CTX_REFUSED, conform_play_refused },
         { CONFORM_CTX_FAIL, conform_play_ctx_fail },

@@ -98,6 +98,7 @@ typedef struct subject_sim_world {
     const char *failing;
 #ifndef _WIN32
     pthread_t first;
+    pthread_mutex_t mutex; /* a program queues and marks while a context asks what has passed */
 #endif
 } subject_sim_world;
 
@@ -386,17 +387,35 @@ static inline tnm_backend subject_sim_backend(subject_sim_device *d) {
 
 /* ---- fences ---- */
 
+static inline void subject_sim_lock(subject_sim_world *w) {
+#ifndef _WIN32
+    pthread_mutex_lock(&w->mutex);
+#endif
+    (void)w;
+}
+
+static inline void subject_sim_unlock(subject_sim_world *w) {
+#ifndef _WIN32
+    pthread_mutex_unlock(&w->mutex);
+#endif
+    (void)w;
+}
+
 static inline uint64_t subject_sim_mark(void *user, uint32_t queue) {
     subject_sim_world *w = (subject_sim_world *)user;
-    uint64_t value = ++w->marks[queue];
-    if (w->defect == SIM_MARK_ZERO && value % 16 == 0) return 0;
+    uint64_t value;
+    subject_sim_lock(w);
+    value = ++w->marks[queue];
     w->mark_at[queue][value % 64] = w->launched[queue];
-    return value;
+    subject_sim_unlock(w);
+    return w->defect == SIM_MARK_ZERO && value % 16 == 0 ? 0 : value;
 }
 
 static inline uint64_t subject_sim_passed(void *user, uint32_t queue, uint64_t wait_for) {
     subject_sim_world *w = (subject_sim_world *)user;
+    uint64_t now;
     if (w->dead) return UINT64_MAX;
+    subject_sim_lock(w);
     for (int i = 0; i < 1000; i++) {
         uint64_t next = w->passed[queue] + 1;
         int ran = next + 64 <= w->marks[queue] || w->defect == SIM_FENCE_EARLY ||
@@ -407,19 +426,22 @@ static inline uint64_t subject_sim_passed(void *user, uint32_t queue, uint64_t w
             subject_sim_kernels(w, queue);
         if (w->passed[queue] >= wait_for) break;
     }
-    if (w->defect == SIM_PASSED_BACK && ++w->asked % 7 == 0 && w->passed[queue] > 0)
-        return w->passed[queue] - 1;
-    return w->passed[queue];
+    now = w->passed[queue];
+    if (w->defect == SIM_PASSED_BACK && ++w->asked % 7 == 0 && now > 0) now--;
+    subject_sim_unlock(w);
+    return now;
 }
 
 static inline int subject_sim_work(void *user, uint32_t queue, const tnm_pinned *at, uint8_t add) {
     subject_sim_world *w = (subject_sim_world *)user;
-    subject_sim_kernel *k = &w->kernel[queue][w->launched[queue] % SUBJECT_SIM_KERNELS];
+    subject_sim_kernel *k;
+    subject_sim_lock(w);
     if (w->launched[queue] - w->run[queue] == SUBJECT_SIM_KERNELS) subject_sim_kernels(w, queue);
+    k = &w->kernel[queue][w->launched[queue]++ % SUBJECT_SIM_KERNELS];
     k->at = w->device.arena + w->device.block[at->mem - 1].at + at->offset;
     k->bytes = at->bytes;
     k->add = add;
-    w->launched[queue]++;
+    subject_sim_unlock(w);
     return 1;
 }
 
@@ -506,6 +528,7 @@ static inline int subject_sim(conform_subject *out, int kind, subject_sim_defect
     w->defect = defect;
 #ifndef _WIN32
     w->first = pthread_self();
+    pthread_mutex_init(&w->mutex, NULL);
 #endif
     subject_sim_fill(w, out);
     if (subject_sim_arena(&w->device) && subject_sim_arena(&w->peer)) {

@@ -2,6 +2,7 @@
 /* The conformance kit itself: a device that keeps the contract breaks no rule, and each defect that
  * is planted in it is named by the rule it breaks. */
 #define TENSORMEM_IMPLEMENTATION
+#define TENSORMEM_THREADS
 #include "tensormem.h"
 #include "check.h"
 #include "conformance.h"
