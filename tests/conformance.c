@@ -11,28 +11,7 @@
 #include "check.h"
 #include "conformance.h"
 
-#include "subject_builtin.h"
-#include "subject_sim.h"
-
-enum { MOST_SUBJECTS = 4 };
-
-typedef struct backend {
-    const char *name;
-    int (*open)(conform_subject *out, const char **why); /* how many subjects */
-    void (*end)(conform_subject *s);
-    int gpu; /* the real one needs hardware */
-} backend;
-
-static int open_sim(conform_subject *out, const char **why) {
-    *why = "no memory";
-    return subject_sim(out, SUBJECT_SIM_SHARE, SIM_NO_DEFECT);
-}
-
-static const backend backends[] = {
-    { "host", subject_host, subject_host_end, 0 },
-    { "file", subject_file, subject_file_end, 0 },
-    { "sim", open_sim, subject_sim_end, 0 },
-};
+#include "backends.h"
 
 static const conform_subject *played;
 
@@ -40,9 +19,9 @@ TEST(play) {
     CHECK_EQ(conform(played), 0);
 }
 
-static void play_backend(const backend *b) {
+static void play_backend(const backends_entry *b) {
     static char reason[300];
-    conform_subject all[MOST_SUBJECTS];
+    conform_subject all[BACKENDS_SUBJECTS];
     const char *why = "";
     int count, real = 0;
     memset(all, 0, sizeof all);
@@ -57,23 +36,16 @@ static void play_backend(const backend *b) {
     if (count == 0 || (b->gpu && !real)) SKIP(b->name, reason);
 }
 
-static int wanted(const char *name, int count, char **names) {
-    for (int i = 1; i < count; i++)
-        if (strcmp(name, names[i]) == 0) return 1;
-    return count < 2;
-}
-
 int main(int argc, char **argv) {
-    enum { COUNT = sizeof backends / sizeof backends[0] };
     int known = 0;
-    for (int i = 0; i < COUNT; i++) {
-        known += wanted(backends[i].name, argc, argv);
-        if (wanted(backends[i].name, argc, argv)) play_backend(&backends[i]);
+    for (int i = 0; i < BACKENDS_COUNT; i++) {
+        known += backends_wanted(backends_all[i].name, argc, argv);
+        if (backends_wanted(backends_all[i].name, argc, argv)) play_backend(&backends_all[i]);
     }
     if (argc > 1 && known < argc - 1) {
         printf("there are:");
-        for (int i = 0; i < COUNT; i++)
-            printf(" %s", backends[i].name);
+        for (int i = 0; i < BACKENDS_COUNT; i++)
+            printf(" %s", backends_all[i].name);
         printf("\n");
         return 2;
     }

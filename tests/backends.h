@@ -1,0 +1,39 @@
+/* backends.h: the backends that conformance.c plays and bench_backends.c measures. Include the
+ * implementation of tensormem.h and conformance.h before it. A backend more: its header, its
+ * subject, its line in the table. */
+#ifndef TENSORMEM_TESTS_BACKENDS_H
+#define TENSORMEM_TESTS_BACKENDS_H
+
+#include "subject_builtin.h"
+#include "subject_sim.h"
+
+enum { BACKENDS_SUBJECTS = 4 }; /* at most, of one backend */
+
+typedef struct backends_entry {
+    const char *name;
+    int (*open)(conform_subject *out, const char **why); /* how many subjects */
+    void (*end)(conform_subject *s);
+    int gpu; /* the real one needs hardware that most machines have not */
+} backends_entry;
+
+static inline int backends_sim(conform_subject *out, const char **why) {
+    *why = "no memory";
+    return subject_sim(out, SUBJECT_SIM_SHARE, SIM_NO_DEFECT);
+}
+
+static const backends_entry backends_all[] = {
+    { "host", subject_host, subject_host_end, 0 },
+    { "file", subject_file, subject_file_end, 0 },
+    { "sim", backends_sim, subject_sim_end, 0 },
+};
+
+enum { BACKENDS_COUNT = sizeof backends_all / sizeof backends_all[0] };
+
+/* Is it among the names on the command line, or are there none? */
+static inline int backends_wanted(const char *name, int count, char **names) {
+    for (int i = 1; i < count; i++)
+        if (strcmp(name, names[i]) == 0) return 1;
+    return count < 2;
+}
+
+#endif
