@@ -379,6 +379,14 @@ static inline void conform_give(conform_kit *k, conform_end *end) {
     memset(end, 0, sizeof *end);
 }
 
+/* Memory that may still be written to stays where it is, and known to who looks for leaks. */
+static inline void conform_abandon(const conform_end *end) {
+    unsigned char *raw = end->host;
+    if (end->backend && end->backend->copy == conform_host_copy && !end->adopted && raw)
+        memcpy(&raw, end->host - sizeof raw, sizeof raw);
+    conform_keep(raw);
+}
+
 static inline conform_end conform_plain(void *memory, uint64_t size) {
     conform_end end;
     memset(&end, 0, sizeof end);
@@ -864,8 +872,8 @@ static inline int conform_pieces_take(conform_kit *k, uint64_t size, conform_pie
 
 static inline void conform_pieces_give(conform_kit *k, conform_pieces *p) {
     if (k->dead) {
-        conform_keep(p->plain.host);
-        conform_keep(p->host.host);
+        conform_abandon(&p->plain);
+        conform_abandon(&p->host);
         conform_keep(p->adopted.host - 1);
         return;
     }
@@ -2272,7 +2280,7 @@ static inline int conform_begin(conform_kit *k, const conform_subject *s) {
 static inline int conform_end_kit(conform_kit *k) {
     int held = 0, broken = 0, why = 0;
     if (k->dead) {
-        conform_keep(k->lab.host);
+        conform_abandon(&k->lab);
         conform_keep(k->seen);
     } else {
         if (!k->lab.backend) free(k->lab.host);
