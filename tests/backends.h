@@ -7,6 +7,9 @@
 #include "subject_builtin.h"
 #include "subject_sim.h"
 
+#include "../examples/backends/opencl.h"
+#include "subject_opencl.h"
+
 enum { BACKENDS_SUBJECTS = 4 }; /* at most, of one backend */
 
 typedef struct backends_entry {
@@ -25,6 +28,7 @@ static const backends_entry backends_all[] = {
     { "host", subject_host, subject_host_end, 0 },
     { "file", subject_file, subject_file_end, 0 },
     { "sim", backends_sim, subject_sim_end, 0 },
+    { "opencl", subject_opencl, subject_opencl_end, 0 },
 };
 
 enum { BACKENDS_COUNT = sizeof backends_all / sizeof backends_all[0] };
