@@ -9,6 +9,9 @@
 
 #include "../examples/backends/opencl.h"
 #include "subject_opencl.h"
+#include "../examples/backends/vulkan.h"
+#include "vulkan_watch.h"
+#include "subject_vulkan.h"
 
 enum { BACKENDS_SUBJECTS = 4 }; /* at most, of one backend */
 
@@ -29,6 +32,7 @@ static const backends_entry backends_all[] = {
     { "file", subject_file, subject_file_end, 0 },
     { "sim", backends_sim, subject_sim_end, 0 },
     { "opencl", subject_opencl, subject_opencl_end, 0 },
+    { "vulkan", subject_vulkan, subject_vulkan_end, 0 },
 };
 
 enum { BACKENDS_COUNT = sizeof backends_all / sizeof backends_all[0] };
