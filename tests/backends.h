@@ -12,6 +12,10 @@
 #include "../examples/backends/vulkan.h"
 #include "vulkan_watch.h"
 #include "subject_vulkan.h"
+#include "../examples/backends/cuda.h"
+#include "../examples/backends/hip.h"
+#include "subject_cuda.h"
+#include "subject_hip.h"
 
 enum { BACKENDS_SUBJECTS = 4 }; /* at most, of one backend */
 
@@ -33,6 +37,8 @@ static const backends_entry backends_all[] = {
     { "sim", backends_sim, subject_sim_end, 0 },
     { "opencl", subject_opencl, subject_opencl_end, 0 },
     { "vulkan", subject_vulkan, subject_vulkan_end, 0 },
+    { "cuda", subject_cuda, subject_cuda_end, 1 },
+    { "hip", subject_hip, subject_hip_end, 1 },
 };
 
 enum { BACKENDS_COUNT = sizeof backends_all / sizeof backends_all[0] };
