@@ -16,6 +16,8 @@
 #include "../examples/backends/hip.h"
 #include "subject_cuda.h"
 #include "subject_hip.h"
+#include "../examples/backends/ascend.h"
+#include "subject_ascend.h"
 
 enum { BACKENDS_SUBJECTS = 4 }; /* at most, of one backend */
 
@@ -39,6 +41,7 @@ static const backends_entry backends_all[] = {
     { "vulkan", subject_vulkan, subject_vulkan_end, 0 },
     { "cuda", subject_cuda, subject_cuda_end, 1 },
     { "hip", subject_hip, subject_hip_end, 1 },
+    { "ascend", subject_ascend, subject_ascend_end, 1 },
 };
 
 enum { BACKENDS_COUNT = sizeof backends_all / sizeof backends_all[0] };
