@@ -400,26 +400,170 @@
  * tensors a load in each sweep.
  * Streamed replicas that will leave next are written down early, when nothing more urgent moves.
  *
- * 11. BACKENDS, AS A STORY
+ * 11. A BACKEND IN AN AFTERNOON
  *
- * 1. `alloc` is asked for a segment. It may refuse: we ask for less, or evict in what we have. The
- *    token in *mem may be anything; a CPU address in *host is optional.
- * 2. `copy` is asked of the destination's backend, then of the source's (UNSUPPORTED is "not my
- *    route"), then the bytes go in two hops through staging. Compare span->backend->copy with your
- *    own function before you trust its user pointer: that is how peers find each other.
- * 3. It answers OK (done), or PENDING with a ticket that is not 0, or BUSY (queue full, ask later).
- *    Several copies may share a ticket. `submit` comes after a run of copies: one doorbell, one
- *    submission.
- * 4. `poll` is asked by one thread at a time until it answers other than PENDING, and never again.
- *    An error promises that the copy is dead and writes no more. Copies may finish in any order.
- * 5. LOST from any callback says that this backend's memory is gone: its replicas drop, contents
- *    that lived only there are LOST, the tier starts empty.
- * 6. One backend callback of a context runs at a time, on whichever thread waits or pumps: set the
- *    current device first. From inside, only info, stats, why and result_string may be called.
+ * Of OpenCL, Vulkan, CUDA, HIP and Ascend there is one to copy, each a file under examples/backends
+ * that loads the vendor's library when it runs: no SDK, an error in words where it is missing,
+ * page-locked memory for the host tier, queues as fences. For anything else, this is a whole one:
+ *
+ * @code
+ * #define TENSORMEM_IMPLEMENTATION
+ * #include "tensormem.h"
+ *
+ * enum { DEPTH = 8, MEMORY = 64 << 20 };
+ *
+ * typedef struct gpu { // yours has a stream and events here; this one gets on when it is looked at
+ *     struct { unsigned char *to, *from; uint64_t bytes; } copies[DEPTH];
+ *     uint64_t queued, rung, copied; // copies taken, submitted, finished: a ticket is their number
+ *     unsigned char *kernels[DEPTH]; // each adds 1 to the byte it points to
+ *     uint64_t launched, ran;        // a fence's value is the number of its launch
+ *     uint64_t taken;                // of MEMORY
+ * } gpu;
+ *
+ * static tnm_result gpu_alloc(void *user, uint64_t size, uint64_t align, void *item,
+ *                             uint64_t *mem, void **host) {
+ *     gpu *d = (gpu *)user;
+ *     void *at = size <= MEMORY - d->taken ? malloc((size_t)size) : NULL;
+ *     (void)item, (void)align;          // its addresses are (mem, offset): 0 is aligned
+ *     if (!at) return TNM_ERR_MEMORY;   // a refusal: less will be asked for
+ *     d->taken += size;
+ *     *mem = (uint64_t)(uintptr_t)at; // the token may be anything
+ *     *host = NULL;                   // the CPU cannot see it
+ *     return TNM_OK;
+ * }
+ *
+ * static void gpu_release(void *user, uint64_t mem, uint64_t size) {
+ *     ((gpu *)user)->taken -= size;
+ *     free((void *)(uintptr_t)mem);
+ * }
+ *
+ * static tnm_result gpu_copy(void *user, const tnm_span *dst, const tnm_span *src, uint64_t size,
+ *                            uint64_t *ticket);
+ *
+ * static unsigned char *gpu_reach(const tnm_span *span) {
+ *     if (span->backend && span->backend->copy == gpu_copy) // ours, or a sibling's
+ *         return (unsigned char *)(uintptr_t)span->mem + span->offset;
+ *     return (unsigned char *)span->host; // this very byte, or NULL
+ * }
+ *
+ * static tnm_result gpu_copy(void *user, const tnm_span *dst, const tnm_span *src, uint64_t size,
+ *                            uint64_t *ticket) {
+ *     gpu *d = (gpu *)user;
+ *     unsigned char *to = gpu_reach(dst), *from = gpu_reach(src);
+ *     if (!to || !from) return TNM_ERR_UNSUPPORTED; // not my route: through staging then
+ *     if (d->queued - d->copied == DEPTH) return TNM_ERR_BUSY; // full: asked again later
+ *     d->copies[d->queued % DEPTH].to = to;
+ *     d->copies[d->queued % DEPTH].from = from;
+ *     d->copies[d->queued % DEPTH].bytes = size;
+ *     *ticket = ++d->queued; // never 0
+ *     return TNM_PENDING;
+ * }
+ *
+ * static void gpu_submit(void *user) { // one doorbell for a run of copies
+ *     ((gpu *)user)->rung = ((gpu *)user)->queued;
+ * }
+ *
+ * static tnm_result gpu_poll(void *user, uint64_t ticket) {
+ *     gpu *d = (gpu *)user;
+ *     if (d->copied < d->rung) {
+ *         uint64_t i = d->copied++ % DEPTH;
+ *         memcpy(d->copies[i].to, d->copies[i].from, (size_t)d->copies[i].bytes);
+ *     }
+ *     return ticket <= d->copied ? TNM_OK : TNM_PENDING; // OK: nothing of it is written any more
+ * }
+ *
+ * static uint64_t gpu_passed(void *user, uint32_t queue, uint64_t wait_for) { // tnm_desc.passed
+ *     gpu *d = (gpu *)user;
+ *     (void)queue; // it has one
+ *     do
+ *         if (d->ran < d->launched) ++*d->kernels[d->ran++ % DEPTH];
+ *     while (d->ran < wait_for && d->ran < d->launched);
+ *     return d->ran;
+ * }
+ *
+ * static uint64_t launch(gpu *d, const tnm_pinned *at) { // a kernel; the fence behind it
+ *     if (d->launched - d->ran == DEPTH) gpu_passed(d, 0, d->ran + 1);
+ *     d->kernels[d->launched++ % DEPTH] = (unsigned char *)(uintptr_t)at->mem + at->offset;
+ *     return TNM_FENCE(0, d->launched);
+ * }
+ *
+ * int main(void) { // 16 tensors through room for 4
+ *     static gpu dev;
+ *     tnm_backend own = {.alloc = gpu_alloc, .release = gpu_release, .copy = gpu_copy,
+ *                        .submit = gpu_submit, .poll = gpu_poll, .user = &dev};
+ *     tnm_tier_desc tiers[2] = {{.name = "gpu", .backend = own, .budget_bytes = 4 * 4096},
+ *                               {.name = "host"}};
+ *     tnm_desc desc = {.tiers = tiers, .tier_count = 2, .user = &dev, .passed = gpu_passed};
+ *     tnm_use use[16];
+ *     unsigned char byte = 0;
+ *     tnm_ctx *mem;
+ *     if (tnm_create(&desc, &mem) != TNM_OK) return 1;
+ *     for (int i = 0; i < 16; i++) {
+ *         use[i] = (tnm_use){.tier = 0, .access = TNM_WRITE};
+ *         if (tnm_tensor_create(mem, &(tnm_tensor_desc){.bytes = 4096}, &use[i].tensor)) return 2;
+ *         if (tnm_write(mem, use[i].tensor, 0, &byte, 1) != TNM_OK) return 3;
+ *     }
+ *     for (int i = 0; i < 48; i++) {
+ *         tnm_pinned at;
+ *         if (tnm_pin(mem, &use[i % 16], 1, &at) != TNM_OK) return 4;
+ *         tnm_unpin(mem, &at, 1, launch(&dev, &at)); // the CPU is done with it, the device will be
+ *     }
+ *     for (int i = 0; i < 16; i++)
+ *         if (tnm_read(mem, use[i].tensor, 0, &byte, 1) != TNM_OK || byte != 3) return 5;
+ *     return tnm_destroy(mem);
+ * }
+ * @end
+ *
+ * What must be decided, in this order:
+ *
+ *   memory     what names a segment: an address, a handle, an index. *host only where the CPU may
+ *              touch it while the device does
+ *   routes     what the copy engine reaches: its own memory, a sibling's, which memory of the CPU.
+ *              Where it wants page-locked memory, give a backend for the host tier that allocates
+ *              it, and recognise that by its `copy` too; other CPU memory is copied and waited for
+ *              inside `copy`, or is UNSUPPORTED and goes through staging
+ *   alignment  where tensors begin is tnm_tier_desc.alignment. Copies begin and end anywhere all
+ *              the same: a device with a grain brings odd edges another way. `granularity` is for
+ *              what is read out of adopted memory, tail_bytes for kernels that read past the end
+ *   tickets    a number for each submission, which the copies in it may share; never used anew
+ *              while one of them is unanswered. `wait`, if there is a way to sleep
+ *   fences     a number for each queue of kernels, told behind what is queued there, and a `passed`
+ *              that answers it: the program's affair, but best kept with the backend
+ *   death      which of the runtime's codes say that the device is gone. They are LOST, from then
+ *              on and from every callback: its replicas drop, what lived only there is LOST, and
+ *              the tier starts empty
+ *
+ * The engine promises: one callback at a time, a copy is offered to the destination's backend first
+ * and then to the source's; both ends stay where they are until it is answered; submit before poll;
+ * no poll of a ticket after an answer; release only of what no copy uses. You promise that what was
+ * answered OK is there, that what was answered with an error writes no more, and that a refusal
+ * leaves nothing behind. tests/conformance.h holds you to it, and to some forty rules in all:
+ *
+ *     int main(void) { // behind your backend and #include "tests/conformance.h"
+ *         conform_subject s = {.name = "mine", .device = my_backend()};
+ *         return conform(&s); // a line for each rule that is broken, by the names below
+ *     }
+ *
+ *   alloc-full    running out is an abort, or an error that holds half of what was asked
+ *   copy-odd      sizes and offsets are rounded to what the copy engine likes: over a neighbour
+ *   copy-adopted  `user` is trusted without comparing `copy`, or a token of adopted memory is taken
+ *                 for one of alloc's: look at `adopted`
+ *   copy-plain    the memory of tnm_read and tnm_write is taken for page-locked
+ *   ticket-zero   the first ticket is 0
+ *   ticket-done   OK when the copy was submitted, or when a later one on another queue is done
+ *   queue-busy    a full queue is an error, or waits inside `copy`
+ *   fail-dead     an error is answered while the copy still runs
+ *   thread-hop    the current device was set when it was opened, on that thread
+ *   fence-work    the mark was taken before the kernel was queued, or on another queue
+ *
+ * In examples/04_own_backend.c such a device has a sibling below host memory. Tensors go to NumPy,
+ * PyTorch and whoever else speaks DLPack, and come from them, by examples/dlpack.h, not copied: an
+ * export is a pin that the consumer's deleter ends, an import is adopted memory whose deleter runs
+ * from `released`.
  *
  * Two ceilings to know where copies are asynchronous: a staged route moves at most staging_bytes
  * between two pumps, any route at most queue_depth x chunk_bytes. `starved` in the stats counts the
- * pumps that came too late for them. examples/04_own_backend.c is a whole backend.
+ * pumps that came too late for them.
  *
  * The built-in file backend copies in the background: by io_uring, by overlapped files on Windows,
  * or by `threads` of its own; where the system refuses and no threads were asked for, inside the

@@ -1,9 +1,8 @@
 /* 04_own_backend (difficulty 4 of 5): a backend of your own, in about a hundred lines.
  *
- * The device of this example has everything a real one has: memory the CPU cannot see, copies that
- * finish later (tickets), a doorbell, a queue that can be full, and kernels on a clock of their own
- * (fences). One instance is the fast tier above host memory, a second one, "pool", lies below it;
- * nothing else had to be written for that, and the two copy to each other directly.
+ * What the backend in the guide's chapter 11 leaves out: two devices that copy to each other, the
+ * fast tier above host memory and "pool" below it, from one backend; what the doorbell and the full
+ * queue cost is counted, and a schedule brings each tensor before its turn.
  *
  * 1 MiB of counters is worked on through 256 KiB of device and 512 KiB of host memory. */
 #define TENSORMEM_IMPLEMENTATION
