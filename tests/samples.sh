@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Cuts every code sample out of the header's guide (lines between " * @code" and " * @end") and of
 # README.md (```c blocks), compiles it strictly as C99 and runs it: a sample is a complete program
-# that exits 0. The first samples of both are the same program as examples/01_hello.c.
+# that exits 0, and the backend among them keeps the rules of the conformance kit. The first samples
+# of both are the same program as examples/01_hello.c.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 CC=${CC:-gcc} DIR=build/samples bad=0
@@ -44,6 +45,54 @@ same_program() {
     [ "$(tokens "$1")" = "$(tokens "$2")" ] || wrong "$1 and $2 are no longer the same program"
 }
 
+# The guide's backend keeps what the guide says: it is held against the conformance kit, with a
+# sibling and with its kernels.
+guide_conforms() {
+    local file=$DIR/guide_conforms sample
+    sample=$(grep -l 'gpu_copy' $DIR/header_*.c)
+    [ -f "$sample" ] || { wrong "there is no backend in the guide, or more than one"; return; }
+    cat >$file.c <<C
+#define main the_samples_main
+#include "$sample"
+#undef main
+#include "tests/conformance.h"
+
+static int add_up(void *user, uint32_t queue, const tnm_pinned *at, uint8_t add) {
+    (void)queue;
+    for (uint64_t i = 0; i < at->bytes * add; i++) {
+        tnm_pinned one = *at;
+        one.offset += i / add;
+        (void)launch((gpu *)user, &one);
+    }
+    return 1;
+}
+
+static uint64_t mark(void *user, uint32_t queue) { // a kernel of its own, so that marks grow
+    static unsigned char nothing;
+    tnm_pinned at = {.mem = (uint64_t)(uintptr_t)&nothing};
+    (void)queue;
+    return launch((gpu *)user, &at);
+}
+
+int main(void) {
+    static gpu device, sibling;
+    conform_subject s = {.name = "guide", .user = &device, .device_bytes = MEMORY, .queues = 1};
+    tnm_backend own = {.alloc = gpu_alloc, .release = gpu_release, .copy = gpu_copy,
+                       .submit = gpu_submit, .poll = gpu_poll, .user = &device};
+    s.device = s.peer = own;
+    s.peer.user = &sibling;
+    s.passed = gpu_passed;
+    s.mark = mark;
+    s.work = add_up;
+    return conform(&s) > 0 || the_samples_main() != 0;
+}
+C
+    # shellcheck disable=SC2086
+    $CC -std=c99 $WARN -O1 -I. $file.c -o $file -pthread || { wrong "$file.c does not compile"; return; }
+    TNM_TEST_SCALE=small timeout 120 $file >$file.out 2>&1 ||
+        wrong "the guide's backend does not conform: $(tail -n 3 $file.out)"
+}
+
 rm -rf $DIR
 mkdir -p $DIR
 cut_header || wrong "tensormem.h: no sample, or @code and @end do not pair"
@@ -51,6 +100,7 @@ cut_readme || wrong "README.md: no sample, or a block is not closed"
 for sample in "$DIR"/*.c; do
     [ -e "$sample" ] && run_sample "$sample"
 done
+guide_conforms
 same_program $DIR/header_01.c examples/01_hello.c
 same_program $DIR/readme_01.c examples/01_hello.c
 [ $bad -eq 0 ] && echo "samples: $(find $DIR -name '*.c' | wc -l) compiled and run"
