@@ -20,6 +20,7 @@ VERSION := $(call version_part,MAJOR).$(call version_part,MINOR).$(call version_
 TESTS := $(patsubst %.c,$(OUT)/%,$(wildcard tests/test_*.c))
 EXAMPLES := $(patsubst %.c,$(OUT)/%,$(wildcard examples/[0-9]*.c examples/llm_stream.c))
 BENCHES := $(patsubst %.c,$(OUT)/%,$(filter-out tests/bench_stream.c tests/bench_scale.c,$(wildcard tests/bench_*.c)))
+STANDINS := $(patsubst tests/standin_%.c,build/standin/lib%.so,$(wildcard tests/standin_*.c))
 FUZZERS := $(patsubst %.c,$(OUT)/%,$(wildcard fuzz/fuzz_*.c))
 
 # A source may say in its first five lines what it links with: /* needs: -lm -pthread */
@@ -38,6 +39,9 @@ demo: build/demo/llm_stream
 
 test: ## every test, some minutes; the last line is the total; ONLY="samples api_pin" picks
 	@tests/run.sh
+
+conformance: $(OUT)/tests/conformance $(STANDINS) ## hold every backend that is here against the contract
+	$(OUT)/tests/conformance $(BACKENDS)
 
 bench: $(BENCHES) ## measure; one line a figure with its target; never fails on a number
 	@set -e; uname -srm; for b in $(BENCHES); do echo "# $$b"; $$b $(BENCH_ARGS); done
@@ -103,6 +107,13 @@ $(OUT)/examples/%: examples/%.c
 build/demo/%: examples/%.c
 	$(compile)
 
+# Stand-ins for vendors' libraries, loaded at run time by the tests of their backends.
+build/standin/lib%.so: tests/standin_%.c
+	@mkdir -p $(@D)
+	$(CC) $(STD) $(WARN) -I. $(CFLAGS) -fPIC -shared -MMD -MF $@.d -MT $@ $< -o $@ $(LDFLAGS) $(call needs,$<)
+
+standins: $(STANDINS)
+
 $(OUT)/fuzz/%: EXTRA = fuzz/standalone.c
 $(OUT)/fuzz/%: fuzz/%.c fuzz/standalone.c
 	$(compile)
@@ -111,7 +122,7 @@ $(OUT)/fuzz/%: fuzz/%.c fuzz/standalone.c
 STARPU = $(shell pkg-config --cflags --libs starpu-1.3 2>/dev/null | sed 's/-I/-isystem /g')
 $(OUT)/tests/bench_stream: EXTRA = $(if $(STARPU),-DBENCH_STARPU $(STARPU))
 
--include $(wildcard $(OUT)/*/*.d)
+-include $(wildcard $(OUT)/*/*.d build/standin/*.d)
 
-.PHONY: all demo test bench bench-disk bench-llama bench-scale charts fuzz valgrind asan ubsan tsan \
+.PHONY: all demo test conformance standins bench bench-disk bench-llama bench-scale charts fuzz valgrind asan ubsan tsan \
 	lint coverage nightly tools install clean help

@@ -23,7 +23,11 @@ SWITCHES="TENSORMEM_STATIC TENSORMEM_NO_ATOMICS TENSORMEM_THREADS TENSORMEM_NO_S
     TENSORMEM_NO_FILE NDEBUG"
 SLOW_UNDER_VALGRIND=" test_api_foresight test_api_scale test_gguf test_shelf_noatomics \
 test_threads test_threads_noatomics test_threads_ownlock " # see `make valgrind`
-BUILDS_ITSELF=" test_annotate " # builds itself for every checker: not again under one
+# Not again under a checker: what builds itself for each, and what loads a vendor's runtime, whose
+# own memory the checker would judge.
+AS_IT_IS=" test_annotate test_opencl test_vulkan test_llm_device "
+LOADS=" test_cuda test_ascend test_dlpack " # libraries of this machine: not in a 32-bit program
+BACKENDS="host file sim opencl vulkan cuda hip ascend"
 
 # ---- the list of jobs ----
 names() { # section, files...
@@ -34,15 +38,19 @@ names() { # section, files...
     done
 }
 
-with_threads() {
-    grep -ls '^/\* needs:.*-pthread' tests/test_*.c
+with_threads() { # section: the tests that start threads
+    local file
+    for file in $(grep -ls '^/\* needs:.*-pthread' tests/test_*.c); do
+        case "$AS_IT_IS" in *" $(basename "${file%.c}") "*) ;; *) names "$1" "$file" ;; esac
+    done
 }
 
 jobs() {
-    local std
+    local std name
     names unit tests/test_*.c
     names example examples/[0-9]*.c
     names corpus fuzz/fuzz_*.c
+    for name in $BACKENDS; do echo "conformance $name"; done
     for std in c99 c11 c17 c2x; do echo "compile gcc:$std"; echo "compile clang:$std"; done
     for std in c++11 c++14 c++17 c++20; do echo "compile g++:$std"; echo "compile clang++:$std"; done
     echo "compile reserved"
@@ -53,10 +61,8 @@ jobs() {
     echo "cross windows"
     again asan
     again i686
-    # shellcheck disable=SC2046
-    names tsan $(with_threads)
-    # shellcheck disable=SC2046
-    names tsan-clang $(with_threads)
+    with_threads tsan
+    with_threads tsan-clang
     again valgrind
     echo "helgrind test_shelf_noatomics"
     echo "drd test_shelf_noatomics"
@@ -72,7 +78,8 @@ wanted_extra() { # sections that are no part of the gate
 
 again() { # section: the tests that are built and run once more in it
     names "$1" tests/test_*.c | while read -r section name; do
-        case "$BUILDS_ITSELF" in *" $name "*) continue ;; esac
+        case "$AS_IT_IS" in *" $name "*) continue ;; esac
+        case "$1$LOADS" in i686*" $name "*) continue ;; esac
         case "$1/$VALGRIND_ALL$SLOW_UNDER_VALGRIND" in valgrind/0*" $name "*) continue ;; esac
         echo "$section $name"
     done
@@ -100,7 +107,17 @@ need() { # tool: run by `need x || return $SKIP`
     return 1
 }
 
+once() { # targets that several jobs need, built by one of them
+    mkdir -p build
+    flock build/once.lock "${MAKE:-make}" -s "$@"
+}
+
+standins() { # what a test loads
+    case "$LOADS" in *" $1 "*) once standins ;; esac
+}
+
 binary() { # folder under build/, source without .c, compiler, flags, more for make
+    standins "$(basename "$2")" || return 1
     "${MAKE:-make}" -s "build/$1/$2" OUT="build/$1" CC="$3" CFLAGS="$4" "${@:5}"
 }
 
@@ -109,7 +126,11 @@ small() {
 }
 
 job_unit() {
-    "${MAKE:-make}" -s "build/tests/$1" && "build/tests/$1"
+    standins "$1" && "${MAKE:-make}" -s "build/tests/$1" && "build/tests/$1"
+}
+
+job_conformance() {
+    once build/tests/conformance standins && small build/tests/conformance "$1"
 }
 
 job_example() {
@@ -369,7 +390,7 @@ run_job() { # section, name
     "job_$1" "$2" >"$log" 2>&1
     status=$?
     case "$1:$status" in
-    unit:*) counts=$(count_total "$log" $status) ;;
+    unit:* | conformance:*) counts=$(count_total "$log" $status) ;;
     *:$SKIP) counts="0 0 1" ;;
     llama:*) counts=$(count_lines "$log" $status) ;;
     *:0) counts="1 0 0" ;;

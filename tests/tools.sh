@@ -40,6 +40,17 @@ want_file '/usr/lib/*/libstdc++.so*' libstdc++6
 want_file '/usr/i686-linux-gnu/lib/libc.a' libc6-dev-i386-cross
 want_file '/usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-x86_64.a' libclang-rt-14-dev
 want_file '/etc/ssl/certs/ca-certificates.crt' ca-certificates
+# runtimes that need no GPU, for the backends, and what reads our DLPack
+want_file '/usr/lib/*/libOpenCL.so.1' ocl-icd-libopencl1
+want_file '/etc/OpenCL/vendors/pocl.icd' pocl-opencl-icd
+want_file '/usr/include/CL/cl.h' opencl-c-headers
+want_file '/usr/lib/*/libvulkan.so.1' libvulkan1
+want_file '/usr/share/vulkan/icd.d/lvp_icd*.json' mesa-vulkan-drivers
+want_file '/usr/share/vulkan/explicit_layer.d/VkLayer_khronos_validation.json' \
+    vulkan-validationlayers
+want_file '/usr/include/vulkan/vulkan_core.h' libvulkan-dev
+want_file '/usr/include/dlpack/dlpack.h' libdlpack-dev
+want_file '/usr/lib/python3/dist-packages/numpy/__init__.py' python3-numpy
 
 node_is_old() { # llama.cpp's package wants 20; Debian 12 has 18
     ! node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' 2>/dev/null
