@@ -20,7 +20,8 @@ VERSION := $(call version_part,MAJOR).$(call version_part,MINOR).$(call version_
 TESTS := $(patsubst %.c,$(OUT)/%,$(wildcard tests/test_*.c))
 EXAMPLES := $(patsubst %.c,$(OUT)/%,$(wildcard examples/[0-9]*.c examples/llm_stream.c))
 BENCHES := $(patsubst %.c,$(OUT)/%,$(filter-out tests/bench_stream.c tests/bench_scale.c,$(wildcard tests/bench_*.c)))
-STANDINS := $(patsubst tests/standin_%.c,build/standin/lib%.so,$(wildcard tests/standin_*.c))
+STANDINS := $(patsubst tests/standin_%.c,build/standin/lib%.so,$(wildcard tests/standin_*.c)) \
+	build/standin/libascend_old.so
 FUZZERS := $(patsubst %.c,$(OUT)/%,$(wildcard fuzz/fuzz_*.c))
 
 # A source may say in its first five lines what it links with: /* needs: -lm -pthread */
@@ -28,6 +29,8 @@ needs = $$(sed -n '1,5s:.*/\* needs\: \(.*\) \*/.*:\1:p' $(1))
 compile = @mkdir -p $(@D)
 compile += && echo "$(CC) $< -> $@" && $(CC) $(STD) $(WARN) -I. $(CPPFLAGS) $(CFLAGS) \
 	-MMD -MF $@.d -MT $@ $< $(EXTRA) -o $@ $(LDFLAGS) $(call needs,$<)
+
+shared = $(subst -o $@,-fPIC -shared -o $@,$(compile))
 
 all: $(EXAMPLES) $(TESTS) ## build examples and tests (the default)
 
@@ -108,9 +111,11 @@ build/demo/%: examples/%.c
 	$(compile)
 
 # Stand-ins for vendors' libraries, loaded at run time by the tests of their backends.
+build/standin/lib%_old.so: CPPFLAGS = -DSTANDIN_OLD
+build/standin/lib%_old.so: tests/standin_%.c
+	$(shared)
 build/standin/lib%.so: tests/standin_%.c
-	@mkdir -p $(@D)
-	$(CC) $(STD) $(WARN) -I. $(CFLAGS) -fPIC -shared -MMD -MF $@.d -MT $@ $< -o $@ $(LDFLAGS) $(call needs,$<)
+	$(shared)
 
 standins: $(STANDINS)
 

@@ -160,7 +160,7 @@ top_level() {
 # The words are spelt so that this file does not contain them.
 words() {
     ours | existing | tr '\n' '\0' | xargs -0 grep -nIE \
-        '(^|[^A-Za-z0-9_.])/([w]ork|[f]arm)/|\.[l]ibrary\b|\b[f]arm-|[s]ubagent|\b[C]laude\b|[A]nthropic|[C]hatGPT|[O]penAI|[C]opilot' /dev/null
+        '(^|[^A-Za-z0-9_.])/([w]ork|[f]arm)/|\.[l]ibrary/|\b[f]arm-|[s]ubagent|\b[C]laude\b|[A]nthropic|[C]hatGPT|[O]penAI|[C]opilot' /dev/null
 }
 
 c_files() {

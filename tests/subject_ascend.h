@@ -1,5 +1,5 @@
 /* subject_ascend.h: Ascend for the conformance kit: the runtime, if one is here and shows a device,
- * and the stand-in always (STANDIN_ASCEND names it; else build/standin/libascendcl.so). */
+ * and the stand-in always (STANDIN_ASCEND names it; else build/standin/libascend.so). */
 #ifndef TENSORMEM_TESTS_SUBJECT_ASCEND_H
 #define TENSORMEM_TESTS_SUBJECT_ASCEND_H
 
@@ -155,7 +155,7 @@ static int subject_ascend(conform_subject *out, const char **why) {
     subject_ascend_state *real = &subject_ascend_states[0], *standin = &subject_ascend_states[1];
     int count = subject_ascend_fill(real, &out[0]);
     const char *path = getenv("STANDIN_ASCEND");
-    standin->library = path && *path ? path : "build/standin/libascendcl.so";
+    standin->library = path && *path ? path : "build/standin/libascend.so";
     snprintf(reason, sizeof reason, "%s", tnm_ascend_error(NULL));
     void *library = tnm_ascend_library(standin->library);
     *why = reason;

@@ -1,6 +1,6 @@
 /* examples/backends/ascend.h from outside, over tests/standin_ascend.c: the present release
- * (STANDIN_ASCEND names the built library; else build/standin/libascendcl.so) and one that lacks
- * what older ones lack (STANDIN_ASCEND_OLD; else build/standin/libascendcl_old.so). */
+ * (STANDIN_ASCEND names the built library; else build/standin/libascend.so) and one that lacks
+ * what older ones lack (STANDIN_ASCEND_OLD; else build/standin/libascend_old.so). */
 /* needs: -pthread -ldl */
 #define _POSIX_C_SOURCE 200809L
 #define TENSORMEM_IMPLEMENTATION
@@ -1038,9 +1038,9 @@ static void run_all(void) {
 }
 
 int main(void) {
-    if (!load("STANDIN_ASCEND", "build/standin/libascendcl.so")) return 1;
+    if (!load("STANDIN_ASCEND", "build/standin/libascend.so")) return 1;
     run_all();
-    if (!load("STANDIN_ASCEND_OLD", "build/standin/libascendcl_old.so")) return 1;
+    if (!load("STANDIN_ASCEND_OLD", "build/standin/libascend_old.so")) return 1;
     old = 1;
     run_all();
     return check_done();
