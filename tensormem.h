@@ -8389,6 +8389,8 @@ static tnm_result tnmi_engine_find_dedicated(tnmi_engine *e, tnmi_plan *plan, ui
     tnmi_tier *t = tnmi_engine_tier(e, op->tier);
     void *item = tnmi_engine_content(e, op->content)->user;
     uint64_t need = (uint64_t)op->need * t->granule, age = tnmi_engine_age(e, plan->request);
+    int spoken_for = tnmi_engine_is_spoken_for(e, plan, op->tier);
+    if (spoken_for && plan->guess) return TNM_PENDING; /* nor does it take what stands empty */
     uint32_t vacant = tnmi_engine_vacant(e, op->tier, item, need);
     if (vacant != TNMI_NONE) {
         tnmi_segment *s = tnmi_tier_segment(&e->tiers, vacant);
@@ -8400,7 +8402,7 @@ static tnm_result tnmi_engine_find_dedicated(tnmi_engine *e, tnmi_plan *plan, ui
         tnmi_engine_place_dedicated(e, op_index, vacant);
         return TNM_OK;
     }
-    if (tnmi_engine_is_spoken_for(e, plan, op->tier)) return TNM_PENDING;
+    if (spoken_for) return TNM_PENDING;
     tnm_result r = tnmi_engine_want_segment(e, op->tier, need, item, age);
     if (r != TNM_ERR_BUDGET) return r;
     return tnmi_engine_drain_oldest(e, plan, op->tier, need);
@@ -10706,6 +10708,12 @@ static uint32_t tnmi_engine_start_chunk(tnmi_engine *e, uint32_t op_index) {
     if ((op->kind == TNMI_OP_READ || op->kind == TNMI_OP_WRITE) &&
         tnmi_tensor_fenced(&e->tensors, op->tier, op->replica, op->kind == TNMI_OP_READ))
         return TNMI_NONE; /* a queue has not passed yet */
+    if (op->kind == TNMI_OP_FILL && op->from != TNMI_NONE &&
+        !tnmi_engine_on(e, op->content, op->from)) { /* its source was lost between two chunks */
+        if (op->out > 0) return TNMI_NONE;
+        op->from = TNMI_NONE; /* another one, from the start */
+        op->next = op->done = 0;
+    }
     if (op->kind == TNMI_OP_FILL && op->from == TNMI_NONE &&
         !tnmi_engine_choose_source(e, op_index)) {
         if (!tnmi_tensor_is_empty(&e->tensors, op->content)) return TNMI_NONE;

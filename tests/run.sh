@@ -21,12 +21,12 @@ SKIP=77 # the exit status of a job that could not run; its last line of output s
 WARN="-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wundef -Werror"
 SWITCHES="TENSORMEM_STATIC TENSORMEM_NO_ATOMICS TENSORMEM_THREADS TENSORMEM_NO_STDIO
     TENSORMEM_NO_FILE NDEBUG"
-SLOW_UNDER_VALGRIND=" test_api_foresight test_api_scale test_gguf test_shelf_noatomics \
+SLOW_UNDER_VALGRIND=" test_api_foresight test_api_scale test_conform test_gguf test_shelf_noatomics \
 test_threads test_threads_noatomics test_threads_ownlock " # see `make valgrind`
 # Not again under a checker: what builds itself for each, and what loads a vendor's runtime, whose
 # own memory the checker would judge.
 AS_IT_IS=" test_annotate test_opencl test_vulkan test_llm_device "
-LOADS=" test_cuda test_ascend test_dlpack " # libraries of this machine: not in a 32-bit program
+LOADS=" test_cuda test_hip test_ascend test_dlpack " # libraries of this machine: not in a 32-bit program
 BACKENDS="host file sim opencl vulkan cuda hip ascend"
 
 # ---- the list of jobs ----
