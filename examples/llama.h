@@ -1121,17 +1121,121 @@ static inline void print_text(const char *text, size_t length) {
 }
 
 /* ---- transformer ----------------------------------------------------------------------------
- * Computes from addresses it is given, and does not care whose memory that is. */
+ * Computes from places it is given, and does not care whose memory that is. What a layer is made of
+ * is a table of operations: the CPU's are here; a device that computes brings its own, and keeps
+ * the engine's floats itself, each at the same distance from the first (llama_device.h). */
 
-typedef struct engine {
+typedef struct spot { /* of a tensor's bytes: where the CPU sees them, or what a device calls it */
+    void *host;
+    uint64_t mem, offset;
+} spot;
+
+typedef struct engine engine;
+
+typedef struct operations {   /* vectors are the engine's; they may be done later, but in order */
+    void (*begin)(engine *e); /* x and turn are there */
+    void (*norm)(engine *e, float *out, const float *x, const gguf_tensor *t, spot weight);
+    void (*multiply)(engine *e, float *out, const float *x, const model_piece *p, spot rows);
+    void (*attend)(engine *e, spot kv, size_t position);
+    void (*swiglu)(engine *e); /* gate and up, into gate */
+    void (*add)(engine *e);    /* projected to x */
+    void (*end)(engine *e);    /* logits are wanted */
+} operations;
+
+struct engine {
     const llama *model;
+    const operations *does;
+    void *device;   /* of `does`; the CPU's need none */
     size_t context; /* positions there is room for */
     float *x, *normed, *q, *k, *v, *attended, *projected, *gate, *up, *scores, *turn, *logits;
     float *rope_factors; /* all one unless the file has others */
     quantized scratch;
     float *memory; /* all of the floats above */
+    size_t floats; /* their number */
     team team;
-} engine;
+};
+
+static inline void engine_at_hand(engine *e) { /* the CPU need not fetch what it computed */
+    (void)e;
+}
+
+static inline void engine_norm(engine *e, float *out, const float *x, const gguf_tensor *t,
+                               spot weight) {
+    rms_norm(out, x, matrix_of(t, weight.host), e->model->epsilon);
+}
+
+static inline void engine_multiply(engine *e, float *out, const float *x, const model_piece *p,
+                                   spot rows) {
+    matrix m = matrix_of(p->tensor, rows.host);
+    m.rows = p->rows;
+    if (p->first == 0) {
+        prepare(e->scratch, x, m.cols, m.type);
+    }
+    multiply(&e->team, out, m, x, e->scratch);
+}
+
+typedef struct attention { /* a job: an item is a head */
+    engine *e;
+    const float *keys, *values;
+    size_t position;
+} attention;
+
+/* One head over all positions so far; several query heads share a head of keys and values. */
+static inline void attention_head(void *user, size_t head) {
+    const attention *a = (const attention *)user;
+    const llama *m = a->e->model;
+    const size_t shared = head / (m->heads / m->kv_heads) * m->head_dim;
+    const float *q = a->e->q + head * m->head_dim;
+    float *out = a->e->attended + head * m->head_dim, *score = a->e->scores + head * a->e->context;
+    const float scale = 1.0f / sqrtf((float)m->head_dim);
+    for (size_t p = 0; p <= a->position; p++) {
+        score[p] = dot_f32(a->keys + p * m->kv_dim + shared, q, m->head_dim) * scale;
+    }
+    softmax(score, a->position + 1);
+    memset(out, 0, m->head_dim * sizeof(float));
+    for (size_t p = 0; p <= a->position; p++) {
+        const float *v = a->values + p * m->kv_dim + shared;
+        for (size_t i = 0; i < m->head_dim; i++) {
+            out[i] += score[p] * v[i];
+        }
+    }
+}
+
+/* All of Q, K and V are there: put the new key and value to the others, and attend. */
+static inline void engine_attend(engine *e, spot kv, size_t position) {
+    const llama *m = e->model;
+    float *keys = (float *)kv.host, *values = keys + e->context * m->kv_dim;
+    attention a = { e, keys, values, position };
+    for (size_t h = 0; h < m->heads; h++) {
+        rotate(e->q + h * m->head_dim, e->turn, m->rope_dim);
+    }
+    for (size_t h = 0; h < m->kv_heads; h++) {
+        rotate(e->k + h * m->head_dim, e->turn, m->rope_dim);
+    }
+    memcpy(keys + position * m->kv_dim, e->k, m->kv_dim * sizeof(float));
+    memcpy(values + position * m->kv_dim, e->v, m->kv_dim * sizeof(float));
+    team_run(&e->team, attention_head, &a, m->heads);
+}
+
+enum { SWIGLU_ITEM = 512 };
+
+static inline void swiglu_item(void *user, size_t item) {
+    const engine *e = (const engine *)user;
+    size_t first = item * SWIGLU_ITEM, rest = e->model->ffn - first;
+    swiglu(e->gate + first, e->up + first, rest < SWIGLU_ITEM ? rest : SWIGLU_ITEM);
+}
+
+static inline void engine_swiglu(engine *e) {
+    team_run(&e->team, swiglu_item, e, (e->model->ffn + SWIGLU_ITEM - 1) / SWIGLU_ITEM);
+}
+
+static inline void engine_add(engine *e) {
+    add(e->x, e->projected, e->model->dim);
+}
+
+static const operations cpu_operations = { engine_at_hand, engine_norm,   engine_multiply,
+                                           engine_attend,  engine_swiglu, engine_add,
+                                           engine_at_hand };
 
 static inline int engine_open(engine *e, const llama *m, size_t context, int threads) {
     size_t q_dim = m->heads * m->head_dim;
@@ -1149,11 +1253,13 @@ static inline int engine_open(engine *e, const llama *m, size_t context, int thr
     size_t total = 0;
     memset(e, 0, sizeof(*e));
     e->model = m;
+    e->does = &cpu_operations;
     e->context = context;
     team_open(&e->team, threads);
     for (size_t i = 0; i < sizeof(parts) / sizeof(parts[0]); i++) {
         total += parts[i].size;
     }
+    e->floats = total;
     e->memory = (float *)calloc(total, sizeof(float));
     e->scratch.values = (int8_t *)malloc(widest);
     e->scratch.scales = (float *)malloc((widest / BLOCK + 1) * sizeof(float));
@@ -1188,88 +1294,35 @@ static inline void engine_begin(engine *e, const void *row, size_t position) {
         e->turn[2 * i] = cosf(angle);
         e->turn[2 * i + 1] = sinf(angle);
     }
-}
-
-typedef struct attention { /* a job: an item is a head */
-    engine *e;
-    const float *keys, *values;
-    size_t position;
-} attention;
-
-/* One head over all positions so far; several query heads share a head of keys and values. */
-static inline void attention_head(void *user, size_t head) {
-    const attention *a = (const attention *)user;
-    const llama *m = a->e->model;
-    const size_t shared = head / (m->heads / m->kv_heads) * m->head_dim;
-    const float *q = a->e->q + head * m->head_dim;
-    float *out = a->e->attended + head * m->head_dim, *score = a->e->scores + head * a->e->context;
-    const float scale = 1.0f / sqrtf((float)m->head_dim);
-    for (size_t p = 0; p <= a->position; p++) {
-        score[p] = dot_f32(a->keys + p * m->kv_dim + shared, q, m->head_dim) * scale;
-    }
-    softmax(score, a->position + 1);
-    memset(out, 0, m->head_dim * sizeof(float));
-    for (size_t p = 0; p <= a->position; p++) {
-        const float *v = a->values + p * m->kv_dim + shared;
-        for (size_t i = 0; i < m->head_dim; i++) {
-            out[i] += score[p] * v[i];
-        }
-    }
-}
-
-/* All of Q, K and V are there: put the new key and value to the others, and attend. */
-static inline void engine_attend(engine *e, float *kv, size_t position) {
-    const llama *m = e->model;
-    float *values = kv + e->context * m->kv_dim;
-    attention a = { e, kv, values, position };
-    for (size_t h = 0; h < m->heads; h++) {
-        rotate(e->q + h * m->head_dim, e->turn, m->rope_dim);
-    }
-    for (size_t h = 0; h < m->kv_heads; h++) {
-        rotate(e->k + h * m->head_dim, e->turn, m->rope_dim);
-    }
-    memcpy(kv + position * m->kv_dim, e->k, m->kv_dim * sizeof(float));
-    memcpy(values + position * m->kv_dim, e->v, m->kv_dim * sizeof(float));
-    team_run(&e->team, attention_head, &a, m->heads);
-}
-
-enum { SWIGLU_ITEM = 512 };
-
-static inline void swiglu_item(void *user, size_t item) {
-    const engine *e = (const engine *)user;
-    size_t first = item * SWIGLU_ITEM, rest = e->model->ffn - first;
-    swiglu(e->gate + first, e->up + first, rest < SWIGLU_ITEM ? rest : SWIGLU_ITEM);
+    e->does->begin(e);
 }
 
 /* What follows when the last rows of a matrix are done. */
-static inline void engine_finish(engine *e, const model_piece *p, float *kv, size_t position) {
+static inline void engine_finish(engine *e, const model_piece *p, spot kv, size_t position) {
     if (p->attends) {
-        engine_attend(e, kv, position);
+        e->does->attend(e, kv, position);
     } else if (p->role == ATTN_OUTPUT || p->role == FFN_DOWN) {
-        add(e->x, e->projected, e->model->dim);
+        e->does->add(e);
     } else if (p->role == FFN_UP) {
-        team_run(&e->team, swiglu_item, e, (e->model->ffn + SWIGLU_ITEM - 1) / SWIGLU_ITEM);
+        e->does->swiglu(e);
+    } else if (p->role == LOGITS) {
+        e->does->end(e);
     }
 }
 
 /* The next piece: its rows, its norm if it has one, and if it attends the keys and values of its
  * layer, for `context` positions each. */
-static inline void engine_piece(engine *e, const model_piece *p, const void *rows, const void *norm,
-                                float *kv, size_t position) {
+static inline void engine_piece(engine *e, const model_piece *p, spot rows, spot norm, spot kv,
+                                size_t position) {
     float *const out[LAYER_TENSORS + 1] = { NULL, e->q,    e->k,  e->v,         e->projected,
                                             NULL, e->gate, e->up, e->projected, e->logits };
     const float *from = p->role == ATTN_OUTPUT ? e->attended
                         : p->role == FFN_DOWN  ? e->gate
                                                : e->normed;
-    matrix m = matrix_of(p->tensor, rows);
-    m.rows = p->rows;
     if (p->norm != NULL) {
-        rms_norm(e->normed, e->x, matrix_of(p->norm, norm), e->model->epsilon);
+        e->does->norm(e, e->normed, e->x, p->norm, norm);
     }
-    if (p->first == 0) {
-        prepare(e->scratch, from, m.cols, m.type);
-    }
-    multiply(&e->team, out[p->role] + p->first, m, from, e->scratch);
+    e->does->multiply(e, out[p->role] + p->first, from, p, rows);
     if (p->first + p->rows == p->tensor->shape[1]) {
         engine_finish(e, p, kv, position);
     }

@@ -29,7 +29,7 @@
 #endif
 #include "../tensormem.h"
 
-#include "llama.h"
+#include "llama_device.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -189,6 +189,7 @@ enum { DEVICE, HOST, STORAGE, PROGRAM, PLACES }; /* the tiers, and plain memory 
 
 typedef struct step_record {
     double begin, pinned, computed, end; /* seconds since the run began */
+    double starved;                      /* seconds that a device had nothing to do, for bytes */
     uint64_t moved[PLACES][PLACES];      /* from, to */
     uint64_t used[STORAGE];              /* bytes on device and host afterwards */
 } step_record;
@@ -384,6 +385,7 @@ typedef struct budgets {
     int schedule;          /* 0: nothing is declared, and the engine is left with LRU */
     int direct;
     int pump_thread; /* 1: bytes move under the compute; 0: in tnm_pump between two steps */
+    const gpu_runtime *runtime; /* what computes; NULL: the CPU, on the device above */
 } budgets;
 
 typedef struct decode { /* what to compute, the same for every run */
@@ -402,6 +404,9 @@ typedef struct memory {
     uint64_t kv_bytes;
     tnm_ctx *ctx;
     device device;
+    gpu *gpu;        /* NULL: the device above, and the CPU computes */
+    uint64_t marked; /* the last fence behind what it was given to do */
+    double busy_at;  /* when it was last seen busy */
     tnm_backend file;
     const model_piece *piece; /* the steps after the first */
     size_t pieces;
@@ -423,7 +428,7 @@ typedef struct pinned_set {
     tnm_use use[SET_MAX];
     tnm_pinned pin[SET_MAX];
     int what[SET_MAX], count;
-    void *at[SET_MAX]; /* by what: WEIGHTS, NORM, KV (which the set lists as WRITE) */
+    spot at[SET_MAX]; /* by what: WEIGHTS, NORM, KV (which the set lists as WRITE) */
 } pinned_set;
 
 static size_t memory_period(const memory *m) {
@@ -563,6 +568,10 @@ static void memory_describe_tiers(memory *m, const budgets *b, tnm_tier_desc *ti
     all[DEVICE].budget_bytes = b->device;
     all[HOST].name = "host"; /* no backend: memory from malloc */
     all[HOST].budget_bytes = b->host;
+    if (m->gpu != NULL) {
+        all[DEVICE].backend = m->gpu->device;
+        all[HOST].backend = m->gpu->host;
+    }
     all[STORAGE].name = "storage";
     all[STORAGE].backend = m->file;
     all[STORAGE].spill_to = TNM_NOWHERE;
@@ -572,6 +581,21 @@ static void memory_describe_tiers(memory *m, const budgets *b, tnm_tier_desc *ti
         tier[i].segment_bytes = tier[i].budget_bytes == 0 ? 64u << 20 : 0;
         m->recorder->place[i] = first + i;
     }
+}
+
+static void memory_event(void *user, const tnm_event *e) {
+    recorder_event(((const memory *)user)->recorder, e);
+}
+
+/* What the device has done. Each look is also noted, to know how long it had nothing to do. */
+static uint64_t memory_passed(void *user, uint32_t queue, uint64_t wait_for) {
+    memory *m = (memory *)user;
+    uint64_t passed = m->gpu->runtime->passed(m->gpu, wait_for);
+    (void)queue;
+    if (passed < m->marked) {
+        m->busy_at = seconds_now();
+    }
+    return passed;
 }
 
 static int memory_create_tiers(memory *m, const budgets *b) {
@@ -591,17 +615,21 @@ static int memory_create_tiers(memory *m, const budgets *b) {
     desc.tier_count = b->tiers;
     desc.chunk_bytes = 1u << 20; /* staging is paid from the host's budget: a little will do */
     desc.staging_bytes = 4u << 20;
+    desc.staging_tier = HOST;
     desc.pump_thread = b->pump_thread;
-    desc.user = m->recorder;
-    desc.trace = recorder_event;
+    desc.user = m;
+    desc.trace = memory_event;
+    desc.passed = m->gpu != NULL ? memory_passed : NULL;
     r = tnm_create(&desc, &m->ctx);
     return r == TNM_OK ? 1 : refuse(&m->why, "tnm_create: %s", tnm_result_string(r));
 }
 
-static int memory_open(memory *m, const decode *d, size_t context, const budgets *b, recorder *r) {
+static int memory_open(memory *m, const decode *d, size_t context, const budgets *b, gpu *g,
+                       recorder *r) {
     const llama *model = d->model;
     memset(m, 0, sizeof(*m));
     m->model = model;
+    m->gpu = g;
     m->piece = d->piece;
     m->pieces = d->pieces;
     m->context = context;
@@ -669,9 +697,9 @@ static int memory_open_plain(memory *m, const decode *d, size_t context) {
 
 static void memory_pin_plain(const memory *m, size_t step, pinned_set *set) {
     const model_piece *p = &m->piece[step - 1];
-    set->at[WEIGHTS] = m->plain + piece_offset(p);
-    set->at[NORM] = p->norm != NULL ? m->plain + p->norm->offset : NULL;
-    set->at[KV] = p->attends ? m->plain_kv[p->layer] : NULL;
+    set->at[WEIGHTS].host = m->plain + piece_offset(p);
+    set->at[NORM].host = p->norm != NULL ? m->plain + p->norm->offset : NULL;
+    set->at[KV].host = p->attends ? m->plain_kv[p->layer] : NULL;
 }
 
 /* A refusal comes with its numbers. */
@@ -688,7 +716,27 @@ static int memory_explain(memory *m, const pinned_set *set, size_t step, tnm_res
                   tnm_result_string(result));
 }
 
-/* Step and pin: afterwards the set has the addresses of the step's tensors. */
+/* Where a pinned tensor is. Keys and values begin as zeros where the CPU computes: DISCARD shows
+ * undefined bytes. A device reads only what it has written. */
+static spot memory_spot(const memory *m, const tnm_pinned *pin, int is_new) {
+    spot at = { pin->host, pin->mem, pin->offset };
+    if (at.host == NULL && m->gpu == NULL) {
+        at.host = device_address(&m->device, pin->mem, pin->offset);
+    }
+    if (is_new && at.host != NULL) {
+        memset(at.host, 0, (size_t)m->kv_bytes);
+    }
+    return at;
+}
+
+/* The device had nothing to do since it was last seen busy, and now gets something. */
+static void memory_note_starved(memory *m) {
+    if (memory_passed(m, 0, 0) >= m->marked) {
+        m->recorder->step[recorder_at(m->recorder)].starved = seconds_now() - m->busy_at;
+    }
+}
+
+/* Step and pin: afterwards the set has the places of the step's tensors. */
 static int memory_enter(memory *m, size_t sweep, size_t step, pinned_set *set) {
     memset(set->at, 0, sizeof(set->at));
     set->count = 0;
@@ -710,28 +758,59 @@ static int memory_enter(memory *m, size_t sweep, size_t step, pinned_set *set) {
         return memory_explain(m, set, step, r);
     }
     for (int i = 0; i < set->count; i++) {
-        void *at = set->pin[i].host;
-        if (at == NULL) {
-            at = device_address(&m->device, set->pin[i].mem, set->pin[i].offset);
-        }
-        set->at[set->what[i]] = at;
-        if (set->what[i] == KV && sweep == 0) {
-            memset(at, 0, (size_t)m->kv_bytes); /* DISCARD shows undefined bytes */
-        }
+        int is_new = set->what[i] == KV && sweep == 0;
+        set->at[set->what[i]] = memory_spot(m, &set->pin[i], is_new);
+    }
+    if (m->gpu != NULL && step > 0) {
+        memory_note_starved(m);
     }
     return 1;
 }
 
-/* Unpin, then let the next steps' bytes move. */
+/* The fence behind what the device was given to do in this step; 0: there is none, the CPU is done
+ * when it says so. */
+static int memory_fence(memory *m, uint64_t *fence) {
+    *fence = 0;
+    if (m->gpu == NULL) {
+        return 1;
+    }
+    m->marked = m->gpu->why.text[0] != 0 ? 0 : m->gpu->runtime->mark(m->gpu);
+    m->busy_at = seconds_now();
+    *fence = TNM_FENCE(0, m->marked);
+    return m->marked != 0 ? 1 : refuse(&m->why, "%s", gpu_why(m->gpu));
+}
+
+/* Unpin, then let the next steps' bytes move: under what the device still has to do. */
 static int memory_leave(memory *m, pinned_set *set) {
+    uint64_t fence;
     if (m->plain != NULL) {
         return 1;
     }
-    tnm_result r = set->count == 0 ? TNM_OK : tnm_unpin(m->ctx, set->pin, set->count, 0);
+    if (!memory_fence(m, &fence)) {
+        (void)tnm_unpin(m->ctx, set->pin, set->count, 0);
+        return 0;
+    }
+    tnm_result r = set->count == 0 ? TNM_OK : tnm_unpin(m->ctx, set->pin, set->count, fence);
     if (r == TNM_OK && m->pump_bytes > 0) {
         r = tnm_pump(m->ctx, m->pump_bytes);
     }
     return r >= 0 ? 1 : refuse(&m->why, "unpin and pump: %s", tnm_result_string(r));
+}
+
+/* All is computed, the logits are there. Until then the next token's bytes move. */
+static int memory_settle(memory *m) {
+    tnm_result r = TNM_PENDING;
+    if (m->gpu == NULL) {
+        return 1;
+    }
+    while (r >= 0 && memory_passed(m, 0, r == TNM_OK ? m->marked : 0) < m->marked) {
+        r = tnm_wait(m->ctx);
+    }
+    if (r >= 0 && memory_passed(m, 0, 0) == UINT64_MAX) {
+        return refuse(&m->why, "the device is lost: %s", gpu_why(m->gpu));
+    }
+    m->busy_at = seconds_now();
+    return r >= 0 ? 1 : refuse(&m->why, "tnm_wait: %s", tnm_result_string(r));
 }
 
 /* Part of a tensor into plain memory, from wherever it is: one row of a large table. */
@@ -766,6 +845,8 @@ typedef struct run {
     float margin;           /* the closest the best token came to the second */
     double seconds;         /* of a sweep, after warm-up: computing, waiting for pins, pumping */
     double computing, waiting, pumping, reading; /* reading: storage was busy, by whatever thread */
+    double copying, starved; /* any copy was under way; a device had nothing to do, for bytes */
+    char device[64];         /* what computed; empty: the CPU */
     recorder recorder;
     tnm_tier_stats stats[STORAGE + 1];
     uint64_t device_peak; /* as the device counted */
@@ -804,8 +885,7 @@ static int run_step(engine *e, memory *m, size_t step, uint32_t token, size_t po
             return 0;
         }
     } else {
-        engine_piece(e, &m->piece[step - 1], set.at[WEIGHTS], set.at[NORM], (float *)set.at[KV],
-                     position);
+        engine_piece(e, &m->piece[step - 1], set.at[WEIGHTS], set.at[NORM], set.at[KV], position);
     }
     record->computed = recorder_now(m->recorder);
     return memory_leave(m, &set);
@@ -832,7 +912,7 @@ static int run_sweep(run *u, engine *e, memory *m, uint32_t token, size_t positi
         }
     }
     progress(u->name, position + 1, u->sweeps);
-    return 1;
+    return memory_settle(m);
 }
 
 static int run_tokens(run *u, const decode *d, engine *e, memory *m) {
@@ -854,15 +934,15 @@ static int run_tokens(run *u, const decode *d, engine *e, memory *m) {
     return 1;
 }
 
-/* How long copies from storage were under way, a sweep. Slices come in the order they ended: from
- * the last to the first each adds what lies before everything later. */
-static double run_reading(const run *u, double begin) {
+/* How long copies from a place (< 0: from any) were under way, a sweep. Slices come in the order
+ * they ended: from the last to the first each adds what lies before everything later. */
+static double run_busy(const run *u, double begin, int from_place) {
     const recorder *r = &u->recorder;
     double busy = 0.0, low = INFINITY;
     for (size_t i = r->slices; i > 0 && r->slice[i - 1].end > begin; i--) {
         const slice *s = &r->slice[i - 1];
         double from = s->begin > begin ? s->begin : begin, to = s->end < low ? s->end : low;
-        if (s->from == STORAGE) {
+        if (from_place < 0 || s->from == from_place) {
             busy += to > from ? to - from : 0.0;
             low = from < low ? from : low;
         }
@@ -878,8 +958,10 @@ static void run_account(run *u) {
         u->waiting += (s->pinned - s->begin) / sweeps;
         u->computing += (s->computed - s->pinned) / sweeps;
         u->pumping += (s->end - s->computed) / sweeps;
+        u->starved += s->starved / sweeps;
     }
-    u->reading = run_reading(u, u->recorder.step[u->warm_up * period].begin);
+    u->reading = run_busy(u, u->recorder.step[u->warm_up * period].begin, STORAGE);
+    u->copying = run_busy(u, u->recorder.step[u->warm_up * period].begin, -1);
 }
 
 static int run_measure(run *u, memory *m) {
@@ -900,13 +982,21 @@ static int run_read_factors(engine *e, memory *m) {
     return t == NULL || memory_read(m, t, m->factors, 0, e->rope_factors, t->bytes);
 }
 
+static int run_open_gpu(run *u, engine *e, gpu *g, const gpu_runtime *runtime) {
+    int good = gpu_open(g, runtime, e) || refuse(&u->why, "%s", g->why.text);
+    memcpy(u->device, g->name, sizeof(u->device));
+    return good;
+}
+
 /* `b` NULL: the plain program. 0 = failed: u->why. */
 static int run_decode(run *u, const char *name, const decode *d, const budgets *b,
                       int keep_slices) {
     engine e;
     memory m;
+    gpu g;
     memset(u, 0, sizeof(*u));
     memset(&m, 0, sizeof(m));
+    memset(&g, 0, sizeof(g));
     u->name = name;
     u->piece = d->piece;
     u->period = d->pieces + 1;
@@ -920,11 +1010,14 @@ static int run_decode(run *u, const char *name, const decode *d, const budgets *
     if (!good) {
         refuse(&u->why, "out of memory");
     } else {
-        good = b != NULL ? memory_open(&m, d, u->sweeps, b, &u->recorder)
-                         : memory_open_plain(&m, d, u->sweeps);
+        int computes = b != NULL && b->runtime != NULL;
+        good = (!computes || run_open_gpu(u, &e, &g, b->runtime)) &&
+               (b == NULL ? memory_open_plain(&m, d, u->sweeps)
+                          : memory_open(&m, d, u->sweeps, b, computes ? &g : NULL, &u->recorder));
         m.recorder = &u->recorder;
         good = good && run_read_factors(&e, &m) && run_tokens(u, d, &e, &m) && run_measure(u, &m);
         memory_close(&m);
+        gpu_close(&g);
         good = good && m.why.text[0] == 0;
         if (good) {
             run_account(u);
@@ -1024,6 +1117,30 @@ static void table_time(const run *u) {
     }
 }
 
+/* The share of the copies' time in which the device had something to do. */
+static double table_hidden(const run *u) {
+    double open = u->copying > 0.0 ? u->starved / u->copying : 0.0;
+    return open < 1.0 ? 1.0 - open : 0.0;
+}
+
+/* The same where a device computes: it is given work, and looked at when it needs more. */
+static void table_device(const run *u) {
+    double moved = run_moved(u, -1, DEVICE) + run_moved(u, DEVICE, -1);
+    printf("\n  %s: a token takes %.4f s on %s\n"
+           "  %.2f MiB come to it and go from it, copies are under way for %.4f s; it has nothing\n"
+           "  to do for %.4f s of that: %.0f %% is hidden\n",
+           u->name, u->seconds, u->device, moved / 1048576.0, u->copying, u->starved,
+           100.0 * table_hidden(u));
+}
+
+static void table_times(const run *u) {
+    if (u->device[0] != 0) {
+        table_device(u);
+    } else {
+        table_time(u);
+    }
+}
+
 static void table_print(const llama *m, const run *free_run, const run *tight, const budgets *b,
                         const bounds *least) {
     const int top = STORAGE + 1 - b->tiers;
@@ -1042,7 +1159,7 @@ static void table_print(const llama *m, const run *free_run, const run *tight, c
     table_edge("device -> host", free_run, tight, DEVICE, HOST, -1.0);
     table_edge("host -> storage", free_run, tight, HOST, STORAGE, -1.0);
     table_edge("storage -> program", free_run, tight, STORAGE, PROGRAM, -1.0);
-    table_time(tight);
+    table_times(tight);
     table_peaks(tight, b);
     printf("\n  A token reads N = %.2f MiB (weights of %.2f MiB, keys and values). %s\n"
            "  hold%s C = %.2f MiB%s, so at least N - C = %.2f MiB must come from storage.\n",
@@ -1439,6 +1556,7 @@ typedef struct options {
     uint64_t device_bytes, host_bytes; /* 0: by share */
     uint64_t tokens, threads, tiers, piece_bytes;
     int schedule, direct, check, once, pump_thread, help;
+    const gpu_runtime *runtime; /* NULL: sim */
     recipe recipe;
 } options;
 
@@ -1446,6 +1564,8 @@ static const char help_text[] =
     "usage: llm_stream [options]\n"
     "Decodes with a Llama model twice, without limits and with little memory, and compares.\n"
     "\n"
+    "  --backend B           sim: the CPU computes on a stand-in for a device (default); opencl,\n"
+    "                        cuda: the first device of that runtime computes\n"
     "  --model PATH          a GGUF file (F32, F16, BF16, Q8_0); default: one made for the demo\n"
     "  --prompt TEXT         what the model continues; default \"tensor\"\n"
     "  --tokens N            new tokens, 1 to 4096; default 16\n"
@@ -1538,6 +1658,16 @@ static int parse_policy(const char *text, options *o) {
     return o->schedule || strcmp(text, "lru") == 0;
 }
 
+static int parse_backend(const char *text, options *o) {
+    o->runtime = NULL;
+    for (size_t i = 0; i < sizeof(gpu_runtimes) / sizeof(gpu_runtimes[0]); i++) {
+        if (strcmp(text, gpu_runtimes[i]->name) == 0) {
+            o->runtime = gpu_runtimes[i];
+        }
+    }
+    return o->runtime != NULL || strcmp(text, "sim") == 0;
+}
+
 /* 1 = taken, 0 = a bad value, -1 = no such option. */
 static int parse_value(options *o, const char *name, const char *value) {
     const struct {
@@ -1585,6 +1715,7 @@ static int parse_value(options *o, const char *name, const char *value) {
            : strcmp(name, "--tiers") == 0   ? parse_number(value, 2, 3, &o->tiers)
            : strcmp(name, "--pump") == 0    ? parse_pump(value, o)
            : strcmp(name, "--policy") == 0  ? parse_policy(value, o)
+           : strcmp(name, "--backend") == 0 ? parse_backend(value, o)
            : strcmp(name, "--dtype") == 0   ? parse_type(value, &o->recipe.type)
                                             : -1;
 }
@@ -1673,6 +1804,12 @@ static int demo_prepare(demo *d) {
     if (strlen(o->prompt) > 4096) {
         return refuse(&d->why, "the prompt is longer than 4096 bytes");
     }
+    if (o->runtime != NULL && (o->tiers == 2 || o->pump_thread)) {
+        return refuse(&d->why,
+                      "--backend %s computes beside the program, on the fastest of three "
+                      "tiers: --pump calls, --tiers 3",
+                      o->runtime->name);
+    }
     uint64_t piece = o->piece_bytes != 0 ? o->piece_bytes : d->model.weight_bytes / 256;
     piece = o->piece_bytes == 0 && piece < PIECE_LEAST ? PIECE_LEAST : piece;
     d->prompt = (uint32_t *)malloc(room * sizeof(*d->prompt));
@@ -1701,6 +1838,7 @@ static int demo_prepare(demo *d) {
     d->budgets.host = demo_budget(o->host_bytes, o->host_share, d->model.weight_bytes);
     d->budgets.schedule = o->schedule;
     d->budgets.direct = o->direct;
+    d->budgets.runtime = o->runtime;
     d->least = bounds_of(&d->model, &d->budgets, d->decode.prompt_count + d->decode.new_count - 1);
     return 1;
 }
@@ -1730,8 +1868,13 @@ static void demo_print_text(const demo *d) {
 }
 
 static int demo_runs(demo *d) {
-    budgets none = d->budgets;
+    budgets none = d->budgets, cpu = d->budgets;
     none.device = none.host = 0;
+    cpu.runtime = NULL;
+    if (d->options.runtime != NULL && !d->options.check && !d->options.once &&
+        !run_decode(&d->plain, "cpu", &d->decode, &cpu, 0)) {
+        return refuse(&d->why, "run on the CPU: %s", d->plain.why.text);
+    }
     if (d->options.check && !run_decode(&d->plain, "plain", &d->decode, NULL, 0)) {
         return refuse(&d->why, "plain run: %s", d->plain.why.text);
     }
@@ -1757,12 +1900,34 @@ static int demo_pictures(demo *d) {
     return 1;
 }
 
+/* What a device adds to that line. Its sums are made in another order than the CPU's: with two
+ * tokens close to each other the better one may be another. */
+static void demo_print_device(const demo *d) {
+    const run *u = &d->limited;
+    size_t same = 0, count = d->decode.new_count;
+    while (d->plain.token != NULL && same < count && d->plain.token[same] == u->token[same]) {
+        same++;
+    }
+    printf(
+        " backend=%s moved_bytes_per_token=%.0f hidden=%.3f cpu_tokens=", d->options.runtime->name,
+        run_moved(u, -1, DEVICE) + run_moved(u, DEVICE, -1), table_hidden(u));
+    if (d->plain.token == NULL) {
+        printf("unchecked");
+    } else if (same == count) {
+        printf("same");
+    } else {
+        printf("other_from_%zu", same);
+    }
+}
+
 /* The line for machines. */
 static int demo_verdict(const demo *d) {
     const run *u = &d->limited;
-    int compared = !d->options.once || d->options.check;
-    int identical = (d->options.once || runs_agree(&d->unlimited, u, d->decode.new_count)) &&
-                    (!d->options.check || runs_agree(&d->plain, u, d->decode.new_count));
+    int computes = d->options.runtime != NULL;
+    int compared = !d->options.once || (d->options.check && !computes);
+    int identical =
+        (d->options.once || runs_agree(&d->unlimited, u, d->decode.new_count)) &&
+        (!d->options.check || computes || runs_agree(&d->plain, u, d->decode.new_count));
     int peak_ok = u->stats[DEVICE].peak_bytes <= d->budgets.device &&
                   u->stats[HOST].peak_bytes <= d->budgets.host &&
                   u->device_peak <= d->budgets.device;
@@ -1771,13 +1936,17 @@ static int demo_verdict(const demo *d) {
     double ratio = d->least.storage > 0.0 ? moved / d->least.storage : moved > 0.0 ? INFINITY : 1.0;
     printf("demo tokens=%zu identical=%s device_share=%.3f host_share=%.3f "
            "storage_bytes_per_token=%.0f optimum=%.0f ratio=%.3f peak_ok=%s "
-           "tokens_per_second=%.3f\n",
+           "tokens_per_second=%.3f",
            d->decode.new_count,
            !compared   ? "unchecked"
            : identical ? "yes"
                        : "no",
            (double)d->budgets.device / weights, (double)d->budgets.host / weights, moved,
            d->least.storage, ratio, peak_ok ? "yes" : "no", 1.0 / u->seconds);
+    if (computes) {
+        demo_print_device(d);
+    }
+    printf("\n");
     return identical && peak_ok ? 0 : EXIT_WRONG;
 }
 
@@ -1792,7 +1961,7 @@ static int demo_run(demo *d) {
     }
     demo_print_text(d);
     if (d->options.once) {
-        table_time(&d->limited);
+        table_times(&d->limited);
         table_peaks(&d->limited, &d->budgets);
     } else {
         table_print(m, &d->unlimited, &d->limited, &d->budgets, &d->least);
