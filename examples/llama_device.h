@@ -363,7 +363,7 @@ static inline int gpu_opencl_open(gpu *g) {
     (void)cl->api.GetDeviceInfo(device, GPU_CL_TYPE, sizeof(type), &type, NULL);
     (void)cl->api.GetDeviceInfo(device, GPU_CL_UNITS, sizeof(units), &units, NULL);
     g->width = g->width != 0 ? g->width : (type & GPU_CL_CPU) != 0 ? 1 : 64;
-    g->groups = units * ((type & GPU_CL_CPU) != 0 ? 4 : 32);
+    g->groups = units * ((type & GPU_CL_CPU) != 0 ? 1 : 32);
     tnm_opencl_backend(cl, &g->device);
     tnm_opencl_host(cl, &g->host);
     return gpu_opencl_find(g);

@@ -377,7 +377,7 @@ static void recorder_event(void *user, const tnm_event *e) {
  * file, at the bottom; the keys and values of a layer are a tensor like its weights, but written;
  * what a step wants is pinned on the fastest tier as one set. */
 
-enum { WEIGHTS, NORM, KV, SET_MAX, LANE = 0 };
+enum { WEIGHTS, NORM, KV, SET_MAX, LANE = 0, STEPS_AHEAD = 16 };
 
 typedef struct budgets {
     uint64_t device, host; /* 0 = unlimited */
@@ -736,6 +736,25 @@ static void memory_note_starved(memory *m) {
     }
 }
 
+/* Until the device has done all but the last `left` steps it was given, bytes move. A program that
+ * runs far ahead of its device holds all memory with pins that are not used yet, and nothing can be
+ * fetched before it is pinned. */
+static int memory_await(memory *m, uint64_t left) {
+    tnm_result r = TNM_PENDING;
+    uint64_t until = m->marked > left ? m->marked - left : 0, passed = UINT64_MAX;
+    while (m->gpu != NULL && r >= 0) {
+        passed = memory_passed(m, 0, r == TNM_OK ? until : 0); /* OK: nothing to move, sleep */
+        if (passed >= until) {
+            break;
+        }
+        r = tnm_wait(m->ctx);
+    }
+    if (m->gpu != NULL && passed == UINT64_MAX) {
+        return refuse(&m->why, "the device is lost: %s", gpu_why(m->gpu));
+    }
+    return r >= 0 ? 1 : refuse(&m->why, "tnm_wait: %s", tnm_result_string(r));
+}
+
 /* Step and pin: afterwards the set has the places of the step's tensors. */
 static int memory_enter(memory *m, size_t sweep, size_t step, pinned_set *set) {
     memset(set->at, 0, sizeof(set->at));
@@ -745,6 +764,9 @@ static int memory_enter(memory *m, size_t sweep, size_t step, pinned_set *set) {
             memory_pin_plain(m, step, set);
         }
         return 1;
+    }
+    if (!memory_await(m, STEPS_AHEAD)) {
+        return 0;
     }
     set->count = memory_uses(m, step, sweep == 0, set->use, set->what);
     tnm_result r = TNM_OK;
@@ -795,22 +817,6 @@ static int memory_leave(memory *m, pinned_set *set) {
         r = tnm_pump(m->ctx, m->pump_bytes);
     }
     return r >= 0 ? 1 : refuse(&m->why, "unpin and pump: %s", tnm_result_string(r));
-}
-
-/* All is computed, the logits are there. Until then the next token's bytes move. */
-static int memory_settle(memory *m) {
-    tnm_result r = TNM_PENDING;
-    if (m->gpu == NULL) {
-        return 1;
-    }
-    while (r >= 0 && memory_passed(m, 0, r == TNM_OK ? m->marked : 0) < m->marked) {
-        r = tnm_wait(m->ctx);
-    }
-    if (r >= 0 && memory_passed(m, 0, 0) == UINT64_MAX) {
-        return refuse(&m->why, "the device is lost: %s", gpu_why(m->gpu));
-    }
-    m->busy_at = seconds_now();
-    return r >= 0 ? 1 : refuse(&m->why, "tnm_wait: %s", tnm_result_string(r));
 }
 
 /* Part of a tensor into plain memory, from wherever it is: one row of a large table. */
@@ -912,7 +918,11 @@ static int run_sweep(run *u, engine *e, memory *m, uint32_t token, size_t positi
         }
     }
     progress(u->name, position + 1, u->sweeps);
-    return memory_settle(m);
+    if (!memory_await(m, 0)) { /* the logits are there */
+        return 0;
+    }
+    m->busy_at = seconds_now();
+    return 1;
 }
 
 static int run_tokens(run *u, const decode *d, engine *e, memory *m) {
