@@ -1,0 +1,189 @@
+/* test_llm_device.c - examples/llama_device.h: with little memory and without limits a device gives
+ * the same logits, and the tokens of the CPU; what fails on it is said, and nothing is lost. */
+/* needs: -lm -pthread */
+#if !defined(_POSIX_C_SOURCE)
+#    define _POSIX_C_SOURCE 200809L
+#endif
+#define LLM_STREAM_NO_MAIN
+#include "../examples/llm_stream.c"
+#include "check.h"
+
+#if defined(__has_feature)
+#    if __has_feature(thread_sanitizer)
+#        define UNDER_TSAN
+#    endif
+#elif defined(__SANITIZE_THREAD__)
+#    define UNDER_TSAN
+#endif
+
+/* The runtime and its compiler keep what they made until the process ends. */
+const char *__lsan_default_suppressions(void);
+const char *__lsan_default_suppressions(void) {
+    return "leak:libpocl\nleak:libOpenCL\nleak:libLLVM\nleak:libclang\nleak:libhwloc\n";
+}
+
+static const recipe small_recipe = { 6, 128, 256, 4, 2, GGUF_TYPE_F32, 7 };
+static gpu_runtime runtime;  /* OpenCL, changed by a test */
+static long launches_before; /* one fails; -1 = none */
+
+static const char *missing(void) { /* NULL = there is a device */
+    static char why[200];
+    tnm_opencl_desc first;
+    tnm_opencl *cl = NULL;
+#if defined(UNDER_TSAN)
+    return "the runtime's threads are not the sanitizer's";
+#elif defined(TENSORMEM_VALGRIND)
+    return "the runtime compiles for a processor that valgrind does not know";
+#endif
+    memset(&first, 0, sizeof(first));
+    tnm_result r = tnm_opencl_open(&first, &cl);
+    snprintf(why, sizeof(why), "no OpenCL: %s", tnm_opencl_error(NULL));
+    tnm_opencl_close(cl);
+    return r == TNM_OK ? NULL : why;
+}
+
+#define NEED_A_DEVICE(name)                                                                        \
+    if (missing() != NULL) {                                                                       \
+        SKIP(name, missing());                                                                     \
+        return;                                                                                    \
+    }
+
+static void quiet(const char *what, uint64_t done, uint64_t total) {
+    (void)what, (void)done, (void)total;
+}
+
+static int prepared(demo *d, uint32_t type) { /* a small model of this type, to run on `runtime` */
+    static char name[] = "llm_stream", *argv[] = { name };
+    recipe r = small_recipe;
+    r.type = type;
+    memset(d, 0, sizeof(*d));
+    d->path = "build/test_llm_device.gguf";
+    if (!write_model(d->path, &r, quiet, &d->why) ||
+        !parse_options(&d->options, 1, argv, &d->why)) {
+        return 0;
+    }
+    d->options.tokens = 10;
+    d->options.trace = "build/test_llm_device.json";
+    d->options.picture = "build/test_llm_device.svg";
+    d->options.runtime = &runtime;
+    return demo_prepare(d);
+}
+
+/* The sums differ in their last bits. Where the best token is further ahead than that can matter,
+ * it is the CPU's; in Q8_0 and BF16 a last bit can round a value to one far away. */
+static void streams(uint32_t type, float clear) {
+    demo *d = (demo *)calloc(1, sizeof(*d));
+    CHECK(d != NULL && prepared(d, type));
+    CHECK_EQ(demo_run(d), 0);
+    CHECK(runs_agree(&d->unlimited, &d->limited, d->decode.new_count));
+    CHECK(run_moved(&d->limited, HOST, DEVICE) > 0.0);
+    CHECK_EQ(run_moved(&d->unlimited, HOST, DEVICE), 0.0);
+    for (size_t i = 0; d->limited.margin > clear && i < d->decode.new_count; i++) {
+        CHECK_EQ(d->limited.token[i], d->plain.token[i]);
+    }
+    CHECK(d->limited.margin > clear || (type != GGUF_TYPE_F32 && type != GGUF_TYPE_F16));
+    CHECK(d->why.text[0] == 0);
+    demo_close(d);
+    free(d);
+}
+
+TEST(limited_and_unlimited_agree) {
+    NEED_A_DEVICE("limited_and_unlimited_agree")
+    runtime = gpu_opencl;
+    streams(GGUF_TYPE_Q8_0, 0.2f);
+    streams(GGUF_TYPE_F32, 0.01f);
+    streams(GGUF_TYPE_F16, 0.01f);
+    streams(GGUF_TYPE_BF16, 0.1f);
+}
+
+static int open_wide(gpu *g) {
+    g->width = 64;
+    return gpu_opencl.open(g);
+}
+
+TEST(groups_of_many_lanes_agree) { /* as on a GPU */
+    NEED_A_DEVICE("groups_of_many_lanes_agree")
+    runtime = gpu_opencl;
+    runtime.open = open_wide;
+    streams(GGUF_TYPE_Q8_0, 0.2f);
+    streams(GGUF_TYPE_F32, 0.01f);
+    streams(GGUF_TYPE_F16, 0.01f);
+}
+
+static int failing_launch(gpu *g, int kernel, uint32_t groups, uint64_t mem, const gpu_job *job) {
+    if (launches_before-- == 0) {
+        return refuse(&g->why, "a launch was refused");
+    }
+    return gpu_opencl.launch(g, kernel, groups, mem, job);
+}
+
+static uint64_t failing_mark(gpu *g) {
+    return launches_before-- == 0 ? 0 : gpu_opencl.mark(g);
+}
+
+static uint64_t dead(gpu *g, uint64_t wait_for) {
+    (void)g, (void)wait_for;
+    return UINT64_MAX;
+}
+
+static void fails(const char *said) {
+    demo *d = (demo *)calloc(1, sizeof(*d));
+    CHECK(d != NULL && prepared(d, GGUF_TYPE_Q8_0));
+    d->options.once = 1;
+    CHECK_EQ(demo_run(d), EXIT_WRONG);
+    CHECK(strstr(d->why.text, said) != NULL);
+    demo_close(d);
+    free(d);
+}
+
+TEST(what_fails_is_said) {
+    NEED_A_DEVICE("what_fails_is_said")
+    for (long n = 0; n < 800; n += 97) {
+        runtime = gpu_opencl;
+        runtime.launch = failing_launch;
+        launches_before = n;
+        fails("a launch was refused");
+    }
+    runtime = gpu_opencl;
+    runtime.mark = failing_mark;
+    launches_before = 40;
+    fails("limited run: ");
+    runtime = gpu_opencl;
+    runtime.passed = dead;
+    fails("lost");
+    runtime = gpu_opencl;
+    runtime.words = "this is no kernel\n";
+    fails("cannot build the kernels");
+}
+
+static int program(const char *option, const char *value, const char *more, const char *its_value) {
+    char *argv[] = { (char *)(uintptr_t) "llm_stream",
+                     (char *)(uintptr_t) "--model",
+                     (char *)(uintptr_t) "build/test_llm_device.gguf",
+                     (char *)(uintptr_t)option,
+                     (char *)(uintptr_t)value,
+                     (char *)(uintptr_t)more,
+                     (char *)(uintptr_t)its_value };
+    return llm_stream_main(7, argv);
+}
+
+TEST(the_command_line_is_checked) {
+    message why = { "" };
+    CHECK(write_model("build/test_llm_device.gguf", &small_recipe, quiet, &why));
+    CHECK_EQ(program("--backend", "abacus", "--tokens", "1"), EXIT_INPUT);
+    CHECK_EQ(program("--backend", "opencl", "--tiers", "2"), EXIT_INPUT);
+#if defined(TENSORMEM_THREADS)
+    CHECK_EQ(program("--backend", "opencl", "--pump", "thread"), EXIT_INPUT);
+#endif
+}
+
+int main(void) {
+    RUN(the_command_line_is_checked);
+    RUN(limited_and_unlimited_agree);
+    RUN(groups_of_many_lanes_agree);
+    RUN(what_fails_is_said);
+    remove("build/test_llm_device.gguf");
+    remove("build/test_llm_device.json");
+    remove("build/test_llm_device.svg");
+    return check_done();
+}
