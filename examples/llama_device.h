@@ -12,6 +12,7 @@
 #ifndef LLAMA_DEVICE_H
 #define LLAMA_DEVICE_H
 
+#include "backends/cuda.h"
 #include "backends/opencl.h"
 #include "llama.h"
 
@@ -23,7 +24,7 @@ typedef struct gpu_job { /* of a kernel: places in the floats, and where the ten
 } gpu_job;
 
 #define GPU_KERNELS(X)                                                                             \
-    X(norm) X(quantize) X(round_like) X(multiply) X(turn) X(keep) X(attend) X(swiglu) X(add)
+    X(rms_norm) X(quantize) X(round_like) X(multiply) X(turn) X(keep) X(attend) X(swiglu) X(add)
 
 enum gpu_kernel {
 #define GPU_NUMBER(name) GPU_##name,
@@ -121,7 +122,7 @@ FUNCTION float most_of(LOCAL float *lane, float mine) {
     return most;
 }
 
-KERNEL norm(GLOBAL float *f, GLOBAL uchar *w, job j) {
+KERNEL rms_norm(GLOBAL float *f, GLOBAL uchar *w, job j) {
     LOCAL float lane[WIDTH];
     GLOBAL const float *weight = (GLOBAL const float *)(w + j.at);
     float sum = 0;
@@ -291,6 +292,7 @@ struct gpu {
     const gpu_runtime *runtime;
     union {
         tnm_opencl *opencl;
+        tnm_cuda *cuda;
     } rt;
     tnm_backend device, host; /* the tiers it wants */
     uint32_t width, groups;   /* lanes that make a sum; groups that keep it busy */
@@ -450,6 +452,233 @@ static const gpu_runtime gpu_opencl = { "opencl",         gpu_opencl_words,  gpu
                                         gpu_opencl_read,  gpu_opencl_mark,   gpu_opencl_passed,
                                         gpu_opencl_error, gpu_opencl_close };
 
+/* ---- CUDA ----------------------------------------------------------------------------------- */
+
+#define GPU_NVRTC_CALLS(X)                                                                         \
+    X(nvrtcCreateProgram, (void **, const char *, const char *, int, const void *, const void *))  \
+    X(nvrtcCompileProgram, (void *, int, const char *const *))                                     \
+    X(nvrtcGetProgramLogSize, (void *, size_t *))                                                  \
+    X(nvrtcGetProgramLog, (void *, char *))                                                        \
+    X(nvrtcGetPTXSize, (void *, size_t *))                                                         \
+    X(nvrtcGetPTX, (void *, char *))                                                               \
+    X(nvrtcDestroyProgram, (void **))
+
+#define GPU_CUDA_CALLS(X)                                                                          \
+    X(cuModuleLoadData, (void **, const void *))                                                   \
+    X(cuModuleUnload, (void *))                                                                    \
+    X(cuModuleGetFunction, (void **, void *, const char *))                                        \
+    X(cuDeviceGetName, (char *, int, int))                                                         \
+    X(cuLaunchKernel, (void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,         \
+                       unsigned, void *, void **, void **))
+
+typedef struct gpu_cuda_calls {
+#define GPU_MEMBER(name, parameters) int(TNM_CUDA_API * name) parameters;
+    GPU_NVRTC_CALLS(GPU_MEMBER)
+    GPU_CUDA_CALLS(GPU_MEMBER)
+#undef GPU_MEMBER
+} gpu_cuda_calls;
+
+enum { GPU_CU_MULTIPROCESSORS = 16, GPU_CU_MAJOR = 75, GPU_CU_MINOR = 76 };
+
+/* The compiler comes with the toolkit, not with the driver. */
+static inline void *gpu_nvrtc_library(void) {
+    static const char *const names[] = {
+        "libnvrtc.so.13", "libnvrtc.so.12",    "libnvrtc.so.11.2",
+        "libnvrtc.so",    "nvrtc64_130_0.dll", "nvrtc64_120_0.dll"
+    };
+    void *library = NULL;
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]) && library == NULL; i++) {
+        library = tnm_cuda_library(names[i]);
+    }
+    return library;
+}
+
+static inline int gpu_cuda_find(gpu *g) {
+    void *nvrtc = gpu_nvrtc_library(), *driver = tnm_cuda_library(NULL), *at;
+    gpu_cuda_calls *c = (gpu_cuda_calls *)calloc(1, sizeof(*c));
+    g->calls = c;
+    if (c == NULL) {
+        return refuse(&g->why, "out of memory");
+    }
+    if (nvrtc == NULL) {
+        return refuse(&g->why, "NVRTC, which compiles the kernels, is not there: install the CUDA "
+                               "toolkit, or its libnvrtc (libnvrtc.so.12)");
+    }
+#define GPU_FIND_IN(library, name)                                                                 \
+    at = tnm_cuda_symbol(library, #name);                                                          \
+    if (at == NULL) {                                                                              \
+        return refuse(&g->why, "there is no %s in the CUDA libraries", #name);                     \
+    }                                                                                              \
+    memcpy(&c->name, &at, sizeof(at));
+#define GPU_FIND(name, parameters) GPU_FIND_IN(nvrtc, name)
+    GPU_NVRTC_CALLS(GPU_FIND)
+#undef GPU_FIND
+#define GPU_FIND(name, parameters) GPU_FIND_IN(driver, name)
+    GPU_CUDA_CALLS(GPU_FIND)
+#undef GPU_FIND
+#undef GPU_FIND_IN
+    return 1;
+}
+
+static inline int gpu_cuda_open(gpu *g) {
+    tnm_cuda_desc first;
+    int units = 1;
+    memset(&first, 0, sizeof(first));
+    if (tnm_cuda_open(&first, &g->rt.cuda) != TNM_OK) {
+        return refuse(&g->why, "%s", tnm_cuda_error(NULL));
+    }
+    tnm_cuda *rt = g->rt.cuda;
+    tnm_cuda_backend(rt, &g->device);
+    tnm_cuda_host(rt, &g->host);
+    if (!gpu_cuda_find(g)) {
+        return 0;
+    }
+    const gpu_cuda_calls *c = (const gpu_cuda_calls *)g->calls;
+    (void)rt->cu.attribute(&units, GPU_CU_MULTIPROCESSORS, rt->device);
+    if (c->cuDeviceGetName(g->name, (int)sizeof(g->name), rt->device) != 0) {
+        snprintf(g->name, sizeof(g->name), "a CUDA device");
+    }
+    g->width = g->width != 0 ? g->width : 64;
+    g->groups = (uint32_t)units * 32;
+    return 1;
+}
+
+/* All texts in one, as NVRTC takes them; the caller's to free. */
+static inline char *gpu_cuda_join(const char *const *text, uint32_t texts) {
+    size_t bytes = 1;
+    for (uint32_t i = 0; i < texts; i++) {
+        bytes += strlen(text[i]) + 1;
+    }
+    char *all = (char *)calloc(bytes, 1);
+    for (uint32_t i = 0; all != NULL && i < texts; i++) {
+        size_t at = strlen(all);
+        snprintf(all + at, bytes - at, "%s\n", text[i]);
+    }
+    return all;
+}
+
+/* To PTX for this device; the caller's to free. */
+static inline char *gpu_cuda_compile(gpu *g, const char *text) {
+    const gpu_cuda_calls *c = (const gpu_cuda_calls *)g->calls;
+    char architecture[48], *out = NULL;
+    const char *const options[] = { architecture };
+    void *program = NULL;
+    size_t bytes = 0;
+    int major = 7, minor = 0;
+    (void)g->rt.cuda->cu.attribute(&major, GPU_CU_MAJOR, g->rt.cuda->device);
+    (void)g->rt.cuda->cu.attribute(&minor, GPU_CU_MINOR, g->rt.cuda->device);
+    snprintf(architecture, sizeof(architecture), "--gpu-architecture=compute_%d%d", major, minor);
+    int code = c->nvrtcCreateProgram(&program, text, "llama_device.cu", 0, NULL, NULL);
+    if (code == 0) {
+        code = c->nvrtcCompileProgram(program, 1, options);
+        int size = code == 0 ? c->nvrtcGetPTXSize(program, &bytes)
+                             : c->nvrtcGetProgramLogSize(program, &bytes);
+        out = size == 0 ? (char *)calloc(bytes + 1, 1) : NULL;
+        if (out != NULL) {
+            (void)(code == 0 ? c->nvrtcGetPTX(program, out) : c->nvrtcGetProgramLog(program, out));
+        }
+        (void)c->nvrtcDestroyProgram(&program);
+    }
+    if (code != 0) {
+        refuse(&g->why, "NVRTC cannot build the kernels (%d) %.300s", code, out != NULL ? out : "");
+        free(out);
+        out = NULL;
+    }
+    return out;
+}
+
+/* Every call below wants the device's context to be this thread's. */
+static inline int gpu_cuda_check(gpu *g, int code, const char *what) {
+    return code == 0 ? 1 : refuse(&g->why, "CUDA: %s failed with %d", what, code);
+}
+
+static inline int gpu_cuda_load(gpu *g, const char *ptx) {
+    const gpu_cuda_calls *c = (const gpu_cuda_calls *)g->calls;
+    int code = tnm_cuda_enter(g->rt.cuda);
+    if (!gpu_cuda_check(g, code, "entering the context")) {
+        return 0;
+    }
+    code = c->cuModuleLoadData(&g->module, ptx);
+    for (int i = 0; i < GPU_KERNEL_COUNT && code == 0; i++) {
+        code = c->cuModuleGetFunction(&g->kernel[i], g->module, gpu_kernel_name[i]);
+    }
+    tnm_cuda_leave(g->rt.cuda);
+    return gpu_cuda_check(g, code, "loading the kernels");
+}
+
+static inline int gpu_cuda_build(gpu *g, const char *const *text, uint32_t texts) {
+    char *all = gpu_cuda_join(text, texts), *ptx = all != NULL ? gpu_cuda_compile(g, all) : NULL;
+    int good = ptx != NULL && gpu_cuda_load(g, ptx);
+    free(all);
+    free(ptx);
+    return good ? 1 : refuse(&g->why, "out of memory");
+}
+
+static inline int gpu_cuda_launch(gpu *g, int kernel, uint32_t groups, uint64_t mem,
+                                  const gpu_job *job) {
+    const gpu_cuda_calls *c = (const gpu_cuda_calls *)g->calls;
+    tnm_cuda_ptr floats = (tnm_cuda_ptr)g->floats, tensor = (tnm_cuda_ptr)mem;
+    gpu_job its = *job;
+    void *arguments[] = { &floats, &tensor, &its };
+    int code = tnm_cuda_enter(g->rt.cuda);
+    if (code == 0) {
+        code = c->cuLaunchKernel(g->kernel[kernel], groups, 1, 1, g->width, 1, 1, 0,
+                                 tnm_cuda_queue(g->rt.cuda, 0), arguments, NULL);
+        tnm_cuda_leave(g->rt.cuda);
+    }
+    return gpu_cuda_check(g, code, gpu_kernel_name[kernel]);
+}
+
+/* The engine's floats are pageable: the driver has taken what is written when it returns, and
+ * waits for what is read. */
+static inline int gpu_cuda_write(gpu *g, uint64_t offset, const void *from, size_t bytes) {
+    tnm_cuda *rt = g->rt.cuda;
+    int code = tnm_cuda_enter(rt);
+    if (code == 0) {
+        code =
+            rt->cu.copy_up((tnm_cuda_ptr)(g->floats + offset), from, bytes, tnm_cuda_queue(rt, 0));
+        tnm_cuda_leave(rt);
+    }
+    return gpu_cuda_check(g, code, "cuMemcpyHtoDAsync");
+}
+
+static inline int gpu_cuda_read(gpu *g, uint64_t offset, void *to, size_t bytes) {
+    tnm_cuda *rt = g->rt.cuda;
+    int code = tnm_cuda_enter(rt);
+    if (code == 0) {
+        code =
+            rt->cu.copy_down(to, (tnm_cuda_ptr)(g->floats + offset), bytes, tnm_cuda_queue(rt, 0));
+        tnm_cuda_leave(rt);
+    }
+    return gpu_cuda_check(g, code, "cuMemcpyDtoHAsync");
+}
+
+static inline uint64_t gpu_cuda_mark(gpu *g) {
+    return tnm_cuda_mark(g->rt.cuda, 0);
+}
+
+static inline uint64_t gpu_cuda_passed(gpu *g, uint64_t wait_for) {
+    return tnm_cuda_passed(g->rt.cuda, 0, wait_for);
+}
+
+static inline const char *gpu_cuda_error(const gpu *g) {
+    return tnm_cuda_error(g->rt.cuda);
+}
+
+static inline void gpu_cuda_close(gpu *g) {
+    const gpu_cuda_calls *c = (const gpu_cuda_calls *)g->calls;
+    if (g->module != NULL && tnm_cuda_enter(g->rt.cuda) == 0) {
+        (void)c->cuModuleUnload(g->module);
+        tnm_cuda_leave(g->rt.cuda);
+    }
+    tnm_cuda_close(g->rt.cuda);
+}
+
+static const gpu_runtime gpu_cuda = { "cuda",         gpu_cuda_words,  gpu_cuda_open,
+                                      gpu_cuda_build, gpu_cuda_launch, gpu_cuda_write,
+                                      gpu_cuda_read,  gpu_cuda_mark,   gpu_cuda_passed,
+                                      gpu_cuda_error, gpu_cuda_close };
+
 /* ---- operations -----------------------------------------------------------------------------
  * A failure is noted, and what follows does nothing: look at g->why after a step. */
 
@@ -500,7 +729,7 @@ static inline void gpu_norm(engine *e, float *out, const float *x, const gguf_te
                             spot weight) {
     gpu_job job = gpu_job_of(e, out, x, (size_t)t->shape[0]);
     job.at = weight.offset;
-    gpu_launch((gpu *)e->device, GPU_norm, 1, weight.mem, job);
+    gpu_launch((gpu *)e->device, GPU_rms_norm, 1, weight.mem, job);
 }
 
 static inline void gpu_multiply(engine *e, float *out, const float *x, const model_piece *p,
@@ -555,7 +784,7 @@ static const operations gpu_operations = { gpu_begin,  gpu_norm, gpu_multiply, g
 
 /* ---- open and close ------------------------------------------------------------------------- */
 
-static const gpu_runtime *const gpu_runtimes[] = { &gpu_opencl };
+static const gpu_runtime *const gpu_runtimes[] = { &gpu_opencl, &gpu_cuda };
 
 /* One sentence on what failed. */
 static inline const char *gpu_why(const gpu *g) {

@@ -156,6 +156,63 @@ TEST(what_fails_is_said) {
     fails("cannot build the kernels");
 }
 
+/* What NVRTC knows without being told. */
+static const char cuda_of_clang[] =
+    "#define __global__ __attribute__((global))\n"
+    "#define __device__ __attribute__((device))\n"
+    "#define __shared__ __attribute__((shared))\n"
+    "#define __launch_bounds__(n) __attribute__((launch_bounds(n)))\n"
+    "struct place { unsigned x; };\n"
+    "extern \"C\" __device__ place threadIdx, blockIdx, gridDim;\n"
+    "extern \"C\" __device__ float expf(float), sqrtf(float), fabsf(float);\n"
+    "extern \"C\" __device__ float __uint_as_float(unsigned);\n"
+    "extern \"C\" __device__ unsigned __float_as_uint(float);\n";
+
+static int keep_text(gpu *g, const char *const *text, uint32_t texts) {
+    FILE *f = fopen("build/test_llm_device.cu", "w");
+    CHECK(f != NULL && fputs(cuda_of_clang, f) >= 0);
+    for (uint32_t i = 0; f != NULL && i < texts; i++) {
+        CHECK(fputs(text[i], f) >= 0 && fputs("\n", f) >= 0);
+    }
+    CHECK(f != NULL && fclose(f) == 0);
+    return refuse(&g->why, "that was all");
+}
+
+static int open_none(gpu *g) {
+    g->width = 64;
+    g->groups = 64;
+    return 1;
+}
+
+static void close_none(gpu *g) {
+    (void)g;
+}
+
+#define CLANG_PTX "clang -x cuda --cuda-device-only --cuda-gpu-arch=sm_70 -nocudainc -nocudalib "
+
+TEST(the_kernels_are_cuda_too) { /* there is nobody to run them here */
+    if (system("echo 'int x;' | " CLANG_PTX "-S -o /dev/null - >/dev/null 2>&1") != 0) {
+        SKIP("the_kernels_are_cuda_too", "no clang that compiles for a GPU");
+        return;
+    }
+    runtime = gpu_cuda;
+    runtime.open = open_none;
+    runtime.build = keep_text;
+    runtime.close = close_none;
+    fails("that was all");
+    CHECK_EQ(system(CLANG_PTX "-Wno-unknown-cuda-version -Werror -O2 -S "
+                              "-o build/test_llm_device.ptx build/test_llm_device.cu"),
+             0);
+    for (int i = 0; i < GPU_KERNEL_COUNT; i++) {
+        char command[120];
+        snprintf(command, sizeof(command), "grep -q '.entry %s($' build/test_llm_device.ptx",
+                 gpu_kernel_name[i]);
+        CHECK_EQ(system(command), 0);
+    }
+    remove("build/test_llm_device.cu");
+    remove("build/test_llm_device.ptx");
+}
+
 static int program(const char *option, const char *value, const char *more, const char *its_value) {
     char *argv[] = { (char *)(uintptr_t) "llm_stream",
                      (char *)(uintptr_t) "--model",
@@ -182,6 +239,7 @@ int main(void) {
     RUN(limited_and_unlimited_agree);
     RUN(groups_of_many_lanes_agree);
     RUN(what_fails_is_said);
+    RUN(the_kernels_are_cuda_too);
     remove("build/test_llm_device.gguf");
     remove("build/test_llm_device.json");
     remove("build/test_llm_device.svg");
