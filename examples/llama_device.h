@@ -46,6 +46,7 @@ static const char gpu_opencl_words[] =
     "#define FUNCTION\n"
     "#define GLOBAL __global\n"
     "#define LOCAL __local\n"
+    "#define NEAR __local\n" /* what points there */
     "#define GROUP ((uint)get_group_id(0))\n"
     "#define GROUPS ((uint)get_num_groups(0))\n"
     "#define LANE ((uint)get_local_id(0))\n"
@@ -67,6 +68,7 @@ static const char gpu_cuda_words[] =
     "#define FUNCTION static __device__\n"
     "#define GLOBAL\n"
     "#define LOCAL __shared__\n"
+    "#define NEAR\n"
     "#define GROUP blockIdx.x\n"
     "#define GROUPS gridDim.x\n"
     "#define LANE threadIdx.x\n"
@@ -101,7 +103,7 @@ typedef struct job {
     uint out, x, y, rows, cols, type, position, unused;
 } job;
 
-FUNCTION float sum_of(LOCAL float *lane, float mine) {
+FUNCTION float sum_of(NEAR float *lane, float mine) {
     lane[LANE] = mine;
     MEET;
     for (uint apart = WIDTH / 2; apart > 0; apart /= 2) {
@@ -113,7 +115,7 @@ FUNCTION float sum_of(LOCAL float *lane, float mine) {
     return sum;
 }
 
-FUNCTION float most_of(LOCAL float *lane, float mine) {
+FUNCTION float most_of(NEAR float *lane, float mine) {
     lane[LANE] = mine;
     MEET;
     float most = lane[0];
@@ -238,7 +240,7 @@ KERNEL keep(GLOBAL float *f, GLOBAL uchar *w, job j) {
     }
 }
 
-FUNCTION void attend_head(GLOBAL float *f, GLOBAL uchar *w, job j, uint head, LOCAL float *lane) {
+FUNCTION void attend_head(GLOBAL float *f, GLOBAL uchar *w, job j, uint head, NEAR float *lane) {
     GLOBAL const float *key = (GLOBAL const float *)(w + j.at) + head / SHARED * HEAD_DIM;
     GLOBAL const float *value = key + (ulong)CONTEXT * KV_DIM;
     GLOBAL const float *q = f + j.x + head * HEAD_DIM;
@@ -493,31 +495,26 @@ static inline void *gpu_nvrtc_library(void) {
     return library;
 }
 
-static inline int gpu_cuda_find(gpu *g) {
-    void *nvrtc = gpu_nvrtc_library(), *driver = tnm_cuda_library(NULL), *at;
-    gpu_cuda_calls *c = (gpu_cuda_calls *)calloc(1, sizeof(*c));
-    g->calls = c;
-    if (c == NULL) {
-        return refuse(&g->why, "out of memory");
-    }
-    if (nvrtc == NULL) {
+static inline int gpu_cuda_find(gpu *g, void *library, void *out, const char *name) {
+    void *at = tnm_cuda_symbol(library, name);
+    memcpy(out, &at, sizeof(at));
+    return at != NULL ? 1 : refuse(&g->why, "there is no %s in the CUDA libraries", name);
+}
+
+static inline int gpu_nvrtc_load(gpu *g, gpu_cuda_calls *c) {
+    void *library = gpu_nvrtc_library();
+    if (library == NULL) {
         return refuse(&g->why, "NVRTC, which compiles the kernels, is not there: install the CUDA "
                                "toolkit, or its libnvrtc (libnvrtc.so.12)");
     }
-#define GPU_FIND_IN(library, name)                                                                 \
-    at = tnm_cuda_symbol(library, #name);                                                          \
-    if (at == NULL) {                                                                              \
-        return refuse(&g->why, "there is no %s in the CUDA libraries", #name);                     \
-    }                                                                                              \
-    memcpy(&c->name, &at, sizeof(at));
-#define GPU_FIND(name, parameters) GPU_FIND_IN(nvrtc, name)
-    GPU_NVRTC_CALLS(GPU_FIND)
+#define GPU_FIND(name, parameters) gpu_cuda_find(g, library, &c->name, #name) &&
+    return GPU_NVRTC_CALLS(GPU_FIND) 1;
+}
+
+static inline int gpu_cuda_load(gpu *g, gpu_cuda_calls *c) {
+    void *library = tnm_cuda_library(NULL);
+    return GPU_CUDA_CALLS(GPU_FIND) 1;
 #undef GPU_FIND
-#define GPU_FIND(name, parameters) GPU_FIND_IN(driver, name)
-    GPU_CUDA_CALLS(GPU_FIND)
-#undef GPU_FIND
-#undef GPU_FIND_IN
-    return 1;
 }
 
 static inline int gpu_cuda_open(gpu *g) {
@@ -530,10 +527,14 @@ static inline int gpu_cuda_open(gpu *g) {
     tnm_cuda *rt = g->rt.cuda;
     tnm_cuda_backend(rt, &g->device);
     tnm_cuda_host(rt, &g->host);
-    if (!gpu_cuda_find(g)) {
+    gpu_cuda_calls *c = (gpu_cuda_calls *)calloc(1, sizeof(*c));
+    g->calls = c;
+    if (c == NULL) {
+        return refuse(&g->why, "out of memory");
+    }
+    if (!gpu_nvrtc_load(g, c) || !gpu_cuda_load(g, c)) {
         return 0;
     }
-    const gpu_cuda_calls *c = (const gpu_cuda_calls *)g->calls;
     (void)rt->cu.attribute(&units, GPU_CU_MULTIPROCESSORS, rt->device);
     if (c->cuDeviceGetName(g->name, (int)sizeof(g->name), rt->device) != 0) {
         snprintf(g->name, sizeof(g->name), "a CUDA device");
@@ -564,7 +565,7 @@ static inline char *gpu_cuda_compile(gpu *g, const char *text) {
     const char *const options[] = { architecture };
     void *program = NULL;
     size_t bytes = 0;
-    int major = 7, minor = 0;
+    int major = 7, minor = 5;
     (void)g->rt.cuda->cu.attribute(&major, GPU_CU_MAJOR, g->rt.cuda->device);
     (void)g->rt.cuda->cu.attribute(&minor, GPU_CU_MINOR, g->rt.cuda->device);
     snprintf(architecture, sizeof(architecture), "--gpu-architecture=compute_%d%d", major, minor);
@@ -592,7 +593,7 @@ static inline int gpu_cuda_check(gpu *g, int code, const char *what) {
     return code == 0 ? 1 : refuse(&g->why, "CUDA: %s failed with %d", what, code);
 }
 
-static inline int gpu_cuda_load(gpu *g, const char *ptx) {
+static inline int gpu_cuda_take(gpu *g, const char *ptx) {
     const gpu_cuda_calls *c = (const gpu_cuda_calls *)g->calls;
     int code = tnm_cuda_enter(g->rt.cuda);
     if (!gpu_cuda_check(g, code, "entering the context")) {
@@ -608,7 +609,7 @@ static inline int gpu_cuda_load(gpu *g, const char *ptx) {
 
 static inline int gpu_cuda_build(gpu *g, const char *const *text, uint32_t texts) {
     char *all = gpu_cuda_join(text, texts), *ptx = all != NULL ? gpu_cuda_compile(g, all) : NULL;
-    int good = ptx != NULL && gpu_cuda_load(g, ptx);
+    int good = ptx != NULL && gpu_cuda_take(g, ptx);
     free(all);
     free(ptx);
     return good ? 1 : refuse(&g->why, "out of memory");

@@ -22,19 +22,26 @@ const char *__lsan_default_suppressions(void) {
     return "leak:libpocl\nleak:libOpenCL\nleak:libLLVM\nleak:libclang\nleak:libhwloc\n";
 }
 
+static char model_path[64], trace_path[64], picture_path[64], text_path[64]; /* of this process */
 static const recipe small_recipe = { 6, 128, 256, 4, 2, GGUF_TYPE_F32, 7 };
 static gpu_runtime runtime;  /* OpenCL, changed by a test */
 static long launches_before; /* one fails; -1 = none */
+
+#if defined(UNDER_TSAN)
+static const char *const stranger = "the runtime's threads are not the sanitizer's";
+#elif defined(TENSORMEM_VALGRIND)
+static const char *const stranger = "the runtime compiles for a processor valgrind does not know";
+#else
+static const char *const stranger = NULL;
+#endif
 
 static const char *missing(void) { /* NULL = there is a device */
     static char why[200];
     tnm_opencl_desc first;
     tnm_opencl *cl = NULL;
-#if defined(UNDER_TSAN)
-    return "the runtime's threads are not the sanitizer's";
-#elif defined(TENSORMEM_VALGRIND)
-    return "the runtime compiles for a processor that valgrind does not know";
-#endif
+    if (stranger != NULL) {
+        return stranger;
+    }
     memset(&first, 0, sizeof(first));
     tnm_result r = tnm_opencl_open(&first, &cl);
     snprintf(why, sizeof(why), "no OpenCL: %s", tnm_opencl_error(NULL));
@@ -57,14 +64,14 @@ static int prepared(demo *d, uint32_t type) { /* a small model of this type, to 
     recipe r = small_recipe;
     r.type = type;
     memset(d, 0, sizeof(*d));
-    d->path = "build/test_llm_device.gguf";
+    d->path = model_path;
     if (!write_model(d->path, &r, quiet, &d->why) ||
         !parse_options(&d->options, 1, argv, &d->why)) {
         return 0;
     }
     d->options.tokens = 10;
-    d->options.trace = "build/test_llm_device.json";
-    d->options.picture = "build/test_llm_device.svg";
+    d->options.trace = trace_path;
+    d->options.picture = picture_path;
     d->options.runtime = &runtime;
     return demo_prepare(d);
 }
@@ -131,7 +138,10 @@ static void fails(const char *said) {
     CHECK(d != NULL && prepared(d, GGUF_TYPE_Q8_0));
     d->options.once = 1;
     CHECK_EQ(demo_run(d), EXIT_WRONG);
-    CHECK(strstr(d->why.text, said) != NULL);
+    if (strstr(d->why.text, said) == NULL) {
+        printf("%s\n", d->why.text);
+        CHECK(!"it says so");
+    }
     demo_close(d);
     free(d);
 }
@@ -169,7 +179,7 @@ static const char cuda_of_clang[] =
     "extern \"C\" __device__ unsigned __float_as_uint(float);\n";
 
 static int keep_text(gpu *g, const char *const *text, uint32_t texts) {
-    FILE *f = fopen("build/test_llm_device.cu", "w");
+    FILE *f = fopen(text_path, "w");
     CHECK(f != NULL && fputs(cuda_of_clang, f) >= 0);
     for (uint32_t i = 0; f != NULL && i < texts; i++) {
         CHECK(fputs(text[i], f) >= 0 && fputs("\n", f) >= 0);
@@ -200,33 +210,76 @@ TEST(the_kernels_are_cuda_too) { /* there is nobody to run them here */
     runtime.build = keep_text;
     runtime.close = close_none;
     fails("that was all");
-    CHECK_EQ(system(CLANG_PTX "-Wno-unknown-cuda-version -Werror -O2 -S "
-                              "-o build/test_llm_device.ptx build/test_llm_device.cu"),
-             0);
+    char command[400];
+    snprintf(command, sizeof(command),
+             CLANG_PTX "-Wno-unknown-cuda-version -Werror -O2 -S -o %s.ptx %s", text_path,
+             text_path);
+    CHECK_EQ(system(command), 0);
     for (int i = 0; i < GPU_KERNEL_COUNT; i++) {
-        char command[120];
-        snprintf(command, sizeof(command), "grep -q '.entry %s($' build/test_llm_device.ptx",
-                 gpu_kernel_name[i]);
+        snprintf(command, sizeof(command), "grep -q '.entry %s($' %s.ptx", gpu_kernel_name[i],
+                 text_path);
         CHECK_EQ(system(command), 0);
     }
-    remove("build/test_llm_device.cu");
-    remove("build/test_llm_device.ptx");
+    remove(text_path);
+    snprintf(command, sizeof(command), "%s.ptx", text_path);
+    remove(command);
+}
+
+static int TNM_CUDA_API any_attribute(int *value, int attribute, int which) { /* compute_90 */
+    (void)which;
+    *value = attribute == GPU_CU_MAJOR ? 9 : 0;
+    return 0;
+}
+
+static int build_ptx(gpu *g, const char *const *text, uint32_t texts) {
+    tnm_cuda rt;
+    gpu_cuda_calls calls;
+    memset(&rt, 0, sizeof(rt));
+    memset(&calls, 0, sizeof(calls));
+    rt.cu.attribute = any_attribute;
+    g->rt.cuda = &rt;
+    g->calls = &calls;
+    char *all = gpu_nvrtc_load(g, &calls) ? gpu_cuda_join(text, texts) : NULL;
+    char *ptx = all != NULL ? gpu_cuda_compile(g, all) : NULL;
+    for (int i = 0; ptx != NULL && i < GPU_KERNEL_COUNT; i++) {
+        char entry[48];
+        snprintf(entry, sizeof(entry), ".entry %s(", gpu_kernel_name[i]);
+        CHECK(strstr(ptx, entry) != NULL);
+    }
+    free(all);
+    free(ptx);
+    g->calls = NULL;
+    return refuse(&g->why, "that was all");
+}
+
+TEST(nvrtc_compiles_the_kernels) {
+    gpu g;
+    gpu_cuda_calls calls;
+    memset(&g, 0, sizeof(g));
+    if (stranger != NULL || !gpu_nvrtc_load(&g, &calls)) {
+        SKIP("nvrtc_compiles_the_kernels", stranger != NULL ? stranger : g.why.text);
+        return;
+    }
+    runtime = gpu_cuda;
+    runtime.open = open_none;
+    runtime.build = build_ptx;
+    runtime.close = close_none;
+    fails("that was all");
+    runtime.words = "this is no kernel\n";
+    fails("NVRTC cannot build the kernels");
 }
 
 static int program(const char *option, const char *value, const char *more, const char *its_value) {
-    char *argv[] = { (char *)(uintptr_t) "llm_stream",
-                     (char *)(uintptr_t) "--model",
-                     (char *)(uintptr_t) "build/test_llm_device.gguf",
-                     (char *)(uintptr_t)option,
-                     (char *)(uintptr_t)value,
-                     (char *)(uintptr_t)more,
+    char *argv[] = { (char *)(uintptr_t) "llm_stream", (char *)(uintptr_t) "--model",
+                     (char *)(uintptr_t)model_path,    (char *)(uintptr_t)option,
+                     (char *)(uintptr_t)value,         (char *)(uintptr_t)more,
                      (char *)(uintptr_t)its_value };
     return llm_stream_main(7, argv);
 }
 
 TEST(the_command_line_is_checked) {
     message why = { "" };
-    CHECK(write_model("build/test_llm_device.gguf", &small_recipe, quiet, &why));
+    CHECK(write_model(model_path, &small_recipe, quiet, &why));
     CHECK_EQ(program("--backend", "abacus", "--tokens", "1"), EXIT_INPUT);
     CHECK_EQ(program("--backend", "opencl", "--tiers", "2"), EXIT_INPUT);
 #if defined(TENSORMEM_THREADS)
@@ -234,14 +287,29 @@ TEST(the_command_line_is_checked) {
 #endif
 }
 
+static void name_files(void) {
+#if defined(_WIN32)
+    long process = 0;
+#else
+    long process = (long)getpid();
+#endif
+    make_folder("build");
+    snprintf(model_path, sizeof(model_path), "build/test_llm_device.%ld.gguf", process);
+    snprintf(trace_path, sizeof(trace_path), "build/test_llm_device.%ld.json", process);
+    snprintf(picture_path, sizeof(picture_path), "build/test_llm_device.%ld.svg", process);
+    snprintf(text_path, sizeof(text_path), "build/test_llm_device.%ld.cu", process);
+}
+
 int main(void) {
+    name_files();
     RUN(the_command_line_is_checked);
     RUN(limited_and_unlimited_agree);
     RUN(groups_of_many_lanes_agree);
     RUN(what_fails_is_said);
     RUN(the_kernels_are_cuda_too);
-    remove("build/test_llm_device.gguf");
-    remove("build/test_llm_device.json");
-    remove("build/test_llm_device.svg");
+    RUN(nvrtc_compiles_the_kernels);
+    remove(model_path);
+    remove(trace_path);
+    remove(picture_path);
     return check_done();
 }
