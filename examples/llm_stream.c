@@ -39,6 +39,7 @@
 #if defined(_WIN32)
 #    include <direct.h>
 #    include <io.h>
+#    include <process.h>
 #else
 #    include <unistd.h>
 #endif
@@ -79,6 +80,14 @@ static int cores(void) {
     return count < 1 ? 1 : count > 64 ? 64 : (int)count;
 #else
     return 1;
+#endif
+}
+
+static long process_number(void) {
+#if defined(_WIN32)
+    return (long)_getpid();
+#else
+    return (long)getpid();
 #endif
 }
 
@@ -602,9 +611,11 @@ static int memory_create_tiers(memory *m, const budgets *b) {
     tnm_tier_desc tier[STORAGE + 1];
     tnm_file_desc file;
     tnm_desc desc;
+    char spill[64]; /* several may run at a time */
     memset(&file, 0, sizeof(file));
     memset(&desc, 0, sizeof(desc));
-    file.path = "build/llm_stream.spill";
+    snprintf(spill, sizeof(spill), "build/llm_stream.%ld.spill", process_number());
+    file.path = spill;
     file.direct = b->direct;
     tnm_result r = tnm_file_open(&file, &m->file);
     if (r != TNM_OK) {
