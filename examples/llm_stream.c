@@ -617,6 +617,9 @@ static int memory_create_tiers(memory *m, const budgets *b) {
     snprintf(spill, sizeof(spill), "build/llm_stream.%ld.spill", process_number());
     file.path = spill;
     file.direct = b->direct;
+#if defined(TENSORMEM_THREADS)
+    file.threads = m->gpu != NULL ? 2 : 0; /* where a device computes, these have the time */
+#endif
     tnm_result r = tnm_file_open(&file, &m->file);
     if (r != TNM_OK) {
         return refuse(&m->why, "cannot make %s: %s", file.path, tnm_result_string(r));
