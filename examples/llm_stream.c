@@ -9,9 +9,11 @@
  *
  *     make demo                                     writes a model of about 0.5 GiB and runs it
  *     llm_stream --model llama.gguf --prompt "Once upon a time" --device-share 30%
+ *     llm_stream --backend opencl                   a real device computes (llama_device.h); cuda
  *
  * What an engine has to do to stream is in the section "memory": adopt the file, declare the
- * order, then for each layer step, pin, compute, unpin, pump. The engine itself is in llama.h,
+ * order, then for each layer step, pin, compute, unpin, pump. Where a device computes, unpin hands
+ * over a fence and the program goes on to the next layer. The engine itself is in llama.h,
  * which does not know; the rest of this file measures, and draws what happened.
  *
  * Sections: tools, device, recorder, memory, runs, table, pictures, options, demo. Exit status: 0
