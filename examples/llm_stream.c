@@ -745,10 +745,12 @@ static spot memory_spot(const memory *m, const tnm_pinned *pin, int is_new) {
     return at;
 }
 
-/* The device had nothing to do since it was last seen busy, and now gets something. */
-static void memory_note_starved(memory *m) {
+/* The device gets something to do: had it nothing while this pin waited for bytes? At most since it
+ * was last seen busy. */
+static void memory_note_starved(memory *m, double pin_began) {
     if (memory_passed(m, 0, 0) >= m->marked) {
-        m->recorder->step[recorder_at(m->recorder)].starved = seconds_now() - m->busy_at;
+        double since = m->busy_at > pin_began ? m->busy_at : pin_began;
+        m->recorder->step[recorder_at(m->recorder)].starved = seconds_now() - since;
     }
 }
 
@@ -789,6 +791,7 @@ static int memory_enter(memory *m, size_t sweep, size_t step, pinned_set *set) {
     if (m->scheduled) {
         r = tnm_step(m->ctx, LANE, (uint64_t)sweep * memory_period(m) + step);
     }
+    double pin_began = seconds_now();
     if (r == TNM_OK && set->count > 0) {
         r = tnm_pin(m->ctx, set->use, set->count, set->pin);
     }
@@ -800,7 +803,7 @@ static int memory_enter(memory *m, size_t sweep, size_t step, pinned_set *set) {
         set->at[set->what[i]] = memory_spot(m, &set->pin[i], is_new);
     }
     if (m->gpu != NULL && step > 0) {
-        memory_note_starved(m);
+        memory_note_starved(m, pin_began);
     }
     return 1;
 }
@@ -1143,7 +1146,7 @@ static void table_time(const run *u) {
     }
 }
 
-/* The share of the copies' time in which the device had something to do. */
+/* The share of the copies' time in which no pin kept the device waiting. */
 static double table_hidden(const run *u) {
     double open = u->copying > 0.0 ? u->starved / u->copying : 0.0;
     return open < 1.0 ? 1.0 - open : 0.0;
@@ -1153,8 +1156,8 @@ static double table_hidden(const run *u) {
 static void table_device(const run *u) {
     double moved = run_moved(u, -1, DEVICE) + run_moved(u, DEVICE, -1);
     printf("\n  %s: a token takes %.4f s on %s\n"
-           "  %.2f MiB come to it and go from it, copies are under way for %.4f s; it has nothing\n"
-           "  to do for %.4f s of that: %.0f %% is hidden\n",
+           "  %.2f MiB come to it and go from it, copies are under way for %.4f s; a pin\n"
+           "  waits while it has nothing to do for %.4f s at most: %.0f %% is hidden\n",
            u->name, u->seconds, u->device, moved / 1048576.0, u->copying, u->starved,
            100.0 * table_hidden(u));
 }
