@@ -388,7 +388,7 @@ static void recorder_event(void *user, const tnm_event *e) {
  * file, at the bottom; the keys and values of a layer are a tensor like its weights, but written;
  * what a step wants is pinned on the fastest tier as one set. */
 
-enum { WEIGHTS, NORM, KV, SET_MAX, LANE = 0, STEPS_AHEAD = 16 };
+enum { WEIGHTS, NORM, KV, SET_MAX, LANE = 0, STEPS_AHEAD = 8 };
 
 typedef struct budgets {
     uint64_t device, host; /* 0 = unlimited */
