@@ -48,6 +48,12 @@ static void walk_tensors(const gguf_file *file, const uint8_t *data, size_t size
     }
 }
 
+static spot spot_at(const void *bytes) { /* weights are only read */
+    spot where = { 0 };
+    where.host = (void *)(uintptr_t)bytes;
+    return where;
+}
+
 static void speak(const llama *m, const uint32_t *token, size_t count, const uint8_t *data) {
     engine e;
     enum { PIECE_BYTES = 256 }; /* few rows at a time, as who has little memory would */
@@ -67,7 +73,8 @@ static void speak(const llama *m, const uint32_t *token, size_t count, const uin
                 const model_piece *p = &piece[i];
                 const void *norm = p->norm == NULL ? NULL : data + p->norm->offset;
                 float *cache = p->layer < m->layers ? kv + p->layer * room : NULL;
-                engine_piece(&e, p, data + piece_offset(p), norm, cache, at);
+                engine_piece(&e, p, spot_at(data + piece_offset(p)), spot_at(norm), spot_at(cache),
+                             at);
             }
             sink += engine_best(&e);
         }
