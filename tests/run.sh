@@ -5,14 +5,16 @@
 #                                       and examples, test_ and 01_ may be left out)
 #   STRICT=1 (or CI=true)               a skip counts as failed unless its reason is a missing GPU
 #   JOBS=2 LIMIT=240                    jobs at a time, seconds for each
-#   NIGHTLY=1                           everything at full scale; the sections ubsan and fuzz too,
-#                                       which else run only if ONLY names them
+#   NIGHTLY=1                           everything at full scale and -O2; and the sections ubsan and
+#                                       fuzz, which else run only if ONLY names them
 # Adding a section: list it in jobs(), write job_<section>() returning 0, $SKIP or a failure.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 unset MAKEFLAGS MFLAGS MAKELEVEL OUT # a job runs its own make, never as a part of the caller's
 export CC=${CC:-gcc} CXX=${CXX:-g++} FUZZ_SECONDS=${FUZZ_SECONDS:-60}
-export CFLAGS=${CFLAGS:--O2 -g} NIGHTLY=${NIGHTLY:-0}
+export NIGHTLY=${NIGHTLY:-0}
+[ "$NIGHTLY" = 1 ] && CFLAGS=${CFLAGS:--O2 -g} # -O1 compiles the header in half the time
+export CFLAGS=${CFLAGS:--O1 -g}
 export VALGRIND_ALL=${VALGRIND_ALL:-$NIGHTLY}
 [ "${CI:-}" = true ] && STRICT=${STRICT:-1}
 STRICT=${STRICT:-0} ONLY=${ONLY:-} JOBS=${JOBS:-2}
@@ -163,7 +165,7 @@ job_tsan-clang() {
 }
 
 job_valgrind() {
-    local flags="-O1 -g"
+    local flags="-Og -g"
     need valgrind || return $SKIP
     [ -e /usr/include/valgrind/memcheck.h ] && flags="$flags -DTENSORMEM_VALGRIND"
     binary valgrind "tests/$1" "$CC" "$flags" && small valgrind -q --error-exitcode=9 \
@@ -172,7 +174,7 @@ job_valgrind() {
 
 races() { # tool of valgrind, test: without atomics, which these do not know; few copies
     need valgrind || return $SKIP
-    binary valgrind "tests/$2" "$CC" "-O1 -g" && valgrind -q --tool="$1" --error-exitcode=9 \
+    binary valgrind "tests/$2" "$CC" "-Og -g" && valgrind -q --tool="$1" --error-exitcode=9 \
         --fair-sched=yes "build/valgrind/tests/$2" threads
 }
 
@@ -187,7 +189,7 @@ job_drd() {
 job_i686() {
     local cc=i686-linux-gnu-gcc
     need $cc || return $SKIP
-    binary i686 "tests/$1" $cc "-O1 -g -static -D_FILE_OFFSET_BITS=64" || return 1
+    binary i686 "tests/$1" $cc "-Og -g -static -D_FILE_OFFSET_BITS=64" || return 1
     small "build/i686/tests/$1"
 }
 
