@@ -62,6 +62,7 @@ EACH(larger_than_a_segment_by_frames) { /* a try_pin and a pump: two ticks from 
     big = rig_tensor(g, 3 * ONE, 0); /* nothing is left of the tier's segments */
     RIG_UNTIL(r, g, rig_try(g, big, 0, TNM_DISCARD, &p));
     CHECK_EQ(r, TNM_OK);
+    if (p.host) sim_fill(p.host, 77, 0, p.bytes);
     CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
     rig_expect_all(g, small, 4, 0);
     rig_end(g);
