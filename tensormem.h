@@ -4774,6 +4774,7 @@ typedef struct tnmi_op {
     int fresh;             /* a prefetch nobody has used */
     int loose;             /* its place need not keep the remainder of adopted bytes */
     int astray;            /* nor lie on the schedule's side of the wall */
+    int orphan;            /* its source was lost: it begins again, from another */
     uint64_t pass;         /* the last pass that looked at it while it waited for room */
     uint64_t plain_offset; /* READ, WRITE: where in the content the range starts */
     unsigned char *plain;
@@ -7109,7 +7110,8 @@ static int tnmi_engine_has_reader(const tnmi_engine *e, uint32_t content, uint32
     for (uint32_t t = 0; t < e->tiers.count; t++) {
         const tnmi_replica *other = tnmi_engine_on(e, content, t);
         if (t == tier || !tnmi_engine_is_busy(other)) continue;
-        if (tnmi_engine_filling(e, other)->from == tier) return 1;
+        const tnmi_op *op = tnmi_engine_filling(e, other);
+        if (op->from == tier && !op->orphan) return 1;
     }
     return 0;
 }
@@ -9630,11 +9632,23 @@ static void tnmi_engine_unpinned(tnmi_engine *e, uint32_t tier, uint32_t index, 
     tnmi_engine_reap(e, content);
 }
 
+/* What is filled from a replica whose bytes are gone begins again. Its record may stay under pins,
+ * or its tier have another by then, which is not what was read from. */
+static void tnmi_engine_orphan_readers(tnmi_engine *e, uint32_t content, uint32_t tier) {
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        const tnmi_replica *other = tnmi_engine_on(e, content, t);
+        if (t == tier || !tnmi_engine_is_busy(other)) continue;
+        tnmi_op *op = tnmi_engine_filling(e, other);
+        if (op->kind == TNMI_OP_FILL && op->from == tier) op->orphan = 1;
+    }
+}
+
 /* The bytes of one replica are gone for good. */
 static void tnmi_engine_lose(tnmi_engine *e, uint32_t tier, uint32_t index) {
     tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
     uint32_t content = replica->content;
     tnmi_tensor_mark(replica, TNMI_LOST | TNMI_NOTIFY, 0);
+    tnmi_engine_orphan_readers(e, content, tier);
     if (tnmi_tensor_is_empty(&e->tensors, content))
         tnmi_tensor_set_flags(tnmi_engine_content(e, content), TNMI_BROKEN, 0);
     if (tnmi_tensor_claim(replica)) {
@@ -10708,11 +10722,11 @@ static uint32_t tnmi_engine_start_chunk(tnmi_engine *e, uint32_t op_index) {
     if ((op->kind == TNMI_OP_READ || op->kind == TNMI_OP_WRITE) &&
         tnmi_tensor_fenced(&e->tensors, op->tier, op->replica, op->kind == TNMI_OP_READ))
         return TNMI_NONE; /* a queue has not passed yet */
-    if (op->kind == TNMI_OP_FILL && op->from != TNMI_NONE &&
-        !tnmi_engine_on(e, op->content, op->from)) { /* its source was lost between two chunks */
+    if (op->orphan) {
         if (op->out > 0) return TNMI_NONE;
-        op->from = TNMI_NONE; /* another one, from the start */
+        op->from = TNMI_NONE; /* another one, from the start, and by a route of its own */
         op->next = op->done = 0;
+        op->orphan = op->route = 0;
     }
     if (op->kind == TNMI_OP_FILL && op->from == TNMI_NONE &&
         !tnmi_engine_choose_source(e, op_index)) {
@@ -10759,10 +10773,29 @@ static uint32_t tnmi_engine_start_chunk(tnmi_engine *e, uint32_t op_index) {
     return index;
 }
 
-/* The ask for a chunk that is ready; 0 = its backend is full, or nobody knows the route. */
+/* The latest chunk is none yet: it is started anew. */
+static void tnmi_engine_take_back(tnmi_engine *e, uint32_t index) {
+    tnmi_copy *copy = &e->move.copy[index];
+    tnmi_op *op = tnmi_engine_op(e, copy->op);
+    uint32_t op_index = copy->op;
+    op->next = copy->at;
+    e->allowance = e->allowance == TNM_ALL ? TNM_ALL : e->allowance + copy->size;
+    tnmi_move_slot_give(&e->move, index);
+    if (op->state == TNMI_OP_DRAINING) {
+        if (op->out == 0) tnmi_engine_end_op(e, op_index);
+    } else
+        tnmi_move_enqueue(&e->move, op_index, (int)op->class_);
+}
+
+/* The ask for a chunk that is ready; 0 = its backend is full, nobody knows the route, or what it
+ * comes from was lost before it was handed out. */
 static int tnmi_engine_ask_copy(tnmi_engine *e, uint32_t index, tnmi_ask *ask) {
     tnmi_copy *copy = &e->move.copy[index];
     tnmi_op *op = tnmi_engine_op(e, copy->op);
+    if (op->orphan && copy->hop != TNMI_HOP_OUT) {
+        tnmi_engine_take_back(e, index);
+        return 0;
+    }
     if (copy->hop == TNMI_HOP_OUT) tnmi_engine_span_stage(e, &ask->src, copy->stage, copy->lead);
     if (copy->hop == TNMI_HOP_IN)
         tnmi_engine_span_stage(e, &ask->dst, copy->stage, 0);
@@ -10810,20 +10843,13 @@ static int tnmi_engine_ask_copy(tnmi_engine *e, uint32_t index, tnmi_ask *ask) {
 static void tnmi_engine_no_route(tnmi_engine *e, uint32_t index) {
     tnmi_copy *copy = &e->move.copy[index];
     tnmi_op *op = tnmi_engine_op(e, copy->op);
-    uint32_t op_index = copy->op;
     if (op->kind == TNMI_OP_SHIFT) tnmi_engine_tier(e, op->tier)->no_shift = 1;
     if (copy->hop != TNMI_HOP_DIRECT || op->kind == TNMI_OP_SHIFT) {
         tnmi_engine_hop_failed(e, index, TNM_ERR_UNSUPPORTED);
         return;
     }
     op->route = 2;
-    op->next = copy->at;
-    e->allowance = e->allowance == TNM_ALL ? TNM_ALL : e->allowance + copy->size;
-    tnmi_move_slot_give(&e->move, index);
-    if (op->state == TNMI_OP_DRAINING) {
-        if (op->out == 0) tnmi_engine_end_op(e, op_index);
-    } else
-        tnmi_move_enqueue(&e->move, op_index, (int)op->class_);
+    tnmi_engine_take_back(e, index);
 }
 
 static void tnmi_engine_answer_copy(tnmi_engine *e, const tnmi_ask *ask) {

@@ -285,6 +285,48 @@ EACH(a_device_lost_with_copies_in_flight) {
     rig_end(g);
 }
 
+/* A chunk that a full device refused is not from where it was to come from any more. */
+static void lose_a_source(rig *g, int kind, int pinned) {
+    enum { BIG = 2 * ONE };
+    tnm_pinned p, q;
+    tnm_result r;
+    rig_tier(g, "fast", kind, rig_room(2, BIG));
+    rig_tier(g, "middle", SIM_PLAIN, rig_room(2, BIG));
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    g->desc.chunk_bytes = 4 * KIB;
+    rig_create(g);
+    rig_make(g, t, 2, BIG, 2);
+    rig_expect(g, t[0], 1, 0);
+    if (pinned) CHECK_EQ(rig_pin(g, t[0], 1, TNM_READ, &q), TNM_OK);
+    g->sim.device[0].full = 1;
+    CHECK_EQ(rig_try(g, t[0], 0, TNM_READ, &p), TNM_PENDING);
+    rig_pump(g, 2);
+    memset(g->sim.holds, 0, sizeof g->sim.holds); /* nobody can hold what is gone */
+    sim_lose(&g->sim.device[1]);
+    CHECK_EQ(rig_try(g, t[1], 1, TNM_READ, &p), TNM_PENDING);
+    rig_pump(g, 2);
+    CHECK_EQ(tnm_check(g->ctx), 0);
+    g->sim.device[0].full = g->sim.device[1].lost = 0;
+    RIG_UNTIL(r, g, rig_try(g, t[0], 0, TNM_READ, &p));
+    CHECK_EQ(r, TNM_OK);
+    if (r == TNM_OK) {
+        CHECK(sim_same(sim_at(&g->sim, &p), 0, 0, BIG));
+        CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    }
+    if (pinned) CHECK_EQ(tnm_unpin(g->ctx, &q, 1, 0), TNM_OK);
+    rig_pump(g, 600);
+    rig_expect_all(g, t, 2, 1);
+    rig_end(g);
+}
+
+EACH(a_source_lost_before_a_chunk_is_taken) {
+    lose_a_source(g, kind, 0);
+}
+
+EACH(a_source_lost_under_a_pin) { /* its record stays */
+    lose_a_source(g, kind, 1);
+}
+
 EACH(destroy_with_a_lost_device) {
     rig_pair(g, kind, rig_room(3, ONE));
     rig_make(g, t, 3, ONE, 0);
@@ -431,6 +473,8 @@ int main(void) {
     RUN(a_failed_write_over_what_was_lost_leaves_it_lost);
     RUN(a_lost_device_under_pins);
     RUN(a_device_lost_with_copies_in_flight);
+    RUN(a_source_lost_before_a_chunk_is_taken);
+    RUN(a_source_lost_under_a_pin);
     RUN(destroy_with_a_lost_device);
     RUN(demands_on_a_full_device_do_not_hide_one_on_another);
     RUN(a_failure_further_down_does_not_keep_the_top);
