@@ -5093,6 +5093,7 @@ enum {                         /* flags of a name; the content's live in its fir
 #    define TNMI_VIEW   ((uint32_t)1 << 16)
 #    define TNMI_NAMED  ((uint32_t)1 << 17)
 #    define TNMI_BROKEN ((uint32_t)1 << 18)                /* the sole copy was lost */
+#    define TNMI_FRAMED ((uint32_t)1 << 30)                /* zeros are put around a first write */
 #    define TNMI_LEAVES ((uint32_t)2 << TNMI_ADVICE_SHIFT) /* ONCE or WONT_NEED */
 
 typedef struct tnmi_tensor {
@@ -13758,7 +13759,8 @@ static inline void tnmi_door_complete(tnm_ctx *ctx, tnm_pinned *out, int count) 
 }
 
 /* Are the handles good still? While a call waited another thread may have destroyed one whose
- * content has further names, and lives on. ABSENT: it has written what was to be written first. */
+ * content has further names, and lives on. ABSENT: it has written what was to be written first, or
+ * is at it. */
 static tnm_result tnmi_door_are_named(const tnm_ctx *ctx, const tnm_use *set, int count) {
     const tnmi_tensors *tensors = &ctx->e.tensors;
     tnm_result why = TNM_OK;
@@ -13766,8 +13768,11 @@ static tnm_result tnmi_door_are_named(const tnm_ctx *ctx, const tnm_use *set, in
         uint64_t offset;
         uint32_t name = tnmi_tensor_find(tensors, set[i].tensor.id, &why);
         if (name == TNMI_NONE) return why;
-        if ((set[i].flags & TNMI_FIRST) &&
-            !tnmi_tensor_is_empty(tensors, tnmi_tensor_content(tensors, name, &offset)))
+        if (!(set[i].flags & TNMI_WHOLE)) continue;
+        uint32_t content = tnmi_tensor_content(tensors, name, &offset);
+        int framed = (tnmi_tensor_at(tensors, content)->flags & TNMI_FRAMED) != 0;
+        if ((framed && set[i].access != TNM_READ) ||
+            ((set[i].flags & TNMI_FIRST) && !tnmi_tensor_is_empty(tensors, content)))
             return TNM_ABSENT;
     }
     return TNM_OK;
@@ -14264,6 +14269,7 @@ static tnm_result tnmi_door_pin_whole(tnm_ctx *ctx, tnm_tensor tensor, uint32_t 
     memset(plain, 0, sizeof *plain);
     plain->kind = access == TNM_READ ? TNMI_OP_READ : TNMI_OP_WRITE;
     tnmi_door_find(ctx, use.tensor, call, &r); /* it may be gone: we have waited */
+    if (r == TNM_OK) r = tnmi_door_are_named(ctx, &use, 1);
     if (r == TNM_OK) r = tnmi_door_pin(ctx, &use, 1, &plain->pinned, 1, call);
     if (r == TNM_OK) { /* a view's pin begins at its offset */
         const tnmi_replica *replica =
@@ -14307,9 +14313,11 @@ static tnm_result tnmi_door_write_first(tnm_ctx *ctx, tnm_tensor tensor, uint32_
     uint32_t tier = tnmi_door_meet(e, content, 1);
     tnm_result r = tnmi_door_pin_whole(ctx, tensor, tier, TNM_DISCARD, TNMI_FIRST, &plain, call);
     if (r != TNM_OK) return r;
+    tnmi_tensor_set_flags(tnmi_tensor_at(&e->tensors, content), TNMI_FRAMED, 0);
     r = tnmi_door_move_plain(ctx, &plain, at, src, bytes);
     if (r == TNM_OK) r = tnmi_door_move_plain(ctx, &plain, 0, NULL, at);
     if (r == TNM_OK) r = tnmi_door_move_plain(ctx, &plain, at + bytes, NULL, all - at - bytes);
+    tnmi_tensor_set_flags(tnmi_tensor_at(&e->tensors, content), 0, TNMI_FRAMED);
     if (r != TNM_OK && broken) tnmi_engine_lose(e, tier, (uint32_t)plain.pinned.id);
     if (r != TNM_OK && !broken) tnmi_engine_forget_bytes(e, tier, (uint32_t)plain.pinned.id);
     tnmi_door_drop_pin(ctx, &plain.pinned);
@@ -14365,14 +14373,20 @@ TENSORMEM_API tnm_result tnm_write(tnm_ctx *ctx, tnm_tensor tensor, uint64_t off
     tnm_result r = tnmi_door_range(ctx, tensor, offset, bytes, call, &content, &base);
     void *from = (void *)(uintptr_t)src; /* only read */
     int first = 0;
+    uint64_t rounds = 0;
     if (r == TNM_OK && bytes > 0)
         do { /* again if a content was dropped, or another thread filled it, while we waited */
+            while (r >= 0 && (tnmi_tensor_at(&e->tensors, content)->flags & TNMI_FRAMED)) {
+                if (!tnmi_door_turn(ctx, &rounds, 1)) return tnmi_door_leave(ctx, TNM_PENDING);
+                r = tnmi_door_range(ctx, tensor, offset, bytes, call, &content, &base);
+            }
+            if (r < 0) break;
             const tnmi_tensor *whole = tnmi_tensor_at(&e->tensors, content);
             first = tnmi_tensor_is_empty(&e->tensors, content);
             if (whole->flags & TNMI_BROKEN) first = bytes == whole->bytes; /* the way out of LOST */
             r = first ? tnmi_door_write_first(ctx, tensor, content, base + offset, from, bytes)
                       : tnmi_door_write_over(ctx, tensor, content, base + offset, from, bytes);
-        } while (r == (first ? TNM_ABSENT : TNM_ERR_EMPTY));
+        } while (r == TNM_ABSENT || (r == TNM_ERR_EMPTY && !first));
     return tnmi_door_leave(ctx, r);
 }
 

@@ -194,6 +194,31 @@ TEST(a_first_write_leaves_what_was_written_meanwhile) {
     in_each_moment(begin_empty, write_all, write_part);
 }
 
+static void write_rest(void) {
+    uint8_t rest[SIZE / 2];
+    sim_fill(rest, 9, SIZE / 2, sizeof rest);
+    wrote = tnm_write(g.ctx, t[0], SIZE / 2, rest, sizeof rest) == TNM_OK;
+}
+
+static void write_front(void) {
+    uint8_t part[SIZE / 2], back[SIZE];
+    sim_fill(part, 3, 0, sizeof part);
+    CHECK_EQ(tnm_write(g.ctx, t[0], 0, part, sizeof part), TNM_OK);
+    int left = moments;
+    moments = 0;
+    CHECK_EQ(tnm_read(g.ctx, t[0], 0, back, SIZE), TNM_OK);
+    moments = left;
+    CHECK(sim_same(back, 3, 0, sizeof part));
+    if (wrote)
+        CHECK(sim_same(back + sizeof part, 9, sizeof part, SIZE - sizeof part));
+    else
+        CHECK(sim_all(back + sizeof part, 0, SIZE - sizeof part));
+}
+
+TEST(two_first_writes_in_part_leave_each_other) {
+    in_each_moment(begin_empty, write_rest, write_front);
+}
+
 /* ---- a view is there as long as its own name is ---- */
 static void begin_viewed(void) { /* what is adopted has come without a request */
     tnm_adopt_desc a;
@@ -486,6 +511,7 @@ int main(void) {
     RUN(a_failure_is_told_while_a_table_grows);
     RUN(a_question_claims_nothing);
     RUN(a_first_write_leaves_what_was_written_meanwhile);
+    RUN(two_first_writes_in_part_leave_each_other);
     RUN(a_view_outlives_the_first_name_in_a_call);
     RUN(a_pin_if_ready_starts_nothing);
     RUN(calls_within_calls);
