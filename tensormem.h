@@ -107,7 +107,8 @@
  * Staging is the bounce buffer of routes that no backend copies directly: staging_bytes, or an
  * eighth of its tier's budget if that is less. Where such a route is likely (a backend with a
  * granularity, two backends of yours, one of them among three tiers, or staging_tier was named)
- * that much is kept free of tensors.
+ * that much is kept free of tensors. Name it where the host tier is a backend of yours: until that
+ * has memory nobody knows that the CPU sees it, and then its one segment has taken the budget.
  *
  * segment_bytes 0 takes the whole budget as one piece, which packs best and cannot shrink a little.
  * If tnm_set_budget is to shrink a tier finely, give about 1/16 of the budget. TNM_DEDICATED asks
@@ -520,8 +521,9 @@
  *              touch it while the device does
  *   routes     what the copy engine reaches: its own memory, a sibling's, which memory of the CPU.
  *              Where it wants page-locked memory, give a backend for the host tier that allocates
- *              it, and recognise that by its `copy` too; other CPU memory is copied and waited for
- *              inside `copy`, or is UNSUPPORTED and goes through staging
+ *              it, and recognise that by its `copy` too; name it in tnm_desc.staging_tier. Other
+ *              CPU memory is copied and waited for inside `copy`, or is UNSUPPORTED and goes
+ *              through staging
  *   alignment  where tensors begin is tnm_tier_desc.alignment. Copies begin and end anywhere all
  *              the same: a device with a grain brings odd edges another way. `granularity` is for
  *              what is read out of adopted memory, tail_bytes for kernels that read past the end
@@ -835,7 +837,8 @@ typedef struct tnm_desc {
     const tnm_tier_desc *tiers; /* fastest first; copied */
     int tier_count;             /* 1 .. TNM_MAX_TIERS */
     int staging_tier;           /* whose alloc gives the bounce buffer and whose budget pays; 0 =
-                                 * the first of host memory, else the first with a CPU address */
+                                 * the first of host memory, else the first with a CPU address, as
+                                 * far as is known: name it where that is a backend of yours */
     tnm_policy policy;
     uint32_t max_tensors;   /* 0 = everything grows; else all tables are fixed at create */
     uint32_t max_replicas;  /* per tier; 0 = max_tensors */
