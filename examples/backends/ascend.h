@@ -54,6 +54,8 @@
  * Several devices: one tnm_ascend each. Their backends recognise each other and copy directly where
  * the devices can, else the bytes go through staging; the Atlas inference and training series want
  * desc.policy = 3 (ACL_MEM_MALLOC_HUGE_FIRST_P2P) for that. A page-locked tier serves them all.
+ * There is one tnm_desc.passed: write one that asks tnm_ascend_passed of the device a queue is of,
+ * and give each queue a number of its own in TNM_FENCE. So too where desc.user must be yours.
  *
  * Threads: one tnm_ascend belongs to one context of tensormem (open another for another).
  * tnm_ascend_mark may run beside everything else, by one thread at a time.
@@ -705,7 +707,8 @@ static inline void tnm_ascend_tier(const tnm_ascend *rt, tnm_tier_desc *tier) {
 }
 
 /* ---- fences: the n-th mark of a queue is fence value n ---- */
-/* A value behind all work queued there so kin; 0 = failed. Waits while 64 are outstanding. */
+/* A value behind all work queued there so far. Waits while 64 are outstanding. 0 = failed: wait
+ * for the stream, then unpin; TNM_FENCE(0, 0) says that the device is done with it. */
 static inline uint64_t tnm_ascend_mark(tnm_ascend *rt, uint32_t queue) {
     void *was;
     if (queue >= rt->queues || TNM_ASCEND_GET(&rt->lost)) return 0;

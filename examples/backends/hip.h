@@ -46,6 +46,8 @@
  *
  * Several devices: one tnm_hip each. Their backends recognise each other and copy directly where
  * the devices can, else HIP does it by way of the host. A page-locked tier serves them all.
+ * There is one tnm_desc.passed: write one that asks tnm_hip_passed of the device a queue is of, and
+ * give each queue a number of its own in TNM_FENCE. So too where desc.user must be yours.
  *
  * Threads: one tnm_hip belongs to one context (open another for another). tnm_hip_mark may run
  * beside everything else, by one thread at a time.
@@ -575,7 +577,8 @@ static inline void tnm_hip_host(tnm_hip *rt, tnm_backend *out) {
 }
 
 /* ---- fences: the n-th mark of a queue is fence value n ---- */
-/* A value behind all work queued there so far; 0 = failed. Waits while 256 are outstanding. */
+/* A value behind all work queued there so far. Waits while 256 are outstanding. 0 = failed: wait
+ * for the stream, then unpin; TNM_FENCE(0, 0) says that the device is done with it. */
 static inline uint64_t tnm_hip_mark(tnm_hip *rt, uint32_t queue) {
     tnm_hip_before before;
     if (queue >= rt->queues || TNM_HIP_GET(&rt->lost)) return 0;

@@ -41,11 +41,14 @@
  *
  * Several devices: open the first with `peers`, so that its context holds its whole platform, and
  * the next ones with `beside` = the first. These copy to each other directly; others by staging.
+ * There is one tnm_desc.passed: write one that asks tnm_opencl_passed of the device a queue is of,
+ * and give each queue a number of its own in TNM_FENCE. So too where desc.user must be yours.
  * Some drivers keep a second copy of a buffer on whichever device of its context touches it: that
  * is outside of every budget, so `peers` is a choice.
  *
  * Threads. The callbacks keep to the rule of [types]: one tnm_opencl serves one context. mark may
- * be called from any thread beside them; all else by one thread at a time.
+ * be called from any thread beside them; all else by one thread at a time, opening and closing by
+ * one in the process.
  * Close after tnm_destroy; it waits for copies, not for kernels. At exit the copies are waited for
  * before the runtime goes; whoever destroys and closes later than that only gets his host memory
  * back, and nothing crashes.
@@ -549,7 +552,8 @@ static inline void tnm_opencl_reap(tnm_opencl *cl, tnm_opencl_fences *f) {
     }
 }
 
-/* A fence value behind everything queued on that queue so far, which is flushed; 0 = failed. */
+/* A fence value behind everything queued on that queue so far, which is flushed. 0 = failed: finish
+ * the queue, then unpin; TNM_FENCE(0, 0) says that the device is done with it. */
 static inline uint64_t tnm_opencl_mark(tnm_opencl *cl, uint32_t queue) {
     tnm_opencl_event event = NULL;
     uint64_t value = 0;

@@ -47,13 +47,18 @@
  * (desc.passed) do as well where they are semaphores or VkFences; tensors of the host tier that
  * shaders write need a barrier to VK_ACCESS_HOST_READ_BIT in front of them, which mark has.
  *
+ * Several devices: one tnm_vulkan each. There is one tnm_desc.passed: write one that asks
+ * tnm_vulkan_passed of the device a queue is of, and give each queue a number of its own in
+ * TNM_FENCE. So too where desc.user must be yours.
+ *
  * Your own instance, device and queues are used if the desc names them: the device with the feature
  * timelineSemaphore enabled. All that calls vkQueueSubmit on a queue that copies or marks use must
  * take turns: one thread, or desc.lock, or tnm_vulkan_lock around your submissions. A queue that
  * copies share must not stand waiting for what the thread that pins has still to submit.
  *
  * Threads. The callbacks keep to the rule of [types]: one tnm_vulkan serves one context. mark,
- * signal and semaphore may be called from any thread beside them; all else by one thread at a time.
+ * signal and semaphore may be called from any thread beside them; all else by one thread at a time,
+ * opening and closing by one in the process.
  * Close after tnm_destroy, when your submissions are done, before you destroy what you gave. At
  * exit copies are waited for; who closes later than that gets his memory back, nothing crashes.
  *
@@ -1136,7 +1141,8 @@ static inline uint64_t tnm_vulkan_next(tnm_vulkan *vk, tnm_vulkan_fences *f) {
     return value;
 }
 
-/* A fence value behind everything submitted to that queue so far; 0 = failed. */
+/* A fence value behind everything submitted to that queue so far. 0 = failed: wait for the queue,
+ * then unpin; TNM_FENCE(0, 0) says that the device is done with it. */
 static inline uint64_t tnm_vulkan_mark(tnm_vulkan *vk, uint32_t queue) {
     if (queue >= vk->queues || tnm_vulkan_gone(vk)) return 0;
     tnm_vulkan_fences *f = &vk->fences[queue];
