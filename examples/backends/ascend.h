@@ -3,6 +3,8 @@
  * No toolkit is needed to build: what it calls is declared here and looked up at run time in
  * libascendcl.so (source CANN's set_env.sh first). Older C libraries want -ldl.
  *
+ * It has been run on a stand-in for the runtime (tests/standin_ascend.c), not yet on a device.
+ *
  *     #include "tensormem.h"
  *     #include "ascend.h"
  *

@@ -1,7 +1,10 @@
 /* cuda.h: tensormem on NVIDIA devices, by the CUDA driver API. Copy it beside tensormem.h.
  *
  * No toolkit is needed to build: what it calls is declared here and looked up at run time in
- * libcuda.so.1 (nvcuda.dll), which comes with the driver. Older C libraries want -ldl.
+ * libcuda.so.1 (nvcuda.dll), which comes with the driver. Older C libraries want -ldl. NVIDIA has a
+ * cuda.h too: keep this one's folder off the include path of who wants that, or rename it.
+ *
+ * It has been run on a stand-in for the driver (tests/standin_cuda.c), not yet on a device.
  *
  *     #include "tensormem.h"
  *     #include "cuda.h"
@@ -46,6 +49,9 @@
  * tnm_cuda_host, and hand at.host to your kernels. TNM_CUDA_ONE_SPACE, as on Grace Hopper: two
  * memories of different speed that see each other; keep both tiers, and know that a kernel may also
  * read at.host of the lower one.
+ *
+ * Graphs: a stream that you capture must not be marked, and calls that allocate or wait (pin, pump)
+ * stay out of the capture, or it may fail. What a graph names stays pinned while it is launched.
  *
  * Several devices: one tnm_cuda each. Their backends recognise each other and copy directly where
  * the devices can, else the driver does it by way of the host. A page-locked tier serves them all.

@@ -3,6 +3,8 @@
  * No ROCm is needed to build: what it calls is declared here and looked up at run time in
  * libamdhip64.so (amdhip64_6.dll). Older C libraries want -ldl. Built of the same parts as cuda.h.
  *
+ * It has been run on a stand-in for the runtime (tests/standin_hip.c), not yet on a device.
+ *
  *     #include "tensormem.h"
  *     #include "hip.h"
  *
@@ -43,6 +45,9 @@
  * would be copies within one memory. Leave the device tier out, make the fastest tier of
  * tnm_hip_host, and hand at.host to your kernels. TNM_HIP_ONE_SPACE: two memories that see each
  * other; keep both tiers, and know that a kernel may also read at.host of the lower one.
+ *
+ * Graphs: a stream that you capture must not be marked, and calls that allocate or wait (pin, pump)
+ * stay out of the capture, or it may fail. What a graph names stays pinned while it is launched.
  *
  * Several devices: one tnm_hip each. Their backends recognise each other and copy directly where
  * the devices can, else HIP does it by way of the host. A page-locked tier serves them all.

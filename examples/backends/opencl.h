@@ -1,6 +1,7 @@
 /* opencl.h: an OpenCL device as a tier of tensormem. Copy it beside tensormem.h and include it
  * after tensormem.h in one C or C++ file. No SDK is needed to build: the runtime is loaded when a
- * device is opened. It serves whatever has an OpenCL 1.2 driver: GPUs, FPGAs, CPUs through PoCL.
+ * device is opened. It serves whatever has an OpenCL 1.2 driver: GPUs, FPGAs, CPUs through PoCL,
+ * which is what it has been run on so far.
  *
  *     tnm_opencl *cl;
  *     tnm_ctx *mem;

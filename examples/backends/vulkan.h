@@ -1,6 +1,7 @@
 /* vulkan.h: a Vulkan device as a tier of tensormem. Copy it beside tensormem.h and include it after
  * tensormem.h in one C or C++ file. No SDK is needed to build: the loader is loaded when a device
- * is opened. Needed is Vulkan 1.2, or 1.1 with VK_KHR_timeline_semaphore.
+ * is opened. Needed is Vulkan 1.2, or 1.1 with VK_KHR_timeline_semaphore. It has been run on
+ * lavapipe (the CPU) under the validation layer so far.
  *
  *     tnm_vulkan *vk;
  *     tnm_ctx *mem;
