@@ -63,6 +63,10 @@
 #ifndef TENSORMEM_OPENCL_H
 #define TENSORMEM_OPENCL_H
 
+#ifndef TNM_VERSION
+#    error "include tensormem.h before opencl.h"
+#endif
+
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -336,8 +340,10 @@ static inline tnm_result tnm_opencl_make(tnm_opencl *cl, uint64_t size, uint64_t
     int32_t code = 0;
     if (tnm_opencl_gone(cl)) return TNM_ERR_LOST;
     if (size > cl->largest || size > SIZE_MAX) {
+        tnm_opencl_lock(&cl->telling); /* mark may fail meanwhile */
         snprintf(cl->error, sizeof cl->error, "%llu bytes in one buffer, the device allows %llu",
                  (unsigned long long)size, (unsigned long long)cl->largest);
+        tnm_opencl_set(&cl->telling, 0);
         return TNM_ERR_BACKEND;
     }
     *mem = cl->api.CreateBuffer(cl->context, flags, (size_t)size, NULL, &code);
@@ -855,7 +861,10 @@ static inline void tnm_opencl_close(tnm_opencl *cl) {
 /* TNM_ERR_UNSUPPORTED: no library or no such device; tnm_opencl_error(NULL) says. */
 static inline tnm_result tnm_opencl_open(const tnm_opencl_desc *desc, tnm_opencl **out) {
     static int watched;
+    tnm_opencl_desc none;
     tnm_result result = TNM_ERR_UNSUPPORTED;
+    memset(&none, 0, sizeof none);
+    if (!desc) desc = &none;
     *out = NULL;
     tnm_opencl *cl = (tnm_opencl *)calloc(1, sizeof *cl);
     if (!cl) {

@@ -70,6 +70,10 @@
 #ifndef TENSORMEM_VULKAN_H
 #define TENSORMEM_VULKAN_H
 
+#ifndef TNM_VERSION
+#    error "include tensormem.h before vulkan.h"
+#endif
+
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -1685,7 +1689,10 @@ static inline void tnm_vulkan_close(tnm_vulkan *vk) {
 /* TNM_ERR_UNSUPPORTED: no library or no such device; tnm_vulkan_error(NULL) says. */
 static inline tnm_result tnm_vulkan_open(const tnm_vulkan_desc *desc, tnm_vulkan **out) {
     static int watched;
+    tnm_vulkan_desc none;
     tnm_result result = TNM_OK;
+    memset(&none, 0, sizeof none);
+    if (!desc) desc = &none;
     *out = NULL;
     tnm_vulkan *vk = (tnm_vulkan *)calloc(1, sizeof *vk);
     if (!vk) {
