@@ -12,7 +12,7 @@
  *     tnm_ctx *mem;
  *     tnm_ascend_desc which = {0};                                  // the first device
  *     if (tnm_ascend_open(&which, &npu) < 0) return puts(tnm_ascend_error(NULL));
- *     tnm_tier_desc tiers[2] = {{.name = "npu", .budget_bytes = 4u << 30}, {.name = "host"}};
+ *     tnm_tier_desc tiers[2] = {{.name = "npu", .budget_bytes = 4ull << 30}, {.name = "host"}};
  *     tnm_desc desc = {.tiers = tiers, .tier_count = 2, .user = npu, .passed = tnm_ascend_passed};
  *     tnm_ascend_backend(npu, &tiers[0].backend);
  *     tnm_ascend_host(npu, &tiers[1].backend);                      // page-locked
