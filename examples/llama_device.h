@@ -4,7 +4,8 @@
  * the first; the operations below put a kernel in the device's queue and return. Weights, keys and
  * values are where tensormem has pinned them. The kernels are OpenCL C, and CUDA C by a few macros;
  * they are compiled when the device is opened, by the OpenCL driver or by NVRTC, which is part of
- * the CUDA toolkit. They compute what the CPU's do and sum in another order.
+ * the CUDA toolkit. They compute what the CPU's do and sum in another order. They have been run by
+ * OpenCL on a CPU (PoCL); NVRTC has compiled them, and no CUDA device has run them yet.
  *
  * A group of WIDTH lanes makes one sum. On a CPU that shows itself as a device WIDTH is 1.
  *
