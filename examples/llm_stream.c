@@ -631,7 +631,7 @@ static int memory_create_tiers(memory *m, const budgets *b) {
     desc.tier_count = b->tiers;
     desc.chunk_bytes = 1u << 20; /* staging is paid from the host's budget: a little will do */
     desc.staging_bytes = 4u << 20;
-    desc.staging_tier = HOST;
+    desc.staging_tier = HOST - (STORAGE - m->bottom); /* of two tiers 0, the default: the host */
     desc.pump_thread = b->pump_thread;
     desc.user = m;
     desc.trace = memory_event;
