@@ -7454,7 +7454,8 @@ static void tnmi_engine_publish(tnmi_engine *e, uint32_t op_index, uint64_t flag
     tnmi_op *op = tnmi_engine_op(e, op_index);
     tnmi_tier *t = tnmi_engine_tier(e, op->tier);
     tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, op->tier, op->replica);
-    uint32_t tier = op->tier, index = op->replica, content = op->content, from = op->from;
+    uint32_t tier = op->tier, index = op->replica, content = op->content;
+    uint32_t from = op->orphan ? TNMI_NONE : op->from;
     if (replica->node != TNMI_NONE) {
         replica->segment = op->place_segment;
         replica->offset = op->place_offset;

@@ -327,6 +327,31 @@ EACH(a_source_lost_under_a_pin) { /* its record stays */
     lose_a_source(g, kind, 1);
 }
 
+EACH(a_source_lost_behind_the_last_chunk) { /* which waits in staging */
+    tnm_pinned p;
+    tnm_result r;
+    if ((kind & SIM_HIDDEN) == 0) return;
+    rig_tier(g, "fast", kind, rig_room(2, ONE));
+    rig_tier(g, "middle", SIM_HIDDEN, rig_room(2, ONE));
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    rig_create(g);
+    rig_make(g, t, 2, ONE / 16, 2);
+    rig_expect(g, t[0], 1, 0);
+    g->sim.device[0].full = 1;
+    CHECK_EQ(rig_try(g, t[0], 0, TNM_READ, &p), TNM_PENDING);
+    rig_pump(g, 20);
+    sim_lose(&g->sim.device[1]);
+    CHECK_EQ(rig_try(g, t[1], 1, TNM_READ, &p), TNM_PENDING);
+    rig_pump(g, 2);
+    CHECK_EQ(rig_state(g, t[0], 1), TNM_STATE_ABSENT);
+    g->sim.device[0].full = g->sim.device[1].lost = 0;
+    RIG_UNTIL(r, g, rig_try(g, t[0], 0, TNM_READ, &p));
+    CHECK_EQ(r, TNM_OK);
+    if (r == TNM_OK) CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    rig_expect(g, t[0], 0, 0);
+    rig_end(g);
+}
+
 EACH(destroy_with_a_lost_device) {
     rig_pair(g, kind, rig_room(3, ONE));
     rig_make(g, t, 3, ONE, 0);
@@ -475,6 +500,7 @@ int main(void) {
     RUN(a_device_lost_with_copies_in_flight);
     RUN(a_source_lost_before_a_chunk_is_taken);
     RUN(a_source_lost_under_a_pin);
+    RUN(a_source_lost_behind_the_last_chunk);
     RUN(destroy_with_a_lost_device);
     RUN(demands_on_a_full_device_do_not_hide_one_on_another);
     RUN(a_failure_further_down_does_not_keep_the_top);
