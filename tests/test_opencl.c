@@ -118,6 +118,12 @@ static void refused(const tnm_opencl_desc *desc, const char *says) {
     CHECK(strstr(tnm_opencl_error(NULL), says) != NULL);
 }
 
+TEST(no_descriptor_is_the_default_one) {
+    tnm_opencl *cl;
+    CHECK_EQ(tnm_opencl_open(NULL, &cl), TNM_OK);
+    tnm_opencl_close(cl);
+}
+
 TEST(what_cannot_be_opened_says_why) {
     tnm_opencl_desc first, *desc = &first;
     memset(desc, 0, sizeof *desc);
@@ -749,6 +755,7 @@ int main(void) {
         return check_done();
     }
     RUN(exit_with_copies_in_flight_is_quiet);
+    RUN(no_descriptor_is_the_default_one);
     RUN(what_cannot_be_opened_says_why);
     RUN(closing_twice_or_nothing_is_harmless);
     RUN(an_applications_context_and_queues_are_used_and_kept);

@@ -54,6 +54,12 @@ static void refused(const tnm_vulkan_desc *desc, const char *says) {
     CHECK(strstr(tnm_vulkan_error(NULL), says) != NULL);
 }
 
+TEST(no_descriptor_is_the_default_one) {
+    tnm_vulkan *vk;
+    CHECK_EQ(tnm_vulkan_open(NULL, &vk), TNM_OK);
+    tnm_vulkan_close(vk);
+}
+
 TEST(what_cannot_be_opened_says_why) {
     tnm_vulkan_desc all, *desc = &all;
     memset(desc, 0, sizeof *desc);
@@ -981,6 +987,7 @@ int main(void) {
     RUN(no_driver_is_no_device);
     (void)opened(); /* left to exit: a driver that is unloaded is a stranger to leak checkers */
     kept = watch.live;
+    RUN(no_descriptor_is_the_default_one);
     RUN(what_cannot_be_opened_says_why);
     RUN(a_runtime_that_lacks_a_call_is_refused);
     RUN(closing_twice_or_nothing_is_harmless);
