@@ -24,8 +24,8 @@ STANDINS := $(patsubst tests/standin_%.c,build/standin/lib%.so,$(wildcard tests/
 	build/standin/libascend_old.so
 FUZZERS := $(patsubst %.c,$(OUT)/%,$(wildcard fuzz/fuzz_*.c))
 
-# A source may say in its first five lines what it links with: /* needs: -lm -pthread */
-needs = $$(sed -n '1,5s:.*/\* needs\: \(.*\) \*/.*:\1:p' $(1))
+# A source may say in its first five lines what it links with: /* needs: tensormem.o -lm -pthread */
+needs = $$(sed -n '1,5s:.*/\* needs\: \(.*\) \*/.*:\1:p' $(1) | sed 's:tensormem\.o:$(OUT)/&:')
 compile = @mkdir -p $(@D)
 compile += && echo "$(CC) $< -> $@" && $(CC) $(STD) $(WARN) -I. $(CPPFLAGS) $(CFLAGS) \
 	-MMD -MF $@.d -MT $@ $< $(EXTRA) -o $@ $(LDFLAGS) $(call needs,$<)
@@ -101,6 +101,14 @@ help: ## this list
 	@echo "tensormem $(VERSION)"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
+# The header as a project has it: the implementation in one object, for whoever only calls it.
+$(OUT)/tensormem.o: CPPFLAGS += -DTENSORMEM_IMPLEMENTATION -x c -c
+$(OUT)/tensormem.o: tensormem.h
+	$(compile)
+
+LINKED := $(shell grep -ls '^/\* needs: tensormem\.o' tests/*.c)
+$(LINKED:%.c=$(OUT)/%): $(OUT)/tensormem.o
+
 $(OUT)/tests/%: tests/%.c
 	$(compile)
 
@@ -127,7 +135,7 @@ $(OUT)/fuzz/%: fuzz/%.c fuzz/standalone.c
 STARPU = $(shell pkg-config --cflags --libs starpu-1.3 2>/dev/null | sed 's/-I/-isystem /g')
 $(OUT)/tests/bench_stream: EXTRA = $(if $(STARPU),-DBENCH_STARPU $(STARPU))
 
--include $(wildcard $(OUT)/*/*.d build/standin/*.d)
+-include $(wildcard $(OUT)/*.d $(OUT)/*/*.d build/standin/*.d)
 
 .PHONY: all demo test conformance standins bench bench-disk bench-llama bench-scale charts fuzz valgrind asan ubsan tsan \
 	lint coverage nightly tools install clean help

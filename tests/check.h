@@ -16,6 +16,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__SANITIZE_ADDRESS__)
+#    define CHECK_ASAN
+#elif defined(__has_feature)
+#    if __has_feature(address_sanitizer)
+#        define CHECK_ASAN
+#    endif
+#endif
+#ifdef CHECK_ASAN
+#    include <sanitizer/asan_interface.h>
+#endif
+#ifdef TENSORMEM_VALGRIND
+#    include <valgrind/memcheck.h>
+#endif
+
 #if defined(__GNUC__)
 #    define CHECK_ADD(counter, n) __atomic_add_fetch(&(counter), (n), __ATOMIC_SEQ_CST)
 #    define CHECK_LOCK()                                                                           \
@@ -135,6 +149,18 @@ static inline void check_release(void *user, void *ptr, size_t size) {
 #define check_live_blocks()   (check_blocks + 0)
 #define check_alloc_count()   (check_asked + 0)   /* asked so far, refused ones included */
 #define check_alloc_refused() (check_refused + 0) /* made to fail so far */
+
+/* Marks of the library on memory that is ours again are void. */
+static inline void check_ordinary(void *at, uint64_t size) {
+#ifdef CHECK_ASAN
+    __asan_unpoison_memory_region(at, (size_t)size);
+#endif
+#ifdef TENSORMEM_VALGRIND
+    (void)VALGRIND_MAKE_MEM_UNDEFINED(at, (size_t)size);
+#endif
+    (void)at;
+    (void)size;
+}
 
 /* ---- running ---- */
 static inline int check_scale(int full, int reduced) {

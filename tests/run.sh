@@ -114,13 +114,15 @@ once() { # targets that several jobs need, built by one of them
     flock build/once.lock "${MAKE:-make}" -s "$@"
 }
 
-standins() { # what a test loads
-    case "$LOADS" in *" $1 "*) once standins ;; esac
+# What a test loads, and the object it links: built once, however many jobs want it.
+shared_parts() { # source without .c, more for make
+    case "$LOADS" in *" $(basename "$1") "*) once standins || return 1 ;; esac
+    case $(head -n 1 "$1.c") in *tensormem.o*) once "${2:-build}/tensormem.o" "${@:3}" ;; esac
 }
 
 binary() { # folder under build/, source without .c, compiler, flags, more for make
-    standins "$(basename "$2")" || return 1
-    "${MAKE:-make}" -s "build/$1/$2" OUT="build/$1" CC="$3" CFLAGS="$4" "${@:5}"
+    local flags=(OUT="build/$1" CC="$3" CFLAGS="$4" "${@:5}")
+    shared_parts "$2" "build/$1" "${flags[@]}" && "${MAKE:-make}" -s "build/$1/$2" "${flags[@]}"
 }
 
 small() {
@@ -128,7 +130,7 @@ small() {
 }
 
 job_unit() {
-    standins "$1" && "${MAKE:-make}" -s "build/tests/$1" && "build/tests/$1"
+    shared_parts "tests/$1" && "${MAKE:-make}" -s "build/tests/$1" && "build/tests/$1"
 }
 
 job_conformance() {

@@ -495,7 +495,7 @@ static inline void sim_lose(sim_device *d) {
     }
     for (int i = 0; i < SIM_BLOCKS; i++) {
         if (d->blocks[i].at == NULL) continue;
-        tnmi_base_ordinary(d->blocks[i].at, d->blocks[i].size); /* the engine's marks are void */
+        check_ordinary(d->blocks[i].at, d->blocks[i].size); /* the engine's marks are void */
         memset(d->blocks[i].at, SIM_POISON, (size_t)d->blocks[i].size);
     }
 }

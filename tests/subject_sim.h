@@ -467,7 +467,7 @@ static inline void subject_sim_lose(void *user) {
     w->dead = 1;
     memset(w->device.copy, 0, sizeof w->device.copy);
     memset(w->peer.copy, 0, sizeof w->peer.copy);
-    tnmi_base_ordinary(w->device.arena, SUBJECT_SIM_BYTES); /* the engine's marks are void */
+    check_ordinary(w->device.arena, SUBJECT_SIM_BYTES); /* the engine's marks are void */
     memset(w->device.arena, 0xDB, (size_t)SUBJECT_SIM_BYTES);
 }
 

@@ -1,6 +1,6 @@
+/* needs: tensormem.o */
 /* Budgets from outside: never exceeded (the devices hold every alloc against the budget in force),
  * changed at run time down to zero, staging and tails charged, peaks, refusing backends. P2. */
-#define TENSORMEM_IMPLEMENTATION
 #include "tensormem.h"
 #include "sim.h"
 

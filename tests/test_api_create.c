@@ -1,6 +1,6 @@
+/* needs: tensormem.o */
 /* tnm_create and tnm_destroy from outside: descriptors, defaults, refusals, several contexts side
  * by side, destroying with work under way, and an idle that gives up. P4, P10. */
-#define TENSORMEM_IMPLEMENTATION
 #include "tensormem.h"
 #include "sim.h"
 

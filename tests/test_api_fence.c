@@ -1,6 +1,6 @@
+/* needs: tensormem.o */
 /* Fences from outside: what a pending one holds and what it does not, several queues, a dead queue,
  * a full table, and waiting. P3, P4. */
-#define TENSORMEM_IMPLEMENTATION
 #include "tensormem.h"
 #include "sim.h"
 

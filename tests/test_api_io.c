@@ -1,5 +1,5 @@
+/* needs: tensormem.o */
 /* tnm_read, tnm_write, tnm_evict, tnm_flush and SCRUB from outside; routes and staging. P1, P5. */
-#define TENSORMEM_IMPLEMENTATION
 #include "tensormem.h"
 #include "sim.h"
 

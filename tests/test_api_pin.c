@@ -1,6 +1,6 @@
+/* needs: tensormem.o */
 /* Pins from outside: sets, views, WRITE and DISCARD, BUSY both ways, try_pin and claims, misuse.
  * Proves P1, P3, P4, P6 and the pin rows of the table of events. */
-#define TENSORMEM_IMPLEMENTATION
 #include "tensormem.h"
 #include "sim.h"
 

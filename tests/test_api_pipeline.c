@@ -1,7 +1,7 @@
+/* needs: tensormem.o */
 /* Copies on links that take (virtual) time, from outside: bytes move while the program computes,
  * both ways at once, over three hops, with a pump thread's beat and with one pump a frame. What is
  * held against max(compute, busiest link) is the same in every run: no clock is read. */
-#define TENSORMEM_IMPLEMENTATION
 #include "tensormem.h"
 #include "check.h"
 #include "links.h"

@@ -1,6 +1,6 @@
+/* needs: tensormem.o */
 /* Stats, dumps, the pump's allowance, log and trace from outside. P9. */
 #define _POSIX_C_SOURCE 200809L
-#define TENSORMEM_IMPLEMENTATION
 #include "tensormem.h"
 #include "sim.h"
 

@@ -1,6 +1,6 @@
+/* needs: tensormem.o */
 /* Tensors from outside: dtypes, shapes and sizes, hostile numbers, and handles that are stale,
  * foreign, zero or invented. P8. */
-#define TENSORMEM_IMPLEMENTATION
 #include "tensormem.h"
 #include "sim.h"
 

@@ -1,6 +1,6 @@
+/* needs: tensormem.o */
 /* Trees of tiers from outside: cascades, two devices over one host over one disk, exchange of full
  * tiers, and a backend whose memory is gone. P1, P2, P4, P5. */
-#define TENSORMEM_IMPLEMENTATION
 #include "tensormem.h"
 #include "sim.h"
 

@@ -1,6 +1,6 @@
+/* needs: tensormem.o */
 /* Random calls against a naive model, on six trees of tiers with delays, reordering, refusals and
  * faults; tnm_check after every call. `test_model SEED [ROUNDS]` replays and tells every call. */
-#define TENSORMEM_IMPLEMENTATION
 #include "tensormem.h"
 #include "model.h"
 
