@@ -14,7 +14,7 @@ builds() {
 build() { # BINARY COMPILER FLAGS...
     binary=$1
     shift
-    "$@" -std=c99 -O1 -g -I. tests/test_annotate.c -o "$out/$binary" >"$out/$binary.log" 2>&1
+    "$@" -std=c99 -O0 -g -I. tests/test_annotate.c -o "$out/$binary" >"$out/$binary.log" 2>&1
 }
 
 # expect CHECKER BUG PATTERN COMMAND... : it must report (pattern in its output, status not 0)

@@ -19,7 +19,7 @@ static int play(int kind, subject_sim_defect defect, const char *only) {
     CHECK(begun);
     if (!begun) return -1;
     kit.only = only;
-    kit.patience = 2;
+    kit.patience = 1;
     conform_play_all(&kit);
     broken = conform_end_kit(&kit);
     if (!kit.dead) CHECK_EQ(subject_sim_live(s.user) > 0, kit.broken[CONFORM_LEAK] > 0);
