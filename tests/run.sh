@@ -23,8 +23,10 @@ SKIP=77 # the exit status of a job that could not run; its last line of output s
 WARN="-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wundef -Werror"
 SWITCHES="TENSORMEM_STATIC TENSORMEM_NO_ATOMICS TENSORMEM_THREADS TENSORMEM_NO_STDIO
     TENSORMEM_NO_FILE NDEBUG"
-SLOW_UNDER_VALGRIND=" test_api_foresight test_api_pipeline test_api_scale test_conform test_gguf \
-test_shelf_noatomics test_threads test_threads_noatomics test_threads_ownlock " # see `make valgrind`
+# Those that run for long: optimised where the others are not, and under Valgrind only by `make
+# valgrind`.
+LONG=" test_api_foresight test_api_pipeline test_api_scale test_conform test_gguf \
+test_shelf_noatomics test_threads test_threads_noatomics test_threads_ownlock "
 # Not again under a checker: what builds itself for each, and what loads a vendor's runtime, whose
 # own memory the checker would judge.
 AS_IT_IS=" test_annotate test_opencl test_vulkan test_llm_device "
@@ -82,7 +84,7 @@ again() { # section: the tests that are built and run once more in it
     names "$1" tests/test_*.c | while read -r section name; do
         case "$AS_IT_IS" in *" $name "*) continue ;; esac
         case "$1$LOADS" in i686*" $name "*) continue ;; esac
-        case "$1/$VALGRIND_ALL$SLOW_UNDER_VALGRIND" in valgrind/0*" $name "*) continue ;; esac
+        case "$1/$VALGRIND_ALL$LONG" in valgrind/0*" $name "*) continue ;; esac
         echo "$section $name"
     done
 }
@@ -147,8 +149,13 @@ job_corpus() { # the corpus of fuzz_x is fuzz/corpus/x
 
 SAN="-Og -g -fno-omit-frame-pointer -fno-sanitize-recover=all"
 
+optimised() { # most tests run for less time than an optimiser would take
+    case "$LONG" in *" $1 "*) echo -Og ;; *) echo -O0 ;; esac
+}
+
 job_asan() {
-    binary asan "tests/$1" "$CC" "$SAN -fsanitize=address,undefined" && small "build/asan/tests/$1"
+    local flags="${SAN/-Og/$(optimised "$1")} -fsanitize=address,undefined"
+    binary asan "tests/$1" "$CC" "$flags" && small "build/asan/tests/$1"
 }
 
 job_ubsan() {
@@ -191,7 +198,7 @@ job_drd() {
 job_i686() {
     local cc=i686-linux-gnu-gcc
     need $cc || return $SKIP
-    binary i686 "tests/$1" $cc "-Og -g -static -D_FILE_OFFSET_BITS=64" || return 1
+    binary i686 "tests/$1" $cc "$(optimised "$1") -g -static -D_FILE_OFFSET_BITS=64" || return 1
     small "build/i686/tests/$1"
 }
 
