@@ -1310,7 +1310,7 @@ extern "C" {
 
 static int tnmi_base_add(uint64_t a, uint64_t b, uint64_t *out) {
     *out = a + b;
-    return *out >= a;
+    return a <= UINT64_MAX - b;
 }
 
 static int tnmi_base_mul(uint64_t a, uint64_t b, uint64_t *out) {
@@ -1318,10 +1318,15 @@ static int tnmi_base_mul(uint64_t a, uint64_t b, uint64_t *out) {
     return a == 0 || *out / a == b;
 }
 
-/* align is a power of two */
-static int tnmi_base_align(uint64_t a, uint64_t align, uint64_t *out) {
-    int fits = tnmi_base_add(a, align - 1, out);
-    *out &= ~(align - 1);
+/* a modulo a power of two */
+static TNMI_INLINE uint64_t tnmi_base_odd(uint64_t a, uint64_t power) {
+    return a & (power - 1);
+}
+
+/* up to a multiple of a power of two; 0 = there is none */
+static int tnmi_base_align(uint64_t a, uint64_t power, uint64_t *out) {
+    int fits = tnmi_base_add(a, power - 1, out);
+    *out -= tnmi_base_odd(*out, power);
     return fits;
 }
 
@@ -2179,14 +2184,14 @@ typedef struct tnmi_room {
 
 /* Where between two granules the room starts, or TNMI_NONE: it does not fit. */
 static inline uint32_t tnmi_space_fit(uint32_t start, uint32_t end, const tnmi_room *room) {
-    uint32_t odd = room->align - 1;
     start = start > room->from ? start : room->from;
     end = end < room->to ? end : room->to;
     if (start >= end || room->need > end - start) return TNMI_NONE;
     uint32_t last = end - room->need; /* no start is beyond it */
-    uint32_t up = (room->phase - start) & odd, down = (last - room->phase) & odd;
+    uint32_t up = (uint32_t)tnmi_base_odd(room->phase - start, room->align);
     if (up > last - start) return TNMI_NONE;
-    return room->high ? last - down : start + up;
+    start += up;
+    return room->high ? last - (uint32_t)tnmi_base_odd(last - start, room->align) : start;
 }
 
 static inline uint32_t tnmi_space_fit_node(const tnmi_space *space, uint32_t index,
@@ -4574,7 +4579,8 @@ static uint64_t tnmi_tier_segment_size(const tnmi_tier *tier, uint64_t need, uin
     else
         size = tnmi_base_min(tnmi_base_max(tier->reserved, (uint64_t)16 << 20), (uint64_t)1 << 30);
     if (tier->refused) size = tnmi_base_min(size, tier->refused / 2);
-    size = tnmi_base_min(size, most) & ~(tier->granule - 1);
+    size = tnmi_base_min(size, most);
+    size -= tnmi_base_odd(size, tier->granule);
     return tnmi_base_max(size, need);
 }
 
@@ -5452,11 +5458,18 @@ static const char *tnmi_tensor_shape(const tnm_tensor_desc *desc, int *rank, uin
     *rank = 0;
     *bytes = 0;
     if (!tnmi_tensor_block(desc->dtype, &elements, &size)) return "dtype is none of tnm_dtype";
+    /*@ loop invariant 0 <= *rank <= TNM_MAX_DIMS && count >= 1;
+        loop invariant \forall integer i; 0 <= i < *rank ==> desc->shape[i] > 0;
+        loop assigns *rank, count;
+        loop variant TNM_MAX_DIMS - *rank; */
     while (*rank < TNM_MAX_DIMS && desc->shape[*rank] != 0) {
         if (desc->shape[*rank] < 0) return "shape has a negative dimension";
         if (!tnmi_base_mul(count, (uint64_t)desc->shape[*rank], &count)) return "shape overflows";
         (*rank)++;
     }
+    /*@ loop invariant *rank <= i <= TNM_MAX_DIMS;
+        loop assigns i;
+        loop variant TNM_MAX_DIMS - i; */
     for (int i = *rank; i < TNM_MAX_DIMS; i++)
         if (desc->shape[i] != 0) return "shape goes on behind its first 0";
     if (*rank == 0) return desc->dtype == TNM_BYTES ? NULL : "a dtype needs a shape";
