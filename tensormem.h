@@ -227,7 +227,8 @@
  * submitted: a fence that waits for its own caller is the one hang we cannot prevent. A game's
  * clock is its frame number: a fence per frame, and `passed` returns the number of the last frame
  * the device finished. A queue that answers UINT64_MAX is dead: its fences pass, and what it was
- * writing is LOST.
+ * writing is LOST. Where a queue could not be marked there is no value: a fence of 0 or -1 is
+ * ARGUMENT and the pin stays. Wait for what was submitted some other way, then unpin without one.
  *
  * 7. ADOPTED MEMORY
  *
@@ -685,9 +686,12 @@ extern "C" {
 #    define TNM_MAX_TIERS 64
 #    define TNM_MAX_LANES 8
 
-/* A fence: (queue, value) on a timeline of the application's. queue 0 .. 255, value 1 .. 2^56-1,
- * never falling on a queue. */
-#    define TNM_FENCE(queue, value) (((uint64_t)(queue) << 56) | (uint64_t)(value))
+/* A fence: (queue, value) on a timeline of the application's. queue 0 .. 255, value 1 .. 2^55-2,
+ * never falling on a queue. It is no 0 whatever the value, and a value of 0 or -1, which is how a
+ * queue says that it could not be marked, is refused. Bit 63 is set, 8 bits of queue, 55 of value.
+ */
+#    define TNM_FENCE(queue, value)                                                               \
+        (((uint64_t)1 << 63) | ((uint64_t)(queue) << 55) | (uint64_t)(value))
 
 typedef struct tnm_ctx tnm_ctx; /* one memory manager; there is no other state */
 
@@ -1083,7 +1087,8 @@ TENSORMEM_API tnm_result tnm_try_pin(tnm_ctx *ctx, const tnm_use *set, int count
 
 /* Let go. fence 0: done now, one subtraction. Else TNM_FENCE(queue, value) of work already
  * submitted: the pins fall when `passed(queue)` reaches the value. Zeroes the members. CAPACITY:
- * max_fences are outstanding, nothing was unpinned, pump and call again; MEMORY likewise. */
+ * max_fences are outstanding, nothing was unpinned, pump and call again; MEMORY likewise. ARGUMENT:
+ * nothing was unpinned either (a value of 0 or -1: see TNM_FENCE). */
 TENSORMEM_API tnm_result tnm_unpin(tnm_ctx *ctx, tnm_pinned *set, int count, uint64_t fence);
 
 /* Copy between a tensor and plain memory; waits like tnm_pin, and for fences: tnm_read for those
@@ -5137,7 +5142,7 @@ typedef struct tnmi_region { /* adopted memory; one serves many ranges of the sa
     uint32_t writable, by_host; /* by_host: the offset told to backends is 0, base unused */
 } tnmi_region;
 
-enum { TNMI_QUEUES = 256 }; /* of fences */
+enum { TNMI_QUEUES = 256, TNMI_FENCE_BITS = 55 }; /* of fences: queues, bits of a value */
 
 typedef struct tnmi_fence { /* pins that fall when a queue has passed a value */
     uint64_t value;
@@ -9714,12 +9719,25 @@ static void tnmi_engine_passed(tnmi_engine *e, uint32_t queue, uint64_t value) {
     }
 }
 
+static uint64_t tnmi_engine_fence_value(uint64_t fence) {
+    return fence & (((uint64_t)1 << TNMI_FENCE_BITS) - 1);
+}
+
+/* Why TNM_FENCE did not make it, or not of a mark; NULL = it did. */
+static const char *tnmi_engine_fence_rule(uint64_t fence) {
+    uint64_t value = tnmi_engine_fence_value(fence);
+    if (!(fence >> 63)) return "a fence is made by TNM_FENCE";
+    if (value == 0 || value == tnmi_engine_fence_value(UINT64_MAX))
+        return "a fence value is 1 .. 2^55-2: a mark that failed is no fence";
+    return NULL;
+}
+
 /* The pin moves into a fence record; the record and its replica's count were reserved. Records of a
  * queue lie in the order of their values, in which they come, or nearly so where threads submit. */
 static void tnmi_engine_fence(tnmi_engine *e, uint32_t tier, uint32_t replica, int write,
                               uint64_t fence) {
-    uint32_t queue = (uint32_t)(fence >> 56), at = e->fence_tail[queue];
-    uint64_t value = fence & (((uint64_t)1 << 56) - 1);
+    uint32_t queue = (uint32_t)(fence >> TNMI_FENCE_BITS) % TNMI_QUEUES, at = e->fence_tail[queue];
+    uint64_t value = tnmi_engine_fence_value(fence);
     *tnmi_tensor_fenced_at(&e->tensors, tier, replica) += tnmi_tensor_fence_unit(write);
     while (at != TNMI_NONE && tnmi_engine_fence_at(e, at)->value > value)
         at = tnmi_engine_fence_at(e, at)->prev;
@@ -14079,7 +14097,7 @@ static TNMI_APART tnm_result tnmi_door_unpin_call(tnm_ctx *ctx, tnm_pinned *set,
     const char *rule = tnmi_door_inside(ctx);
     if (!rule) rule = tnmi_door_check_array(set, count);
     if (!rule && fence && !ctx->e.has_passed) rule = "a fence needs tnm_desc.passed";
-    if (!rule && fence && !(fence & (((uint64_t)1 << 56) - 1))) rule = "a fence value is not 0";
+    if (!rule && fence) rule = tnmi_engine_fence_rule(fence);
     if (rule) return tnmi_door_reject(ctx, call, rule);
     int locked = fence || tnmi_base_load32(&ctx->by_lock);
     if (locked) tnmi_door_enter(ctx);

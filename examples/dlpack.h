@@ -142,7 +142,8 @@ typedef struct tnm_dlpack_export_desc {
      * do. NULL from it is a refusal. */
     void *(*handle)(void *user, uint64_t mem);
     /* Asked when the consumer lets go, on its thread: TNM_FENCE(queue, value) behind what it has
-     * queued; 0 = it has finished, and if no fence can be had, see to it that it has. */
+     * queued; 0 = it has finished, and if no fence can be had (a mark that failed), see to it that
+     * it has. */
     uint64_t (*fence)(void *user);
     void *user;
     const char *why; /* out: what was in the way, or NULL */
@@ -207,7 +208,8 @@ typedef struct tnm_dlpack_lent { /* what the consumer sees, and what its deleter
 } tnm_dlpack_lent;
 
 /* A fence may find the table of fences full: what passes makes room. Where there is no memory to
- * note one the pin is kept for ever rather than let go under a kernel, and tnm_destroy is BUSY. */
+ * note one, or it is refused (of a mark that failed), the pin is kept for ever rather than let go
+ * under a kernel, and tnm_destroy is BUSY. */
 static inline void tnm_dlpack_let_go(tnm_dlpack_lent *lent) {
     uint64_t fence = lent->fence ? lent->fence(lent->user) : 0;
     tnm_result r = tnm_unpin(lent->ctx, &lent->at, 1, fence);

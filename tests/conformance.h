@@ -105,7 +105,7 @@ static inline int conform(const conform_subject *s); /* how many rules are broke
     X(TICKET_MANY, "ticket-many", "many copies go before one submit, and all arrive")              \
     X(QUEUE_BUSY, "queue-busy", "a full queue is BUSY, and goes on after polls")                   \
     X(HANG, "hang", "what was started ends")                                                       \
-    X(FENCE_MARK, "fence-mark", "marks grow, from 1, below 2^56")                                  \
+    X(FENCE_MARK, "fence-mark", "marks grow, from 1, to 2^55-2 at most")                           \
     X(FENCE_PASSED, "fence-passed", "passed never goes back, and reaches what was marked")         \
     X(FENCE_WORK, "fence-work", "a fence has passed when the kernels before it have run")          \
     X(FAIL_CLEAR, "fail-clear", "a failure is an error, and the next call is as if none had been") \
@@ -1241,7 +1241,7 @@ static inline int conform_has_fences(conform_kit *k, int rule, int kernels) {
 
 static inline uint64_t conform_mark(conform_kit *k, uint32_t queue, uint64_t before) {
     uint64_t value = k->s.mark(k->s.user, queue);
-    if (value == 0 || value < before || value >> 56 != 0)
+    if (value == 0 || value < before || value > ((uint64_t)1 << 55) - 2)
         conform_broken(k, CONFORM_FENCE_MARK, "queue %u: %llu after %llu", (unsigned)queue,
                        conform_n(value), conform_n(before));
     return value;

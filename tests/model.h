@@ -200,8 +200,8 @@ static inline uint64_t model_passed(void *user, uint32_t queue, uint64_t wait_fo
     uint64_t now = sim_passed(&m->g.sim, queue, wait_for);
     for (int i = 0; i < MODEL_PINS; i++) {
         model_pin *p = &m->pin[i];
-        if (!p->used || p->fence == 0 || p->fence >> 56 != queue) continue;
-        if ((p->fence & 0x00FFFFFFFFFFFFFFu) > now) continue;
+        if (!p->used || p->fence == 0 || (p->fence >> 55) % 256 != queue) continue;
+        if ((p->fence & 0x007FFFFFFFFFFFFFu) > now) continue;
         if (p->p.access != TNM_READ) model_scribble(m, p, p->p.bytes / 2, p->p.bytes / 3);
         p->used = 0;
         model_settle(m, p->content);
@@ -597,7 +597,7 @@ static inline void model_op_unpin(model *m, int fenced) {
     p->fence = fence;
     if (!fenced) p->used = 0;
     r = tnm_unpin(m->g.ctx, &gone, 1, fence);
-    model_say(m, "unpin", at, (long long)(fence >> 56), r);
+    model_say(m, "unpin", at, (long long)((fence >> 55) % 256), r);
     CHECK_EQ(r, TNM_OK);
     CHECK(gone.id == 0 && gone.host == NULL && gone.bytes == 0);
     model_settle(m, content);

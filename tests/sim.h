@@ -263,7 +263,8 @@ static inline int sim_runs_in(sim *w, const sim_block *b) {
 }
 
 static inline int sim_fence_open(const sim *w, uint64_t fence) {
-    return fence == 0 || (fence & 0x00FFFFFFFFFFFFFFu) > w->told[(fence >> 56) % SIM_QUEUES];
+    uint64_t value = fence & 0x007FFFFFFFFFFFFFu; /* as TNM_FENCE lays it out */
+    return fence == 0 || value > w->told[(fence >> 55) % SIM_QUEUES];
 }
 
 static inline int sim_held_in(sim *w, const uint8_t *at, uint64_t size, int only_write) {

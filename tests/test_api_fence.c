@@ -323,6 +323,78 @@ TEST(a_fence_without_memory_unpins_nothing) {
     rig_end(&g);
 }
 
+/* A queue that could not be marked says 0, or -1: no fence may come of that, nor "done now", while
+ * the device may still be reading. */
+EACH(a_mark_that_failed_lets_nothing_go) {
+    static const uint64_t bad[] = { 0, UINT64_MAX, ((uint64_t)1 << 55) - 1 };
+    static const uint32_t queues[] = { 0, 1, 255 };
+    tnm_tensor t, other;
+    tnm_pinned p, set[2];
+    rig_pair(g, kind, rig_room(2, ONE));
+    t = rig_tensor(g, ONE, 0);
+    other = rig_tensor(g, ONE, 0);
+    rig_write(g, t, 0, 1);
+    rig_write(g, other, 0, 2);
+    CHECK_EQ(rig_pin(g, t, 0, TNM_READ, &p), TNM_OK);
+    for (int q = 0; q < 3; q++)
+        for (int i = 0; i < 3; i++) {
+            tnm_pinned kept = p;
+            uint64_t fence = TNM_FENCE(queues[q], bad[i]);
+            CHECK(fence != 0);
+            CHECK_EQ(tnm_unpin(g->ctx, &p, 1, fence), TNM_ERR_ARGUMENT);
+            CHECK(memcmp(&kept, &p, sizeof p) == 0);
+            CHECK_EQ(rig_info(g, t, 0).pins, 1);
+            CHECK_EQ(rig_info(g, t, 0).fenced, 0);
+        }
+    CHECK_EQ(tnm_unpin(g->ctx, &p, 1, 7), TNM_ERR_ARGUMENT); /* a bare value is no fence */
+    CHECK_EQ(tnm_unpin(g->ctx, &p, 1, UINT64_MAX >> 1), TNM_ERR_ARGUMENT);
+    CHECK_EQ(rig_pin(g, other, 0, TNM_READ, &set[1]), TNM_OK);
+    set[0] = p;
+    CHECK_EQ(tnm_unpin(g->ctx, set, 2, TNM_FENCE(0, 0)), TNM_ERR_ARGUMENT); /* all or nothing */
+    CHECK(set[0].id != 0 && set[1].id != 0);
+    CHECK_EQ(tnm_evict(g->ctx, t, 0), TNM_ERR_BUSY);
+    CHECK_EQ(tnm_destroy(g->ctx), TNM_ERR_BUSY);
+    CHECK_EQ(rig_unpin(g, &set[1], 0), TNM_OK);
+    CHECK_EQ(rig_unpin(g, &set[0], TNM_FENCE(0, 3)), TNM_OK); /* marked after all */
+    CHECK_EQ(rig_info(g, t, 0).fenced, 1);
+    g->sim.now[0] = 3;
+    rig_rest(g);
+    CHECK_EQ(rig_info(g, t, 0).pins, 0);
+    rig_end(g);
+}
+
+/* What a fence can say goes to its queue, at both ends of what it can. */
+static uint32_t asked_queue;
+static uint64_t asked_until, stands_at;
+static uint64_t one_passed(void *user, uint32_t queue, uint64_t wait_for) {
+    asked_queue = queue;
+    if (wait_for) stands_at = asked_until = wait_for;
+    ((sim *)user)->told[queue % SIM_QUEUES] = stands_at;
+    return stands_at;
+}
+
+TEST(first_and_last_queue_and_value) {
+    static const uint32_t queues[] = { 0, 1, 127, 128, 254, 255 };
+    static const uint64_t values[] = { 1, 2, ((uint64_t)1 << 54) + 1, ((uint64_t)1 << 55) - 2 };
+    static rig g;
+    for (int i = 0; i < 6 * 4; i++) {
+        uint32_t queue = queues[i / 4];
+        uint64_t value = values[i % 4];
+        rig_start(&g, 1);
+        g.desc.passed = one_passed;
+        rig_pair(&g, SIM_PLAIN, rig_room(2, ONE));
+        stands_at = value - 1;
+        tnm_tensor t = fenced(&g, TNM_READ, TNM_FENCE(queue, value));
+        rig_pump(&g, 4);
+        CHECK_EQ(rig_info(&g, t, 0).fenced, 1);
+        CHECK_EQ(asked_queue, queue);
+        CHECK_EQ(tnm_wait(g.ctx), TNM_OK);
+        CHECK_EQ(asked_until, value);
+        CHECK_EQ(rig_info(&g, t, 0).pins, 0);
+        rig_end(&g);
+    }
+}
+
 /* ---- a queue that died ---- */
 static int queue_is_dead;
 static uint64_t dead_passed(void *user, uint32_t queue, uint64_t wait_for) {
@@ -419,6 +491,8 @@ int main(void) {
     RUN(a_full_table_unpins_nothing);
     RUN(fences_are_counted_for_each_replica);
     RUN(a_fence_without_memory_unpins_nothing);
+    RUN(a_mark_that_failed_lets_nothing_go);
+    RUN(first_and_last_queue_and_value);
     RUN(a_dead_queue_counts_as_passed);
     RUN(what_is_lost_waits_for_its_fences);
     RUN(wait_sleeps_until_something_ends);

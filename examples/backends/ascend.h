@@ -709,8 +709,8 @@ static inline void tnm_ascend_tier(const tnm_ascend *rt, tnm_tier_desc *tier) {
 }
 
 /* ---- fences: the n-th mark of a queue is fence value n ---- */
-/* A value behind all work queued there so far. Waits while 64 are outstanding. 0 = failed: wait
- * for the stream, then unpin; TNM_FENCE(0, 0) says that the device is done with it. */
+/* A value behind all work queued there so far. Waits while 64 are outstanding. 0 = failed: as
+ * a fence it is refused and the pin stays, so wait for the stream, then unpin with fence 0. */
 static inline uint64_t tnm_ascend_mark(tnm_ascend *rt, uint32_t queue) {
     void *was;
     if (queue >= rt->queues || TNM_ASCEND_GET(&rt->lost)) return 0;

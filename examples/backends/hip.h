@@ -582,8 +582,8 @@ static inline void tnm_hip_host(tnm_hip *rt, tnm_backend *out) {
 }
 
 /* ---- fences: the n-th mark of a queue is fence value n ---- */
-/* A value behind all work queued there so far. Waits while 256 are outstanding. 0 = failed: wait
- * for the stream, then unpin; TNM_FENCE(0, 0) says that the device is done with it. */
+/* A value behind all work queued there so far. Waits while 256 are outstanding. 0 = failed: as
+ * a fence it is refused and the pin stays, so wait for the stream, then unpin with fence 0. */
 static inline uint64_t tnm_hip_mark(tnm_hip *rt, uint32_t queue) {
     tnm_hip_before before;
     if (queue >= rt->queues || TNM_HIP_GET(&rt->lost)) return 0;

@@ -559,8 +559,8 @@ static inline void tnm_opencl_reap(tnm_opencl *cl, tnm_opencl_fences *f) {
     }
 }
 
-/* A fence value behind everything queued on that queue so far, which is flushed. 0 = failed: finish
- * the queue, then unpin; TNM_FENCE(0, 0) says that the device is done with it. */
+/* A fence value behind everything queued on that queue so far, which is flushed. 0 = failed: as
+ * a fence it is refused and the pin stays, so finish the queue, then unpin with fence 0. */
 static inline uint64_t tnm_opencl_mark(tnm_opencl *cl, uint32_t queue) {
     tnm_opencl_event event = NULL;
     uint64_t value = 0;

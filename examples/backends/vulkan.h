@@ -1146,8 +1146,8 @@ static inline uint64_t tnm_vulkan_next(tnm_vulkan *vk, tnm_vulkan_fences *f) {
     return value;
 }
 
-/* A fence value behind everything submitted to that queue so far. 0 = failed: wait for the queue,
- * then unpin; TNM_FENCE(0, 0) says that the device is done with it. */
+/* A fence value behind everything submitted to that queue so far. 0 = failed: as a fence it is
+ * refused and the pin stays, so wait for the queue, then unpin with fence 0. */
 static inline uint64_t tnm_vulkan_mark(tnm_vulkan *vk, uint32_t queue) {
     if (queue >= vk->queues || tnm_vulkan_gone(vk)) return 0;
     tnm_vulkan_fences *f = &vk->fences[queue];
