@@ -22,8 +22,9 @@
  * most), STANDIN_PEER (1), STANDIN_DDR (0; 1 = no device has HBM). Built with -DSTANDIN_OLD it
  * lacks what older releases lack.
  *
- * For tests: standin_fail(call, nth, code) makes the nth call from now of that name (NULL: of any)
- * fail once; calls that free or destroy do their work nevertheless. standin_lose() breaks every
+ * For tests: standin_fail(call, nth, code) makes the nth call from now of that name, or of one in a
+ * list of names, (NULL: of any) fail once, and all of them until further notice if nth is -1; calls
+ * that free or destroy do their work nevertheless. standin_lose() breaks every
  * device until it is reset. standin_spoil(silent): the next background copy fails when it runs;
  * what is recorded behind it stays NOT_READY, or (silent) completes as if nothing were, and the
  * stream says so to the first who waits for it. */
@@ -108,7 +109,7 @@ static uint64_t device_limit, host_limit, host_used;
 static uint64_t draws = 88172645463325252u, pageable_bytes, at_once, copies_done, calls_made;
 static const char *current_call = "?";
 static struct {
-    char call[64]; /* "" = any */
+    char call[128]; /* "" = any */
     int nth, code, fired;
 } plan;
 static __thread context *current;
@@ -152,12 +153,19 @@ static void lose(int number, int code) {
 }
 
 /* Begins a call: the lock is held after it. The code that was planned for it, or 0. */
+static int named(const char *list, const char *call) { /* empty: all are */
+    size_t length = strlen(call);
+    for (const char *at = strstr(list, call); at; at = strstr(at + 1, call))
+        if ((at == list || at[-1] == ' ') && (!at[length] || at[length] == ' ')) return 1;
+    return !*list;
+}
+
 static int begin(const char *call) {
     pthread_mutex_lock(&lock);
     current_call = call;
     calls_made++;
     if (!users && strcmp(call, "aclInit") != 0) broken("aclInit was not called");
-    if (plan.nth == 0 || (plan.call[0] && strcmp(plan.call, call) != 0) || --plan.nth > 0) return 0;
+    if (plan.nth == 0 || !named(plan.call, call) || (plan.nth > 0 && --plan.nth > 0)) return 0;
     plan.fired = 1;
     if (plan.code == BROKEN && current && current->live) lose(current->device, plan.code);
     return plan.code;

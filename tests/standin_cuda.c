@@ -19,9 +19,11 @@
  * most), STANDIN_UNIFIED (0; 1 = integrated, 2 = the host's page tables), STANDIN_PEER (1),
  * STANDIN_BATCH (1).
  *
- * For tests: standin_fail(call, nth, code) makes the nth call from now of that name (NULL: of any)
- * fail once; calls that free or destroy do their work nevertheless, as the documentation allows.
- * standin_lose() breaks every device, standin_revive() gives fresh ones.
+ * For tests: standin_fail(call, nth, code) makes the nth call from now of that name, or of one in a
+ * list of names, (NULL: of any) fail once, and all of them until further notice if nth is -1; calls
+ * that free or destroy do their work nevertheless, as the documentation allows. standin_lose()
+ * breaks every device, standin_revive() gives fresh ones. standin_capture() begins or ends the
+ * capture of a stream: its events cannot be asked for, nor can it.
  *
  * tests/standin_hip.c is the same machine behind the names of HIP. */
 /* needs: -pthread */
@@ -45,6 +47,7 @@ enum {
 };
 enum { INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101 };
 enum { INVALID_CONTEXT = 201, NOT_READY = 600, BROKEN = 700, ALREADY = 704, UNSUPPORTED = 801 };
+enum { CAPTURING = 900, CAPTURED = 907 };
 #define HIDE ((uintptr_t)1 << 62) /* set in device addresses: no CPU address has it */
 
 typedef struct context {
@@ -71,12 +74,13 @@ typedef struct job {
 
 typedef struct stream {
     int live; /* 0 with jobs left: they run on */
+    int captured;
     context *of;
     job *first, *last;
 } stream;
 
 typedef struct event {
-    int live;
+    int live, captured;
     context *of;
     stream *on;
     uint64_t asked, done; /* records queued, records passed */
@@ -101,7 +105,7 @@ static uint64_t device_limit, host_limit, device_used[DEVICES], host_used;
 static uint64_t draws = 88172645463325252u, pageable_bytes, batched, copies_done;
 static const char *current_call = "?";
 static struct {
-    char call[64]; /* "" = any */
+    char call[128]; /* "" = any */
     int nth, code, fired;
 } plan;
 static uint64_t calls_made;
@@ -138,7 +142,7 @@ static uint64_t env(const char *name, uint64_t otherwise) {
 }
 
 static int is_fatal(int code) {
-    return code == 4 || code == 46 || code == 214 || code == 220 || code == 700 || code == 702 ||
+    return code == 4 || code == 214 || code == 220 || code == 700 || code == 702 ||
            code == 709 || code == 710 || (code >= 714 && code <= 719);
 }
 
@@ -180,13 +184,20 @@ static void lose(context *c, int code) {
 }
 
 /* Begins a call: the lock is held after it. The code that was planned for it, or 0. */
+static int named(const char *list, const char *call) { /* empty: all are */
+    size_t length = strlen(call);
+    for (const char *at = strstr(list, call); at; at = strstr(at + 1, call))
+        if ((at == list || at[-1] == ' ') && (!at[length] || at[length] == ' ')) return 1;
+    return !*list;
+}
+
 static int begin(const char *call) {
     pthread_mutex_lock(&lock);
     current_call = call;
     calls_made++;
     if (!initialised && strcmp(call, "cuInit") != 0 && strcmp(call, "hipInit") != 0)
         broken("the driver was not initialised");
-    if (plan.nth == 0 || (plan.call[0] && strcmp(plan.call, call) != 0) || --plan.nth > 0) return 0;
+    if (plan.nth == 0 || !named(plan.call, call) || (plan.nth > 0 && --plan.nth > 0)) return 0;
     plan.fired = 1;
     for (int i = 0; is_fatal(plan.code) && i < CONTEXTS; i++)
         lose(&contexts[i], plan.code);
@@ -540,6 +551,12 @@ void standin_fail(const char *call, int nth, int code) {
     pthread_mutex_unlock(&lock);
 }
 
+void standin_capture(void *on, int active) {
+    pthread_mutex_lock(&lock);
+    ((stream *)on)->captured = active;
+    pthread_mutex_unlock(&lock);
+}
+
 int standin_fired(void) { /* since the last standin_fail */
     return plan.fired;
 }
@@ -693,12 +710,19 @@ int cuStreamQuery(void *on) {
     int code = begin_inside(__func__);
     stream *s = stream_of(on);
     if (!code) step_all();
-    return end(code ? code : s->first ? NOT_READY : 0);
+    return end(code ? code : s->captured ? CAPTURING : s->first ? NOT_READY : 0);
+}
+
+int cuStreamIsCapturing(void *on, int *status) {
+    int code = begin_inside(__func__);
+    *status = stream_of(on)->captured;
+    return end(code);
 }
 
 int cuStreamSynchronize(void *on) {
     int code = begin_inside(__func__);
     stream *s = stream_of(on);
+    if (!code && s->captured) code = CAPTURING;
     if (!code) finish(s);
     return end(code);
 }
@@ -718,18 +742,21 @@ int cuEventRecord(void *e, void *on) {
     int code = begin_inside(__func__);
     event *what = event_of(e);
     stream *s = stream_of(on);
-    return end(code ? code : record(what, s));
+    what->captured = !code && s->captured;
+    return end(code || what->captured ? code : record(what, s));
 }
 
 int cuEventQuery(void *e) {
     int code = begin_inside(__func__);
     event *what = event_of(e);
+    if (!code && what->captured) code = CAPTURED;
     return end(code ? code : query_event(what));
 }
 
 int cuEventSynchronize(void *e) {
     int code = begin_inside(__func__);
     event *what = event_of(e);
+    if (!code && what->captured) code = CAPTURED;
     if (!code) wait_event(what);
     return end(code);
 }

@@ -14,6 +14,7 @@
 #define cuMemFreeHost           hipHostFree
 #define cuStreamCreate          hipStreamCreateWithFlags
 #define cuStreamQuery           hipStreamQuery
+#define cuStreamIsCapturing     hipStreamIsCapturing
 #define cuStreamSynchronize     hipStreamSynchronize
 #define cuStreamDestroy_v2      hipStreamDestroy
 #define cuEventCreate           hipEventCreateWithFlags

@@ -572,6 +572,50 @@ TEST(a_failure_is_told_to_all_it_may_be_of) {
     bench_close(&b);
 }
 
+/* Errors that say nothing of the work are no end of it, and no end of the device. */
+TEST(errors_without_end_are_no_dead_device) {
+    enum { HALF = PIECE / 2 };
+    bench b;
+    uint64_t ticket[3] = { 0 }, mem = 0;
+    void *host = NULL;
+    if (!bench_open(&b, 0)) return;
+    tnm_span behind = b.on_device;
+    uint64_t value = tnm_ascend_mark(b.rt, 0);
+    CHECK_EQ(b.dev.copy(b.rt, &b.on_device, &b.on_host[0], PIECE, &ticket[0]), TNM_PENDING);
+    CHECK_EQ(b.dev.wait(b.rt, ticket[0]), TNM_OK);
+    CHECK_EQ(b.dev.copy(b.rt, &b.on_device, &b.on_host[0], HALF, &ticket[0]), TNM_PENDING);
+    b.dev.submit(b.rt);
+    behind.offset = HALF;
+    standin.fail("aclrtQueryEventStatus aclrtSynchronizeEvent aclrtSynchronizeStream", -1,
+                 PLAIN_ERROR);
+    for (int i = 0; i < 40; i++) {
+        CHECK_EQ(b.dev.poll(b.rt, ticket[0]), TNM_PENDING);
+        CHECK_EQ(b.dev.wait(b.rt, ticket[0]), TNM_PENDING);
+        CHECK(tnm_ascend_passed(b.rt, 0, i & 1 ? value : 0) < value);
+    }
+    standin.fail("aclrtRecordEvent aclrtSynchronizeStream", -1, PLAIN_ERROR);
+    CHECK_EQ(b.dev.copy(b.rt, &b.on_host[1], &behind, HALF, &ticket[1]), TNM_PENDING);
+    b.dev.submit(b.rt); /* no event behind it */
+    CHECK_EQ(b.dev.wait(b.rt, ticket[1]), TNM_PENDING);
+    standin.fail("aclrtMemcpyAsync aclrtSynchronizeStream", -1, PLAIN_ERROR);
+    CHECK_EQ(b.dev.copy(b.rt, &b.on_host[1], &behind, HALF, &ticket[2]), TNM_PENDING);
+    CHECK(ticket[2] != ticket[1]); /* refused, but who knows what was begun */
+    CHECK_EQ(b.dev.wait(b.rt, ticket[2]), TNM_PENDING);
+    standin.fail("aclrtGetCurrentContext", -1, PLAIN_ERROR);
+    for (int i = 0; i < 40; i++)
+        CHECK_EQ(b.dev.poll(b.rt, ticket[0]), TNM_PENDING);
+    standin.fail("aclrtMalloc aclrtMallocAlign32", -1, PLAIN_ERROR);
+    for (int i = 0; i < 40; i++)
+        CHECK_EQ(b.dev.alloc(b.rt, 4096, 64, NULL, &mem, &host), TNM_ERR_BACKEND);
+    standin.fail(NULL, 0, 0);
+    CHECK_EQ(b.dev.wait(b.rt, ticket[0]), TNM_OK);
+    CHECK_EQ(b.dev.wait(b.rt, ticket[1]), TNM_OK);
+    CHECK_EQ(b.dev.wait(b.rt, ticket[2]), TNM_ERR_BACKEND);
+    CHECK(memcmp(b.at[1], b.at[0], HALF) == 0);
+    CHECK_EQ(tnm_ascend_passed(b.rt, 0, value), value);
+    bench_close(&b);
+}
+
 TEST(an_adopted_model_streams_through_staging) {
     tnm_ascend *rt = open_number(0, 0);
     static unsigned char model[4][200000];
@@ -1024,6 +1068,7 @@ static void run_all(void) {
     RUN(a_copy_that_fails_when_it_runs_says_so);
     RUN(a_copy_that_fails_in_silence_is_found_out);
     RUN(a_failure_is_told_to_all_it_may_be_of);
+    RUN(errors_without_end_are_no_dead_device);
     RUN(an_adopted_model_streams_through_staging);
     RUN(out_of_memory_is_a_refusal);
     RUN(a_lost_device_says_so_everywhere);

@@ -29,6 +29,8 @@
 #    define CALL_ENTER "hipGetDevice"
 #    define CALL_MARK  "hipEventRecord"
 #    define CALL_QUERY "hipEventQuery"
+#    define CALL_ENDS  "hipEventQuery hipEventSynchronize hipStreamSynchronize hipStreamQuery"
+#    define CALL_DARK  "hipEventRecord hipStreamSynchronize"
 typedef tnm_hip device;
 typedef tnm_hip_desc device_desc;
 #else
@@ -48,6 +50,8 @@ typedef tnm_hip_desc device_desc;
 #    define CALL_ENTER "cuCtxPushCurrent_v2"
 #    define CALL_MARK  "cuEventRecord"
 #    define CALL_QUERY "cuEventQuery"
+#    define CALL_ENDS  "cuEventQuery cuEventSynchronize cuStreamSynchronize cuStreamQuery"
+#    define CALL_DARK  "cuEventRecord cuStreamSynchronize"
 typedef tnm_cuda device;
 typedef tnm_cuda_desc device_desc;
 #endif
@@ -57,6 +61,7 @@ enum { PLAIN_ERROR = 304, BROKEN = 700 };
 static const char *library;
 static struct {
     void (*fail)(const char *call, int nth, int code);
+    void (*capture)(void *stream, int active);
     int (*fired)(void);
     void (*lose)(void);
     void (*revive)(void);
@@ -82,6 +87,7 @@ static int load(void) {
         return 0;
     }
     return find(handle, "standin_fail", &standin.fail) &&
+           find(handle, "standin_capture", &standin.capture) &&
            find(handle, "standin_fired", &standin.fired) &&
            find(handle, "standin_lose", &standin.lose) &&
            find(handle, "standin_revive", &standin.revive) &&
@@ -666,6 +672,72 @@ TEST(a_context_ends_with_copies_in_flight) {
     }
 }
 
+/* Errors that say nothing of the work are no end of it, and no end of the device. */
+TEST(errors_without_end_are_no_dead_device) {
+    enum { HALF = PIECE / 2 };
+    bench b;
+    static unsigned char pageable[4096];
+    uint64_t ticket[3] = { 0 }, mem = 0;
+    void *host = NULL;
+    if (!bench_open(&b, 0)) return;
+    uint64_t value = RT(mark)(b.rt, 0);
+    CHECK_EQ(b.dev.copy(b.rt, &b.on_device, &b.on_host[0], PIECE, &ticket[0]), TNM_PENDING);
+    CHECK_EQ(b.dev.wait(b.rt, ticket[0]), TNM_OK);
+    CHECK_EQ(b.dev.copy(b.rt, &b.on_device, &b.on_host[0], HALF, &ticket[0]), TNM_PENDING);
+    b.dev.submit(b.rt);
+    standin.fail(CALL_ENDS, -1, PLAIN_ERROR);
+    tnm_span mine;
+    memset(&mine, 0, sizeof mine);
+    mine.host = pageable;
+    mine.tier = -1;
+    tnm_span behind = b.on_device; /* pageable: begun, and nobody can say whether it is done */
+    behind.offset = HALF;
+    CHECK_EQ(b.dev.copy(b.rt, &mine, &behind, sizeof pageable, &ticket[1]), TNM_PENDING);
+    for (int i = 0; i < 40; i++) {
+        CHECK_EQ(b.dev.poll(b.rt, ticket[0]), TNM_PENDING);
+        CHECK_EQ(b.dev.wait(b.rt, ticket[0]), TNM_PENDING);
+        CHECK_EQ(b.dev.poll(b.rt, ticket[1]), TNM_PENDING);
+        CHECK(RT(passed)(b.rt, 0, i & 1 ? value : 0) < value);
+    }
+    standin.fail(CALL_DARK, -1, PLAIN_ERROR); /* submitted, and no event behind it */
+    CHECK_EQ(b.dev.copy(b.rt, &b.on_host[1], &behind, HALF, &ticket[2]), TNM_PENDING);
+    b.dev.submit(b.rt);
+    CHECK_EQ(b.dev.wait(b.rt, ticket[2]), TNM_PENDING);
+    standin.fail(CALL_ALLOC, -1, PLAIN_ERROR);
+    for (int i = 0; i < 40; i++)
+        CHECK_EQ(b.dev.alloc(b.rt, 4096, 256, NULL, &mem, &host), TNM_ERR_BACKEND);
+    standin.fail(CALL_ENTER, -1, PLAIN_ERROR);
+    for (int i = 0; i < 40; i++)
+        CHECK_EQ(b.dev.poll(b.rt, ticket[0]), TNM_PENDING);
+    standin.fail(NULL, 0, 0);
+    for (int i = 0; i < 3; i++)
+        CHECK_EQ(b.dev.wait(b.rt, ticket[i]), TNM_OK);
+    CHECK(memcmp(b.at[1], b.at[0], HALF) == 0);
+    CHECK(memcmp(pageable, b.at[0], sizeof pageable) == 0);
+    CHECK_EQ(RT(passed)(b.rt, 0, value), value);
+    CHECK_EQ(b.dev.alloc(b.rt, 4096, 256, NULL, &mem, &host), TNM_OK);
+    b.dev.release(b.rt, mem, 4096);
+    bench_close(&b);
+}
+
+/* Marking a stream while it is captured is the caller's mistake: no fence, and no dead device. */
+TEST(a_captured_stream_is_not_marked) {
+    device *rt = open_number(0, 0);
+    if (!rt) return;
+    uint64_t value = RT(mark)(rt, 0);
+    standin.capture(RT(queue)(rt, 0), 1);
+    for (int i = 0; i < 20; i++) {
+        CHECK_EQ(RT(mark)(rt, 0), 0);
+        CHECK(RT(passed)(rt, 0, 0) <= value);
+    }
+    CHECK(strstr(RT(error)(rt), "(900)") != NULL);
+    standin.capture(RT(queue)(rt, 0), 0);
+    CHECK_EQ(RT(mark)(rt, 0), value + 1);
+    CHECK_EQ(RT(passed)(rt, 0, value + 1), value + 1);
+    RT(close)(rt);
+    nothing_left();
+}
+
 TEST(closing_waits_for_what_runs) {
     bench b;
     uint64_t ticket = 0, done = standin.count("copies");
@@ -987,6 +1059,8 @@ int main(void) {
     RUN(out_of_memory_is_a_refusal);
     RUN(a_lost_device_says_so_everywhere);
     RUN(a_context_ends_with_copies_in_flight);
+    RUN(errors_without_end_are_no_dead_device);
+    RUN(a_captured_stream_is_not_marked);
     RUN(closing_waits_for_what_runs);
     RUN(a_failed_call_keeps_no_memory);
     RUN(nothing_is_begun_on_a_lost_device);

@@ -63,9 +63,10 @@
  * tnm_ascend_mark may run beside everything else, by one thread at a time.
  *
  * Errors: out of memory is a refusal. A broken device (lost heartbeat, memory errors, the context
- * gone, a stream that answers nothing but errors, a copy that failed when nobody can say any more
- * which) is TNM_ERR_LOST everywhere and UINT64_MAX from tnm_ascend_passed. Everything else is
- * TNM_ERR_BACKEND, the number and the runtime's words in tnm_ascend_error.
+ * gone, a copy that failed when nobody can say any more which) is TNM_ERR_LOST everywhere and
+ * UINT64_MAX from tnm_ascend_passed. Everything else is TNM_ERR_BACKEND, the number and the
+ * runtime's words in tnm_ascend_error; where it hides how a copy ended, that copy stays PENDING
+ * until the runtime says.
  *
  * What it does not do: repair or reset a device, run on the device's own CPU (RC mode), virtual
  * memory, batched copies (still a trial in CANN), sharing between processes, launching kernels.
@@ -112,7 +113,7 @@ enum {
     TNM_ASCEND_SMALL = 64 << 10, /* pageable memory that is not worth staging */
     TNM_ASCEND_ALIGN = 64, /* where copies start and end in the background, and tensors start */
     TNM_ASCEND_TAIL = 32,  /* readable behind a tensor; its place is a multiple of 64 */
-    TNM_ASCEND_TRIES = 8,  /* errors in a row that say nothing: the device is lost */
+    TNM_ASCEND_TRIES = 8,  /* of a call that must not be left undone */
     TNM_ASCEND_DOUBT = 16, /* NOT_READY so often in a row: is the stream still alive? */
     TNM_ASCEND_NO_CONTEXT = 107002
 };
@@ -173,6 +174,7 @@ typedef enum tnm_ascend_state {
     TNM_ASCEND_FREE, /* nobody waits for it; the last answer stands */
     TNM_ASCEND_OPEN, /* copies may be added */
     TNM_ASCEND_OUT,  /* its event is on the stream, behind them */
+    TNM_ASCEND_DARK, /* they may run, without an event: only the stream says when they have ended */
     TNM_ASCEND_ENDED /* the answer is known and has not been told */
 } tnm_ascend_state;
 
@@ -189,6 +191,7 @@ typedef struct tnm_ascend_lane {
     void *stream;
     uint32_t open;    /* the batch that waits for the doorbell, + 1; 0 = none */
     uint32_t trusted; /* batches answered OK by their events since the stream said so itself */
+    int failed;       /* something that ran did, and the stream has not been waited out yet */
 } tnm_ascend_lane;
 
 typedef struct tnm_ascend_shift { /* memory that starts behind what the runtime gave */
@@ -301,53 +304,57 @@ static inline void tnm_ascend_leave(tnm_ascend *rt, void *was) {
         if (rt->acl.set_current(was) == 0) return;
 }
 
-/* For what must not be left undone: the device is lost if this fails. */
+/* For what must not be left undone. */
 static inline int tnm_ascend_insist(tnm_ascend *rt, void **was) {
     int code = tnm_ascend_enter(rt, was);
     for (int i = 1; code && !tnm_ascend_is_fatal(code) && i < TNM_ASCEND_TRIES; i++)
         code = tnm_ascend_enter(rt, was);
-    if (tnm_ascend_judge(rt, code, "aclrtSetCurrentContext") != TNM_OK)
-        TNM_ASCEND_PUT(&rt->lost, 1);
+    (void)tnm_ascend_judge(rt, code, "aclrtSetCurrentContext");
     return code;
 }
 
 /* A lane was waited for. If something of it failed, that may be any of the copies it had: those
  * whose ticket is out have failed, and if others were answered OK already, the device is lost. */
-static inline tnm_result tnm_ascend_verdict(tnm_ascend *rt, const void *stream, tnm_result r) {
-    int which = 0;
-    while (which < TNM_ASCEND_LANES && rt->lane[which].stream != stream)
-        which++;
-    if (which == TNM_ASCEND_LANES) return r; /* not ours */
+static inline tnm_result tnm_ascend_verdict(tnm_ascend *rt, tnm_ascend_lane *lane) {
+    tnm_result r = lane->failed ? TNM_ERR_BACKEND : TNM_OK;
     for (uint32_t i = 0; r != TNM_OK && i < rt->depth; i++) {
         tnm_ascend_batch *batch = &rt->batch[i];
-        if (batch->lane != which ||
-            (batch->state != TNM_ASCEND_OUT && batch->state != TNM_ASCEND_OPEN))
+        if (&rt->lane[batch->lane] != lane || batch->state == TNM_ASCEND_FREE ||
+            batch->state == TNM_ASCEND_ENDED)
             continue;
         batch->state = TNM_ASCEND_ENDED;
         batch->answer = TNM_ERR_BACKEND;
-        rt->lane[which].open = 0;
+        lane->open = 0;
     }
-    if (r != TNM_OK && rt->lane[which].trusted) {
+    if (r != TNM_OK && lane->trusted) {
         TNM_ASCEND_PUT(&rt->lost, 1);
         r = TNM_ERR_LOST;
     }
-    rt->lane[which].trusted = 0;
+    lane->trusted = 0;
+    lane->failed = 0;
     return r;
 }
 
 /* Wait until nothing of a stream runs. OK: all went well. BACKEND: something did not (codes from
- * 500000 on are of what ran, the others of the call), but it is over. LOST: who knows. */
+ * 500000 on are of what ran, the others of the call), but it is over. LOST: the runtime says so.
+ * PENDING: no end can be learnt at present; errors of the call do not say that a device is gone,
+ * however often they come. */
 static inline tnm_result tnm_ascend_settle(tnm_ascend *rt, void *stream) {
-    tnm_result first = TNM_OK;
+    tnm_ascend_lane *lane = NULL; /* NULL: a stream of kernels */
+    int failed = 0;
+    for (int i = 0; i < TNM_ASCEND_LANES; i++)
+        if (rt->lane[i].stream == stream) lane = &rt->lane[i];
     for (int i = 0; i < TNM_ASCEND_TRIES; i++) {
         int code = rt->acl.stream_wait(stream);
         tnm_result r = tnm_ascend_judge(rt, code, "aclrtSynchronizeStream");
         if (r == TNM_ERR_LOST) return r;
-        if (r == TNM_OK) return tnm_ascend_verdict(rt, stream, first);
-        if (code >= 500000) first = TNM_ERR_BACKEND;
+        if (r == TNM_OK && lane) return tnm_ascend_verdict(rt, lane);
+        if (r == TNM_OK) return failed ? TNM_ERR_BACKEND : TNM_OK;
+        if (code < 500000) continue;
+        failed = 1;
+        if (lane) lane->failed = 1;
     }
-    TNM_ASCEND_PUT(&rt->lost, 1);
-    return TNM_ERR_LOST;
+    return TNM_PENDING;
 }
 
 /* ---- memory ---- */
@@ -498,31 +505,44 @@ static inline tnm_ascend_peer *tnm_ascend_befriend(tnm_ascend *rt, const tnm_asc
     return peer->reached ? peer : NULL;
 }
 
-/* The ticket of the lane's open batch, with one copy more. One is free: each holds a copy. */
+/* A batch of a lane that nobody has yet. There is one: each that is out holds a copy at least. */
+static inline uint32_t tnm_ascend_fresh(tnm_ascend *rt, int lane, tnm_ascend_state state) {
+    uint32_t slot = 0;
+    while (rt->batch[slot].state != TNM_ASCEND_FREE)
+        slot++;
+    tnm_ascend_batch *fresh = &rt->batch[slot];
+    fresh->ticket = ++rt->tickets * TNM_ASCEND_DEPTH + slot;
+    fresh->state = state;
+    fresh->lane = lane;
+    fresh->count = 0;
+    return slot;
+}
+
+/* The ticket of the lane's open batch, with one copy more. */
 static inline uint64_t tnm_ascend_add(tnm_ascend *rt, int which) {
     tnm_ascend_lane *lane = &rt->lane[which];
-    if (!lane->open) {
-        uint32_t slot = 0;
-        while (rt->batch[slot].state != TNM_ASCEND_FREE)
-            slot++;
-        tnm_ascend_batch *fresh = &rt->batch[slot];
-        fresh->ticket = ++rt->tickets * TNM_ASCEND_DEPTH + slot;
-        fresh->state = TNM_ASCEND_OPEN;
-        fresh->lane = which;
-        fresh->count = 0;
-        lane->open = slot + 1;
-    }
+    if (!lane->open) lane->open = tnm_ascend_fresh(rt, which, TNM_ASCEND_OPEN) + 1;
     tnm_ascend_batch *batch = &rt->batch[lane->open - 1];
     batch->count++;
     rt->out++;
     return batch->ticket;
 }
 
+/* The ticket of one that was refused with `answer`, and may run all the same. */
+static inline uint64_t tnm_ascend_owe(tnm_ascend *rt, int lane, tnm_result answer) {
+    tnm_ascend_batch *batch = &rt->batch[tnm_ascend_fresh(rt, lane, TNM_ASCEND_DARK)];
+    batch->answer = answer;
+    batch->count = 1;
+    rt->out++;
+    return batch->ticket;
+}
+
 /* One copy, in the background or (odd places, pageable memory) done when it returns. What was
  * refused may have been begun: the stream is waited for, so that an error says that nothing is
- * written any more. The context is ours. */
+ * written any more; where it cannot be, the answer is PENDING. The context is ours. */
 static inline tnm_result tnm_ascend_issue(tnm_ascend *rt, int lane, void *to, const void *from,
-                                          size_t bytes, const tnm_ascend *kin, int now) {
+                                          size_t bytes, const tnm_ascend *kin, int now,
+                                          uint64_t *ticket) {
     void *stream = rt->lane[lane].stream;
     tnm_ascend_peer *peer = NULL;
     if (kin != rt) {
@@ -539,7 +559,9 @@ static inline tnm_result tnm_ascend_issue(tnm_ascend *rt, int lane, void *to, co
     if (peer && tnm_ascend_is_fatal(code)) code = 507057; /* a remote error, unless settle knows */
     tnm_result r = tnm_ascend_judge(rt, code, now ? "aclrtMemcpy" : "aclrtMemcpyAsync");
     if (r == TNM_ERR_LOST) return r;
-    return tnm_ascend_settle(rt, stream) == TNM_ERR_LOST ? TNM_ERR_LOST : r;
+    tnm_result end = tnm_ascend_settle(rt, stream);
+    if (end == TNM_PENDING) *ticket = tnm_ascend_owe(rt, lane, r);
+    return end == TNM_PENDING || end == TNM_ERR_LOST ? end : r;
 }
 
 static inline tnm_result tnm_ascend_copy(void *user, const tnm_span *dst, const tnm_span *src,
@@ -559,13 +581,13 @@ static inline tnm_result tnm_ascend_copy(void *user, const tnm_span *dst, const 
     int odd = (a | b) % TNM_ASCEND_ALIGN != 0;
     if (!locked && end->adopted && rt->host_taken && size > TNM_ASCEND_SMALL)
         return TNM_ERR_UNSUPPORTED;
-    if (locked && !odd && rt->out == rt->depth) return TNM_ERR_BUSY;
+    if (rt->out == rt->depth) return TNM_ERR_BUSY;
     int code = tnm_ascend_enter(rt, &was);
     tnm_result r = tnm_ascend_judge(rt, code, "aclrtSetCurrentContext");
     if (r != TNM_OK) return r;
     const tnm_ascend *kin = to && from ? from : rt;
     int now = !locked || odd;
-    r = tnm_ascend_issue(rt, lane, (void *)a, (const void *)b, (size_t)size, kin, now);
+    r = tnm_ascend_issue(rt, lane, (void *)a, (const void *)b, (size_t)size, kin, now, ticket);
     if (r == TNM_OK && !now) {
         *ticket = tnm_ascend_add(rt, lane);
         r = TNM_PENDING;
@@ -585,15 +607,12 @@ static inline void tnm_ascend_submit(void *user) {
         if (!entered++) code = tnm_ascend_insist(rt, &was);
         tnm_ascend_batch *batch = &rt->batch[lane->open - 1];
         lane->open = 0;
-        batch->state = TNM_ASCEND_ENDED;
-        batch->answer = TNM_ERR_LOST;
-        if (code) continue;
+        batch->state = TNM_ASCEND_DARK;
+        batch->answer = TNM_OK;
+        if (code) continue; /* for now: only the stream will tell */
         int unrecorded = rt->acl.event_record(batch->event, lane->stream);
-        tnm_result r = tnm_ascend_judge(rt, unrecorded, "aclrtRecordEvent");
-        if (r == TNM_OK)
+        if (tnm_ascend_judge(rt, unrecorded, "aclrtRecordEvent") == TNM_OK)
             batch->state = TNM_ASCEND_OUT;
-        else if (r != TNM_ERR_LOST)
-            batch->answer = tnm_ascend_settle(rt, lane->stream);
     }
     if (entered && !code) tnm_ascend_leave(rt, was);
 }
@@ -614,19 +633,29 @@ static inline tnm_result tnm_ascend_doubt(tnm_ascend *rt, void *event, void *str
     return tnm_ascend_judge(rt, code, "aclrtQueryEventStatus");
 }
 
-/* What an event says about the work before it: OK, PENDING, LOST, or BACKEND: something failed, and
- * nothing of the stream runs any more. */
+/* The same of a stream that has no event behind the work. The context is ours. */
+static inline tnm_result tnm_ascend_ask_stream(tnm_ascend *rt, void *stream, int wait) {
+    int status = 0; /* ACL_STREAM_STATUS_COMPLETE */
+    if (!wait && rt->acl.stream_query && rt->acl.stream_query(stream, &status) == 0 && status != 0)
+        return TNM_PENDING;
+    return tnm_ascend_settle(rt, stream);
+}
+
+/* What an event says about the work before it, or the stream if there is none: OK, PENDING, LOST,
+ * or BACKEND: something failed, and nothing of the stream runs any more. */
 static inline tnm_result tnm_ascend_ask(tnm_ascend *rt, void *event, void *stream, int lane,
                                         int wait) {
     void *was;
-    int status = 0; /* 1 = ACL_EVENT_RECORDED_STATUS_COMPLETE */
-    if (tnm_ascend_insist(rt, &was)) return TNM_ERR_LOST;
-    int code = wait ? rt->acl.event_wait(event) : rt->acl.event_query(event, &status);
+    int status = 0, code = 0; /* 1 = ACL_EVENT_RECORDED_STATUS_COMPLETE */
+    if (tnm_ascend_insist(rt, &was)) return TNM_PENDING; /* unless it is lost, which is known now */
+    if (event) code = wait ? rt->acl.event_wait(event) : rt->acl.event_query(event, &status);
     tnm_result r =
         tnm_ascend_judge(rt, code, wait ? "aclrtSynchronizeEvent" : "aclrtQueryEventStatus");
     if (code && r != TNM_ERR_LOST) {
         r = tnm_ascend_settle(rt, stream);
         if (r == TNM_OK) r = TNM_ERR_BACKEND;
+    } else if (!event) {
+        r = tnm_ascend_ask_stream(rt, stream, wait);
     } else if (r == TNM_OK && !wait && status != 1) {
         r = tnm_ascend_doubt(rt, event, stream, lane);
     }
@@ -647,7 +676,7 @@ static inline tnm_result tnm_ascend_prove(tnm_ascend *rt, const tnm_ascend_batch
         lane->trusted++;
         return TNM_OK;
     }
-    if (tnm_ascend_insist(rt, &was)) return TNM_ERR_LOST;
+    if (tnm_ascend_insist(rt, &was)) return TNM_PENDING;
     tnm_result r = tnm_ascend_settle(rt, lane->stream);
     tnm_ascend_leave(rt, was);
     return r;
@@ -659,10 +688,11 @@ static inline tnm_result tnm_ascend_end(tnm_ascend *rt, uint64_t ticket, int wai
     if (batch->state == TNM_ASCEND_FREE) return batch->answer;
     if (batch->state == TNM_ASCEND_OPEN) tnm_ascend_submit(rt);
     tnm_result r = batch->answer;
-    if (batch->state == TNM_ASCEND_OUT) {
-        void *stream = rt->lane[batch->lane].stream;
-        r = tnm_ascend_ask(rt, batch->event, stream, batch->lane, wait);
-        if (r == TNM_OK) r = tnm_ascend_prove(rt, batch);
+    if (batch->state != TNM_ASCEND_ENDED) {
+        void *event = batch->state == TNM_ASCEND_OUT ? batch->event : NULL;
+        r = tnm_ascend_ask(rt, event, rt->lane[batch->lane].stream, batch->lane, wait);
+        if (r == TNM_OK && event) r = tnm_ascend_prove(rt, batch);
+        if (r == TNM_OK) r = batch->answer;
     }
     if (TNM_ASCEND_GET(&rt->lost)) r = TNM_ERR_LOST;
     if (r == TNM_PENDING) return r;

@@ -62,8 +62,9 @@
  * primary context). tnm_cuda_mark may run beside everything else, by one thread at a time.
  *
  * Errors: out of memory is a refusal. A broken device (illegal address, ECC, launch failure, the
- * context destroyed) is TNM_ERR_LOST everywhere and UINT64_MAX from tnm_cuda_passed. Everything
- * else is TNM_ERR_BACKEND, its name and number in tnm_cuda_error.
+ * context destroyed: the codes that CUDA documents to stay) is TNM_ERR_LOST everywhere and
+ * UINT64_MAX from tnm_cuda_passed. Everything else is TNM_ERR_BACKEND, its name and number in
+ * tnm_cuda_error; where it hides how a copy ended, that copy stays PENDING until the driver says.
  *
  * What it does not do: reset a broken device (cuDevicePrimaryCtxReset, for all who use it, is
  * yours; until then its memory stays taken), managed memory, memory pools, sharing between
@@ -111,8 +112,9 @@ enum {
     TNM_CUDA_MARKS = 256, /* fences outstanding in a queue */
     TNM_CUDA_PEERS = 16,
     TNM_CUDA_SMALL = 64 << 10, /* pageable memory that is not worth staging */
-    TNM_CUDA_TRIES = 8,        /* answers in a row that say nothing: the device is lost */
-    TNM_CUDA_NOT_READY = 600   /* CUDA_ERROR_NOT_READY */
+    TNM_CUDA_TRIES = 8,        /* of a call that must not be left undone */
+    TNM_CUDA_NOT_READY = 600,  /* CUDA_ERROR_NOT_READY */
+    TNM_CUDA_CAPTURING = 900   /* .._STREAM_CAPTURE_UNSUPPORTED */
 };
 
 /* ---- the driver: result 0 is success; suffixed names where the plain one is an older ABI ---- */
@@ -172,6 +174,7 @@ typedef struct tnm_cuda_driver {
     int(TNM_CUDA_API *copy_batch)(tnm_cuda_ptr *to, tnm_cuda_ptr *from, size_t *bytes, size_t count,
                                   tnm_cuda_manner *manner, size_t *first_of_manner, size_t manners,
                                   void *stream);
+    int(TNM_CUDA_API *is_captured)(void *stream, int *status); /* NULL before CUDA 10 */
 } tnm_cuda_driver;
 
 typedef struct tnm_cuda_lane { /* a stream, and the copies that wait for the doorbell */
@@ -187,6 +190,7 @@ typedef enum tnm_cuda_state {
     TNM_CUDA_FREE, /* nobody waits for it; the last answer stands */
     TNM_CUDA_OPEN, /* copies may be added */
     TNM_CUDA_OUT,  /* on the stream, its event behind them */
+    TNM_CUDA_DARK, /* on the stream without an event: only the stream says when they have ended */
     TNM_CUDA_ENDED /* the answer is known and has not been told */
 } tnm_cuda_state;
 
@@ -232,8 +236,8 @@ static char tnm_cuda_open_error[200];
 
 /* ---- errors ---- */
 static inline int tnm_cuda_is_fatal(int code) {
-    static const short fatal[] = { 4,   46,  201, 214, 220, 226, 700, 702, 709,
-                                   710, 714, 715, 716, 717, 718, 719, 721, 810 };
+    static const short fatal[] = { 4,   201, 214, 220, 226, 700, 702, 709, 710,
+                                   714, 715, 716, 717, 718, 719, 721, 810 };
     for (size_t i = 0; i < sizeof fatal / sizeof *fatal; i++)
         if (code == fatal[i]) return 1;
     return 0;
@@ -281,15 +285,16 @@ static inline int tnm_cuda_insist(tnm_cuda *rt) {
     return code;
 }
 
-/* Wait until nothing of a stream runs. OK, or LOST: an end that cannot be learnt is taken so. */
+/* Wait until nothing of a stream runs. OK, LOST, or PENDING: no end can be learnt at present. Only
+ * the runtime's own word says that a device is gone; errors of the call, such as those of a stream
+ * that is being captured, do not, however often they come. */
 static inline tnm_result tnm_cuda_settle(tnm_cuda *rt, void *stream) {
     for (int i = 0; i < TNM_CUDA_TRIES; i++) {
         int code = rt->cu.stream_wait(stream);
         tnm_result r = tnm_cuda_judge(rt, code, "cuStreamSynchronize");
         if (r == TNM_OK || r == TNM_ERR_LOST) return r;
     }
-    TNM_CUDA_PUT(&rt->lost, 1);
-    return TNM_ERR_LOST;
+    return TNM_PENDING;
 }
 
 /* ---- device memory ---- */
@@ -429,29 +434,41 @@ static inline const char *tnm_cuda_lane_name(int lane) {
     return name[lane];
 }
 
-/* Pageable memory: the driver's own way, waited for. */
+/* A batch of a lane that nobody has yet. There is one: each that is out holds a copy at least. */
+static inline uint32_t tnm_cuda_fresh(tnm_cuda *rt, int lane, tnm_cuda_state state) {
+    uint32_t slot = 0;
+    while (rt->batch[slot].state != TNM_CUDA_FREE)
+        slot++;
+    tnm_cuda_batch *fresh = &rt->batch[slot];
+    fresh->ticket = ++rt->tickets * TNM_CUDA_DEPTH + slot;
+    fresh->state = state;
+    fresh->lane = lane;
+    fresh->count = 0;
+    return slot;
+}
+
+/* Pageable memory: the driver's own way, waited for, here if that can be done. */
 static inline tnm_result tnm_cuda_copy_now(tnm_cuda *rt, int lane, tnm_cuda_ptr to,
-                                           tnm_cuda_ptr from, size_t bytes) {
+                                           tnm_cuda_ptr from, size_t bytes, uint64_t *ticket) {
     int code = tnm_cuda_issue(rt, lane, to, from, bytes, NULL);
     tnm_result r = tnm_cuda_judge(rt, code, tnm_cuda_lane_name(lane));
     tnm_result end = r == TNM_ERR_LOST ? r : tnm_cuda_settle(rt, rt->lane[lane].stream);
-    return end == TNM_OK ? r : end;
+    if (end != TNM_PENDING) return end == TNM_OK ? r : end;
+    tnm_cuda_batch *batch = &rt->batch[tnm_cuda_fresh(rt, lane, TNM_CUDA_DARK)];
+    batch->answer = r;
+    batch->count = 1;
+    rt->out++;
+    *ticket = batch->ticket;
+    return TNM_PENDING;
 }
 
-/* Add a copy to the lane's open batch. There is one free: a batch holds a copy at least. */
+/* Add a copy to the lane's open batch. */
 static inline uint64_t tnm_cuda_add(tnm_cuda *rt, int which, tnm_cuda_ptr to, tnm_cuda_ptr from,
                                     size_t bytes, tnm_cuda *other) {
     tnm_cuda_lane *lane = &rt->lane[which];
     if (!lane->open) {
-        uint32_t slot = 0;
-        while (rt->batch[slot].state != TNM_CUDA_FREE)
-            slot++;
-        tnm_cuda_batch *fresh = &rt->batch[slot];
-        fresh->ticket = ++rt->tickets * TNM_CUDA_DEPTH + slot;
-        fresh->state = TNM_CUDA_OPEN;
-        fresh->lane = which;
-        fresh->count = lane->count = 0;
-        lane->open = slot + 1;
+        lane->open = tnm_cuda_fresh(rt, which, TNM_CUDA_OPEN) + 1;
+        lane->count = 0;
     }
     tnm_cuda_batch *batch = &rt->batch[lane->open - 1];
     lane->to[lane->count] = to;
@@ -482,7 +499,7 @@ static inline tnm_result tnm_cuda_copy(void *user, const tnm_span *dst, const tn
         if (r != TNM_OK) return r;
         int locked = tnm_cuda_is_locked(rt, end, (size_t)size);
         int staged = !locked && end->adopted && rt->host_taken && size > TNM_CUDA_SMALL;
-        if (!locked && !staged) r = tnm_cuda_copy_now(rt, lane, a, b, (size_t)size);
+        if (!locked && !staged) r = tnm_cuda_copy_now(rt, lane, a, b, (size_t)size, ticket);
         tnm_cuda_leave(rt);
         if (staged) return TNM_ERR_UNSUPPORTED;
         if (!locked) return r;
@@ -522,8 +539,8 @@ static inline void tnm_cuda_ring(tnm_cuda *rt, int which) {
     if (!code) return;
     /* a failed ticket promises that nothing of it still runs */
     tnm_result end = TNM_CUDA_GET(&rt->lost) ? TNM_ERR_LOST : tnm_cuda_settle(rt, lane->stream);
-    if (end != TNM_OK) batch->answer = end;
-    batch->state = TNM_CUDA_ENDED;
+    batch->state = end == TNM_PENDING ? TNM_CUDA_DARK : TNM_CUDA_ENDED;
+    if (end < 0) batch->answer = end;
 }
 
 static inline void tnm_cuda_submit(void *user) {
@@ -544,17 +561,23 @@ static inline void tnm_cuda_submit(void *user) {
     if (!lost && !code) tnm_cuda_leave(rt);
 }
 
-/* What an event says about the work before it: OK, PENDING or LOST. */
+/* What an event says about the work before it, or the stream if there is none: OK, PENDING or LOST.
+ * An answer that says nothing about the work is no answer: it is asked again. */
 static inline tnm_result tnm_cuda_ask(tnm_cuda *rt, void *event, void *stream, int wait) {
     int code = tnm_cuda_enter(rt), in = !code;
-    if (in) code = wait ? rt->cu.event_wait(event) : rt->cu.event_query(event);
+    const char *call = wait ? "cuEventSynchronize" : "cuEventQuery";
+    if (in && event)
+        code = wait ? rt->cu.event_wait(event) : rt->cu.event_query(event);
+    else if (in)
+        code = wait ? rt->cu.stream_wait(stream) : rt->cu.stream_query(stream);
     tnm_result r = TNM_PENDING;
-    if (code != TNM_CUDA_NOT_READY)
-        r = tnm_cuda_judge(rt, code, wait ? "cuEventSynchronize" : "cuEventQuery");
-    if (r == TNM_OK || r == TNM_PENDING)
+    if (code != TNM_CUDA_NOT_READY) r = tnm_cuda_judge(rt, code, in ? call : "cuCtxPushCurrent");
+    if (r == TNM_OK || r == TNM_PENDING) {
         rt->strikes = 0;
-    else if (r != TNM_ERR_LOST) /* an answer that says nothing about the work: ask again */
-        r = ++rt->strikes < TNM_CUDA_TRIES ? TNM_PENDING : tnm_cuda_settle(rt, stream);
+    } else if (r != TNM_ERR_LOST) {
+        r = TNM_PENDING;
+        if (++rt->strikes % TNM_CUDA_TRIES == 0 && in) r = tnm_cuda_settle(rt, stream);
+    }
     if (in) tnm_cuda_leave(rt);
     return r;
 }
@@ -565,8 +588,11 @@ static inline tnm_result tnm_cuda_end(tnm_cuda *rt, uint64_t ticket, int wait) {
     if (batch->state == TNM_CUDA_FREE) return batch->answer;
     if (batch->state == TNM_CUDA_OPEN) tnm_cuda_submit(rt);
     tnm_result r = batch->answer;
-    if (batch->state == TNM_CUDA_OUT)
-        r = tnm_cuda_ask(rt, batch->event, rt->lane[batch->lane].stream, wait);
+    if (batch->state != TNM_CUDA_ENDED) {
+        void *event = batch->state == TNM_CUDA_OUT ? batch->event : NULL;
+        r = tnm_cuda_ask(rt, event, rt->lane[batch->lane].stream, wait);
+        if (r == TNM_OK) r = batch->answer;
+    }
     if (TNM_CUDA_GET(&rt->lost)) r = TNM_ERR_LOST;
     if (r == TNM_PENDING) return r;
     batch->answer = r;
@@ -605,8 +631,17 @@ static inline void tnm_cuda_host(tnm_cuda *rt, tnm_backend *out) {
 }
 
 /* ---- fences: the n-th mark of a queue is fence value n ---- */
-/* A value behind all work queued there so far. Waits while 256 are outstanding. 0 = failed: as
- * a fence it is refused and the pin stays, so wait for the stream, then unpin with fence 0. */
+/* What is recorded while a stream is captured goes into the graph: it says nothing of what runs. */
+static inline int tnm_cuda_record(tnm_cuda *rt, void *event, void *stream) {
+    int captured = 0, code = 0;
+    if (rt->cu.is_captured) code = rt->cu.is_captured(stream, &captured);
+    if (!code && captured) code = TNM_CUDA_CAPTURING;
+    return code ? code : rt->cu.event_record(event, stream);
+}
+
+/* A value behind all work queued there so far. Waits while 256 are outstanding. 0 = failed, as it
+ * does while the stream is captured: as a fence it is refused and the pin stays, so wait for the
+ * stream, then unpin with fence 0. */
 static inline uint64_t tnm_cuda_mark(tnm_cuda *rt, uint32_t queue) {
     if (queue >= rt->queues || TNM_CUDA_GET(&rt->lost)) return 0;
     uint64_t value = rt->marked[queue] + 1;
@@ -614,7 +649,7 @@ static inline uint64_t tnm_cuda_mark(tnm_cuda *rt, uint32_t queue) {
     int code = tnm_cuda_enter(rt);
     if (tnm_cuda_blame(rt, 1, code, "cuCtxPushCurrent") != TNM_OK) return 0;
     if (value > TNM_CUDA_MARKS) code = rt->cu.event_wait(event);
-    if (!code) code = rt->cu.event_record(event, rt->queue[queue]);
+    if (!code) code = tnm_cuda_record(rt, event, rt->queue[queue]);
     tnm_cuda_leave(rt);
     if (tnm_cuda_blame(rt, 1, code, "cuEventRecord") != TNM_OK) return 0;
     TNM_CUDA_PUT(&rt->marked[queue], value);
@@ -694,6 +729,8 @@ static inline tnm_result tnm_cuda_load(tnm_cuda *rt, const char *name) {
 #undef TNM_CUDA_FIND
     at = tnm_cuda_symbol(library, "cuMemcpyBatchAsync_v2");
     memcpy(&rt->cu.copy_batch, &at, sizeof at);
+    at = tnm_cuda_symbol(library, "cuStreamIsCapturing");
+    memcpy(&rt->cu.is_captured, &at, sizeof at);
     return TNM_OK;
 }
 

@@ -59,7 +59,8 @@
  *
  * Errors: out of memory is a refusal. A broken device (illegal address, ECC, launch failure) is
  * TNM_ERR_LOST everywhere and UINT64_MAX from tnm_hip_passed, where HIP lets the process live to
- * see it. Everything else is TNM_ERR_BACKEND, its name and number in tnm_hip_error.
+ * see it. Everything else is TNM_ERR_BACKEND, its name and number in tnm_hip_error; where it hides
+ * how a copy ended, that copy stays PENDING until the runtime says.
  *
  * What it does not do: reset a broken device (hipDeviceReset, for all who use it, is yours; until
  * then its memory stays taken), batches (hipMemcpyBatchAsync is young, and its releases differ in
@@ -106,8 +107,9 @@ enum {
     TNM_HIP_QUEUES = 16,
     TNM_HIP_MARKS = 256,      /* fences outstanding in a queue */
     TNM_HIP_SMALL = 64 << 10, /* pageable memory that is not worth staging */
-    TNM_HIP_TRIES = 8,        /* answers in a row that say nothing: the device is lost */
-    TNM_HIP_NOT_READY = 600   /* hipErrorNotReady */
+    TNM_HIP_TRIES = 8,        /* of a call that must not be left undone */
+    TNM_HIP_NOT_READY = 600,  /* hipErrorNotReady */
+    TNM_HIP_CAPTURING = 900   /* hipErrorStreamCaptureUnsupported */
 };
 
 /* ---- the runtime: result 0 is success; hipDeviceptr_t, a void *, is a number here ---- */
@@ -149,7 +151,8 @@ typedef struct tnm_hip_driver {
 #define TNM_HIP_DECLARE(name, symbol, args) int(TNM_HIP_API * name) args;
     TNM_HIP_CALLS(TNM_HIP_DECLARE)
 #undef TNM_HIP_DECLARE
-    const char *(TNM_HIP_API *error_name)(int code); /* hipGetErrorName */
+    const char *(TNM_HIP_API *error_name)(int code);          /* hipGetErrorName */
+    int(TNM_HIP_API *is_captured)(void *stream, int *status); /* NULL before ROCm 4.3 */
 } tnm_hip_driver;
 
 typedef struct tnm_hip_lane { /* a stream, and the copies that wait for the doorbell */
@@ -165,6 +168,7 @@ typedef enum tnm_hip_state {
     TNM_HIP_FREE, /* nobody waits for it; the last answer stands */
     TNM_HIP_OPEN, /* copies may be added */
     TNM_HIP_OUT,  /* on the stream, its event behind them */
+    TNM_HIP_DARK, /* on the stream without an event: only the stream says when they have ended */
     TNM_HIP_ENDED /* the answer is known and has not been told */
 } tnm_hip_state;
 
@@ -266,15 +270,16 @@ static inline int tnm_hip_insist(tnm_hip *rt, tnm_hip_before *before) {
     return code;
 }
 
-/* Wait until nothing of a stream runs. OK, or LOST: an end that cannot be learnt is taken so. */
+/* Wait until nothing of a stream runs. OK, LOST, or PENDING: no end can be learnt at present. Only
+ * the runtime's own word says that a device is gone; errors of the call, such as those of a stream
+ * that is being captured, do not, however often they come. */
 static inline tnm_result tnm_hip_settle(tnm_hip *rt, void *stream) {
     for (int i = 0; i < TNM_HIP_TRIES; i++) {
         int code = rt->hip.stream_wait(stream);
         tnm_result r = tnm_hip_judge(rt, code, "hipStreamSynchronize");
         if (r == TNM_OK || r == TNM_ERR_LOST) return r;
     }
-    TNM_HIP_PUT(&rt->lost, 1);
-    return TNM_ERR_LOST;
+    return TNM_PENDING;
 }
 
 /* ---- device memory ---- */
@@ -417,29 +422,41 @@ static inline const char *tnm_hip_lane_name(int lane) {
     return name[lane];
 }
 
-/* Pageable memory: HIP's own way, waited for. */
+/* A batch of a lane that nobody has yet. There is one: each that is out holds a copy at least. */
+static inline uint32_t tnm_hip_fresh(tnm_hip *rt, int lane, tnm_hip_state state) {
+    uint32_t slot = 0;
+    while (rt->batch[slot].state != TNM_HIP_FREE)
+        slot++;
+    tnm_hip_batch *fresh = &rt->batch[slot];
+    fresh->ticket = ++rt->tickets * TNM_HIP_DEPTH + slot;
+    fresh->state = state;
+    fresh->lane = lane;
+    fresh->count = 0;
+    return slot;
+}
+
+/* Pageable memory: HIP's own way, waited for, here if that can be done. */
 static inline tnm_result tnm_hip_copy_now(tnm_hip *rt, int lane, tnm_hip_ptr to, tnm_hip_ptr from,
-                                          size_t bytes) {
+                                          size_t bytes, uint64_t *ticket) {
     int code = tnm_hip_issue(rt, lane, to, from, bytes, NULL);
     tnm_result r = tnm_hip_judge(rt, code, tnm_hip_lane_name(lane));
     tnm_result end = r == TNM_ERR_LOST ? r : tnm_hip_settle(rt, rt->lane[lane].stream);
-    return end == TNM_OK ? r : end;
+    if (end != TNM_PENDING) return end == TNM_OK ? r : end;
+    tnm_hip_batch *batch = &rt->batch[tnm_hip_fresh(rt, lane, TNM_HIP_DARK)];
+    batch->answer = r;
+    batch->count = 1;
+    rt->out++;
+    *ticket = batch->ticket;
+    return TNM_PENDING;
 }
 
-/* Add a copy to the lane's open batch. There is one free: a batch holds a copy at least. */
+/* Add a copy to the lane's open batch. */
 static inline uint64_t tnm_hip_add(tnm_hip *rt, int which, tnm_hip_ptr to, tnm_hip_ptr from,
                                    size_t bytes, tnm_hip *other) {
     tnm_hip_lane *lane = &rt->lane[which];
     if (!lane->open) {
-        uint32_t slot = 0;
-        while (rt->batch[slot].state != TNM_HIP_FREE)
-            slot++;
-        tnm_hip_batch *fresh = &rt->batch[slot];
-        fresh->ticket = ++rt->tickets * TNM_HIP_DEPTH + slot;
-        fresh->state = TNM_HIP_OPEN;
-        fresh->lane = which;
-        fresh->count = lane->count = 0;
-        lane->open = slot + 1;
+        lane->open = tnm_hip_fresh(rt, which, TNM_HIP_OPEN) + 1;
+        lane->count = 0;
     }
     tnm_hip_batch *batch = &rt->batch[lane->open - 1];
     lane->to[lane->count] = to;
@@ -471,7 +488,7 @@ static inline tnm_result tnm_hip_copy(void *user, const tnm_span *dst, const tnm
         if (r != TNM_OK) return r;
         int locked = tnm_hip_is_locked(rt, end, (size_t)size);
         int staged = !locked && end->adopted && rt->host_taken && size > TNM_HIP_SMALL;
-        if (!locked && !staged) r = tnm_hip_copy_now(rt, lane, a, b, (size_t)size);
+        if (!locked && !staged) r = tnm_hip_copy_now(rt, lane, a, b, (size_t)size, ticket);
         tnm_hip_leave(rt, &before);
         if (staged) return TNM_ERR_UNSUPPORTED;
         if (!locked) return r;
@@ -497,8 +514,8 @@ static inline void tnm_hip_ring(tnm_hip *rt, int which) {
     if (!code) return;
     /* a failed ticket promises that nothing of it still runs */
     tnm_result end = TNM_HIP_GET(&rt->lost) ? TNM_ERR_LOST : tnm_hip_settle(rt, lane->stream);
-    if (end != TNM_OK) batch->answer = end;
-    batch->state = TNM_HIP_ENDED;
+    batch->state = end == TNM_PENDING ? TNM_HIP_DARK : TNM_HIP_ENDED;
+    if (end < 0) batch->answer = end;
 }
 
 static inline void tnm_hip_submit(void *user) {
@@ -520,18 +537,24 @@ static inline void tnm_hip_submit(void *user) {
     if (!lost && !code) tnm_hip_leave(rt, &before);
 }
 
-/* What an event says about the work before it: OK, PENDING or LOST. */
+/* What an event says about the work before it, or the stream if there is none: OK, PENDING or LOST.
+ * An answer that says nothing about the work is no answer: it is asked again. */
 static inline tnm_result tnm_hip_ask(tnm_hip *rt, void *event, void *stream, int wait) {
     tnm_hip_before before;
     int code = tnm_hip_enter(rt, &before), in = !code;
-    if (in) code = wait ? rt->hip.event_wait(event) : rt->hip.event_query(event);
+    const char *call = wait ? "hipEventSynchronize" : "hipEventQuery";
+    if (in && event)
+        code = wait ? rt->hip.event_wait(event) : rt->hip.event_query(event);
+    else if (in)
+        code = wait ? rt->hip.stream_wait(stream) : rt->hip.stream_query(stream);
     tnm_result r = TNM_PENDING;
-    if (code != TNM_HIP_NOT_READY)
-        r = tnm_hip_judge(rt, code, wait ? "hipEventSynchronize" : "hipEventQuery");
-    if (r == TNM_OK || r == TNM_PENDING)
+    if (code != TNM_HIP_NOT_READY) r = tnm_hip_judge(rt, code, in ? call : "hipSetDevice");
+    if (r == TNM_OK || r == TNM_PENDING) {
         rt->strikes = 0;
-    else if (r != TNM_ERR_LOST) /* an answer that says nothing about the work: ask again */
-        r = ++rt->strikes < TNM_HIP_TRIES ? TNM_PENDING : tnm_hip_settle(rt, stream);
+    } else if (r != TNM_ERR_LOST) {
+        r = TNM_PENDING;
+        if (++rt->strikes % TNM_HIP_TRIES == 0 && in) r = tnm_hip_settle(rt, stream);
+    }
     if (in) tnm_hip_leave(rt, &before);
     return r;
 }
@@ -542,8 +565,11 @@ static inline tnm_result tnm_hip_end(tnm_hip *rt, uint64_t ticket, int wait) {
     if (batch->state == TNM_HIP_FREE) return batch->answer;
     if (batch->state == TNM_HIP_OPEN) tnm_hip_submit(rt);
     tnm_result r = batch->answer;
-    if (batch->state == TNM_HIP_OUT)
-        r = tnm_hip_ask(rt, batch->event, rt->lane[batch->lane].stream, wait);
+    if (batch->state != TNM_HIP_ENDED) {
+        void *event = batch->state == TNM_HIP_OUT ? batch->event : NULL;
+        r = tnm_hip_ask(rt, event, rt->lane[batch->lane].stream, wait);
+        if (r == TNM_OK) r = batch->answer;
+    }
     if (TNM_HIP_GET(&rt->lost)) r = TNM_ERR_LOST;
     if (r == TNM_PENDING) return r;
     batch->answer = r;
@@ -582,8 +608,17 @@ static inline void tnm_hip_host(tnm_hip *rt, tnm_backend *out) {
 }
 
 /* ---- fences: the n-th mark of a queue is fence value n ---- */
-/* A value behind all work queued there so far. Waits while 256 are outstanding. 0 = failed: as
- * a fence it is refused and the pin stays, so wait for the stream, then unpin with fence 0. */
+/* What is recorded while a stream is captured goes into the graph: it says nothing of what runs. */
+static inline int tnm_hip_record(tnm_hip *rt, void *event, void *stream) {
+    int captured = 0, code = 0;
+    if (rt->hip.is_captured) code = rt->hip.is_captured(stream, &captured);
+    if (!code && captured) code = TNM_HIP_CAPTURING;
+    return code ? code : rt->hip.event_record(event, stream);
+}
+
+/* A value behind all work queued there so far. Waits while 256 are outstanding. 0 = failed, as it
+ * does while the stream is captured: as a fence it is refused and the pin stays, so wait for the
+ * stream, then unpin with fence 0. */
 static inline uint64_t tnm_hip_mark(tnm_hip *rt, uint32_t queue) {
     tnm_hip_before before;
     if (queue >= rt->queues || TNM_HIP_GET(&rt->lost)) return 0;
@@ -592,7 +627,7 @@ static inline uint64_t tnm_hip_mark(tnm_hip *rt, uint32_t queue) {
     int code = tnm_hip_enter(rt, &before);
     if (tnm_hip_blame(rt, 1, code, "hipSetDevice") != TNM_OK) return 0;
     if (value > TNM_HIP_MARKS) code = rt->hip.event_wait(event);
-    if (!code) code = rt->hip.event_record(event, rt->queue[queue]);
+    if (!code) code = tnm_hip_record(rt, event, rt->queue[queue]);
     tnm_hip_leave(rt, &before);
     if (tnm_hip_blame(rt, 1, code, "hipEventRecord") != TNM_OK) return 0;
     TNM_HIP_PUT(&rt->marked[queue], value);
@@ -684,6 +719,8 @@ static inline tnm_result tnm_hip_load(tnm_hip *rt, const char *name) {
         return TNM_ERR_UNSUPPORTED;
     }
     memcpy(&rt->hip.error_name, &at, sizeof at);
+    at = tnm_hip_symbol(library, "hipStreamIsCapturing");
+    memcpy(&rt->hip.is_captured, &at, sizeof at);
     return TNM_OK;
 }
 
