@@ -107,8 +107,8 @@
  * Staging is the bounce buffer of routes that no backend copies directly: staging_bytes, or an
  * eighth of its tier's budget if that is less. Where such a route is likely (a backend with a
  * granularity, two backends of yours, one of them among three tiers, or staging_tier was named)
- * that much is kept free of tensors. Name it where the host tier is a backend of yours: until that
- * has memory nobody knows that the CPU sees it, and then its one segment has taken the budget.
+ * that much is kept free of tensors, from the start where a tier is of the context's allocator, or
+ * of a backend that says that the CPU sees all it gives (host_visible).
  *
  * segment_bytes 0 takes the whole budget as one piece, which packs best and cannot shrink a little.
  * If tnm_set_budget is to shrink a tier finely, give about 1/16 of the budget. TNM_DEDICATED asks
@@ -519,12 +519,11 @@
  * What must be decided, in this order:
  *
  *   memory     what names a segment: an address, a handle, an index. *host only where the CPU may
- *              touch it while the device does
+ *              touch it while the device does; host_visible where that is so of all of it
  *   routes     what the copy engine reaches: its own memory, a sibling's, which memory of the CPU.
  *              Where it wants page-locked memory, give a backend for the host tier that allocates
- *              it, and recognise that by its `copy` too; name it in tnm_desc.staging_tier. Other
- *              CPU memory is copied and waited for inside `copy`, or is UNSUPPORTED and goes
- *              through staging
+ *              it (host_visible), and recognise that by its `copy` too. Other CPU memory is copied
+ *              and waited for inside `copy`, or is UNSUPPORTED and goes through staging
  *   alignment  where tensors begin is tnm_tier_desc.alignment. Copies begin and end anywhere all
  *              the same: a device with a grain brings odd edges another way. `granularity` is for
  *              what is read out of adopted memory, tail_bytes for kernels that read past the end
@@ -690,7 +689,7 @@ extern "C" {
  * never falling on a queue. It is no 0 whatever the value, and a value of 0 or -1, which is how a
  * queue says that it could not be marked, is refused. Bit 63 is set, 8 bits of queue, 55 of value.
  */
-#    define TNM_FENCE(queue, value)                                                               \
+#    define TNM_FENCE(queue, value)                                                                \
         (((uint64_t)1 << 63) | ((uint64_t)(queue) << 55) | (uint64_t)(value))
 
 typedef struct tnm_ctx tnm_ctx; /* one memory manager; there is no other state */
@@ -758,8 +757,10 @@ struct tnm_backend {
     tnm_result (*wait)(void *user, uint64_t ticket);
     uint64_t (*available)(void *user);
     void *user;
-    uint32_t granularity; /* copies out of adopted memory start and end on multiples; 0 = 1 */
-    uint32_t odd_ends;    /* 1: they may start and end anywhere, but multiples are faster */
+    uint32_t granularity;  /* copies out of adopted memory start and end on multiples; 0 = 1 */
+    uint32_t odd_ends;     /* 1: they may start and end anywhere, but multiples are faster */
+    uint32_t host_visible; /* 1: alloc always gives *host, so that staging can be planned for here
+                            * before it has given any; 0: each alloc says */
 };
 
 typedef struct tnm_tier_desc {
@@ -841,8 +842,8 @@ typedef struct tnm_desc {
     const tnm_tier_desc *tiers; /* fastest first; copied */
     int tier_count;             /* 1 .. TNM_MAX_TIERS */
     int staging_tier;           /* whose alloc gives the bounce buffer and whose budget pays; 0 =
-                                 * the first of host memory, else the first with a CPU address, as
-                                 * far as is known: name it where that is a backend of yours */
+                                 * the first of host memory, else the first with a CPU address:
+                                 * host_visible, or as its memory has shown */
     tnm_policy policy;
     uint32_t max_tensors;   /* 0 = everything grows; else all tables are fixed at create */
     uint32_t max_replicas;  /* per tier; 0 = max_tensors */
@@ -4495,7 +4496,7 @@ typedef struct tnmi_tier {
     tnm_result sick_of; /* with this */
     tnmi_backoff stiff; /* compaction's copies fail */
     tnm_tier_desc desc;
-    int hidden, visible;  /* its backend gave memory without, with a CPU address */
+    int hidden, visible;  /* its backend gave memory without, with a CPU address, or will */
     int dark;             /* without one when staging was asked for */
     uint32_t granule_log; /* a granule is a power of two */
     uint64_t refused;     /* the smallest segment size alloc refused; 0 = none */
@@ -12997,6 +12998,7 @@ static void tnmi_door_init_tier(tnm_ctx *ctx, uint32_t index) {
     tnm_tier_desc *d = &t->desc;
     *d = ctx->desc.tiers[index];
     t->own_backend = d->backend.alloc != NULL;
+    t->visible = t->own_backend && d->backend.host_visible;
     if (!t->own_backend) {
         uint32_t granularity = d->backend.granularity;
         tnmi_shelf_host_backend(&ctx->host, &d->backend);

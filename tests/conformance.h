@@ -367,6 +367,9 @@ static inline tnm_result conform_take(conform_kit *k, const tnm_backend *b, uint
     if (k->dead) return TNM_ERR_BACKEND;
     r = b->alloc(b->user, size, align, NULL, &out->mem, &host);
     if (r != TNM_OK) return r;
+    if (b->host_visible && !host)
+        conform_broken(k, CONFORM_ALLOC_HOST, "host_visible, and %llu bytes have no CPU address",
+                       conform_n(size));
     out->backend = b;
     out->host = (unsigned char *)host;
     out->size = size;
@@ -830,6 +833,8 @@ static inline void conform_play_full(conform_kit *k) {
 static inline void conform_play_host(conform_kit *k) {
     conform_end end, hidden;
     uint64_t key = 2 * ++k->keys;
+    if (k->s.host.alloc && conform_take(k, &k->host, 10000, 256, &end) == TNM_OK)
+        conform_give(k, &end);
     if (conform_take(k, &k->s.device, 100003, 256, &end) != TNM_OK) return;
     if (!end.host) {
         k->unplayed[CONFORM_ALLOC_HOST] = "no CPU address";
@@ -1572,7 +1577,8 @@ static inline int conform_rig_open(conform_kit *k, conform_rig *g, uint64_t devi
     g->tier[g->store].backend.copy = conform_store_copy;
     desc.tiers = g->tier;
     desc.tier_count = g->tiers;
-    if (k->lab.backend) desc.staging_tier = g->store - 1; /* the CPU sees the subject's host tier */
+    if (k->lab.backend && !k->s.host.host_visible) /* the CPU sees the subject's host tier */
+        desc.staging_tier = g->store - 1;
     desc.user = g;
     desc.passed = k->s.passed ? conform_on_passed : NULL;
     desc.log = conform_on_log;

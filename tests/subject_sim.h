@@ -40,6 +40,7 @@ typedef enum subject_sim_defect {
     SIM_KEEPS_RELEASED,   /* memory that is given back when full */
     SIM_LEAKS,            /* every 8th piece that comes back */
     SIM_SHADOW,           /* the CPU sees a copy of the arena */
+    SIM_SAYS_VISIBLE,     /* and gives no CPU address */
     SIM_MARK_ZERO,        /* every 16th mark is 0 */
     SIM_PASSED_BACK,      /* now and then it says one less */
     SIM_FENCE_EARLY,      /* has passed before its kernels have run */
@@ -487,6 +488,7 @@ static inline void subject_sim_fill(subject_sim_world *w, conform_subject *out) 
     memset(out, 0, sizeof *out);
     out->name = "sim";
     out->device = subject_sim_backend(&w->device);
+    out->device.host_visible = (w->kind & SUBJECT_SIM_SEEN) || w->defect == SIM_SAYS_VISIBLE;
     out->peer = subject_sim_backend(&w->peer);
     out->device_bytes = SUBJECT_SIM_BYTES - (4 << 20);
     out->queues = SUBJECT_SIM_QUEUES;

@@ -224,6 +224,57 @@ EACH(staging_is_charged_to_its_tier) { /* hidden over plain over hidden: the dis
     rig_end(g);
 }
 
+/* A device over page-locked memory of its own over a file; the host's memory comes first, in one
+ * segment, and is pinned whole when the device wants something that lies in the file. Nobody named
+ * a staging tier. `truth` 0: its backend said that the CPU sees it, and that was a lie. */
+static tnm_result a_pinned_host_over_a_file(rig *g, int kind, int truth) {
+    enum { MOST = 40 };
+    tnm_tensor t[MOST], far;
+    tnm_pinned p[MOST], q;
+    uint64_t host = rig_room(16, ONE) + 16384, device = rig_room(4, ONE);
+    int n = 0;
+    rig_tier(g, "device", kind | SIM_HIDDEN, device);
+    rig_tier(g, "host", truth ? SIM_PLAIN : SIM_HIDDEN, host);
+    rig_tier(g, "file", (truth ? SIM_HIDDEN : SIM_PLAIN) | (kind & SIM_ASYNC), rig_room(90, ONE));
+    g->tiers[2].segment_bytes = rig_room(8, ONE);
+    g->tiers[1].backend.host_visible = 1;
+    if (!rig_create(g)) return TNM_ERR_ARGUMENT;
+    CHECK_EQ(g->desc.staging_tier, 0);
+    far = rig_tensor(g, ONE, 0);
+    rig_write(g, far, 2, 1);
+    for (; n < MOST; n++) {
+        t[n] = rig_tensor(g, ONE, 0);
+        if (rig_pin(g, t[n], 1, TNM_DISCARD, &p[n]) != TNM_OK) break;
+    }
+    CHECK(n > 8);
+    tnm_result r = rig_pin(g, far, 0, TNM_WRITE, &q);
+    if (r == TNM_OK) {
+        sim_fill(sim_at(&g->sim, &q), 3, 0, ONE);
+        CHECK_EQ(rig_unpin(g, &q, 0), TNM_OK);
+    }
+    while (n-- > 0) {
+        sim_fill(sim_at(&g->sim, &p[n]), (uint64_t)n, 0, ONE);
+        CHECK_EQ(rig_unpin(g, &p[n], 0), TNM_OK);
+    }
+    for (int round = 0; round < 3; round++) { /* and more than both hold goes round */
+        for (int i = 0; i < 16; i++)
+            rig_expect(g, t[i], 0, (uint64_t)i);
+        rig_expect(g, far, 0, r == TNM_OK ? 3 : 1);
+    }
+    CHECK(g->sim.device[0].peak <= device && g->sim.device[1].peak <= host);
+    CHECK(rig_stats(g, 0).peak_bytes <= device && rig_stats(g, 1).peak_bytes <= host);
+    rig_end(g);
+    return r;
+}
+
+EACH(staging_without_a_name_on_a_backends_host) {
+    CHECK_EQ(a_pinned_host_over_a_file(g, kind, 1), TNM_OK);
+}
+
+EACH(a_backend_that_says_it_is_seen_and_is_not) { /* the next tier has it then */
+    CHECK_EQ(a_pinned_host_over_a_file(g, kind, 0), TNM_OK);
+}
+
 /* ---- changes at run time ---- */
 EACH(grow) {
     tnm_tensor t[4];
@@ -733,6 +784,8 @@ int main(void) {
     RUN(tails_are_charged);
     RUN(alignment_is_kept);
     RUN(staging_is_charged_to_its_tier);
+    RUN(staging_without_a_name_on_a_backends_host);
+    RUN(a_backend_that_says_it_is_seen_and_is_not);
     RUN(grow);
     RUN(shrink_drains_dirty_bytes);
     RUN(shrink_one_big_segment);

@@ -70,6 +70,7 @@ static const planted all[] = {
     { SIM_KEEPS_RELEASED, 0, CONFORM_ALLOC_FULL, "alloc-full" },
     { SIM_LEAKS, 0, CONFORM_LEAK, "alloc-align" },
     { SIM_SHADOW, SUBJECT_SIM_SEEN, CONFORM_ALLOC_HOST, "alloc-distinct alloc-host" },
+    { SIM_SAYS_VISIBLE, 0, CONFORM_ALLOC_HOST, "alloc-host" },
     { SIM_MARK_ZERO, 0, CONFORM_FENCE_MARK, "fence-mark" },
     { SIM_PASSED_BACK, 0, CONFORM_FENCE_PASSED, "fence-mark" },
     { SIM_FENCE_EARLY, 0, CONFORM_FENCE_WORK, "fence-mark fence-work" },

@@ -16,7 +16,6 @@
  *     tnm_desc desc = {.tiers = tiers, .tier_count = 2, .user = npu, .passed = tnm_ascend_passed};
  *     tnm_ascend_backend(npu, &tiers[0].backend);
  *     tnm_ascend_host(npu, &tiers[1].backend);                      // page-locked
- *     desc.staging_tier = 1;                                        // for what has to bounce
  *     tnm_ascend_tier(npu, &tiers[0]), tnm_ascend_tier(npu, &tiers[1]);
  *     if (tnm_create(&desc, &mem) < 0) ...
  *     tnm_pin(mem, &use, 1, &at);
@@ -36,9 +35,7 @@
  *     memory in tnm_read and tnm_write, odd places) aclrtMemcpy makes at once. Adopted memory (a
  *     mapped model) of more than 64 KiB a chunk goes through the context's staging instead as soon
  *     as tnm_ascend_host was taken: the CPU copies it into page-locked memory, and the device
- *     fetches it from there while kernels run. So go the bytes of a file below. Name the
- *     page-locked tier in tnm_desc.staging_tier: until it has memory nobody knows that the CPU sees
- *     it, and no room for staging is kept free of tensors.
+ *     fetches it from there while kernels run. So go the bytes of a file below.
  *   - A thread that calls has a current context. Each callback sets ours and puts back what was
  *     there; on a thread that had none ours stays, since the runtime cannot take one away.
  *
@@ -728,6 +725,7 @@ static inline void tnm_ascend_host(tnm_ascend *rt, tnm_backend *out) {
     out->release = tnm_ascend_host_release;
     out->copy = tnm_ascend_host_copy;
     out->user = rt;
+    out->host_visible = 1;
     rt->host_taken = 1;
 }
 

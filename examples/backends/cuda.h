@@ -17,7 +17,6 @@
  *     tnm_desc desc = {.tiers = tiers, .tier_count = 2, .user = gpu, .passed = tnm_cuda_passed};
  *     tnm_cuda_backend(gpu, &tiers[0].backend);
  *     tnm_cuda_host(gpu, &tiers[1].backend);                        // page-locked
- *     desc.staging_tier = 1;                                        // for what has to bounce
  *     if (tnm_create(&desc, &mem) < 0) ...
  *     tnm_pin(mem, &use, 1, &at);
  *     launch(tnm_cuda_pointer(&at), tnm_cuda_queue(gpu, 0));        // yours, asynchronous
@@ -41,8 +40,7 @@
  * for the memory of tnm_read and tnm_write. Adopted pageable memory (a mapped model) of more than
  * 64 KiB a chunk goes through the context's staging instead as soon as tnm_cuda_host was taken: the
  * CPU then copies into page-locked memory at its own speed, and the device fetches it while kernels
- * run. So go the bytes of a file below. Name the page-locked tier in tnm_desc.staging_tier: until
- * it has memory nobody knows that the CPU sees it, and no room for staging is kept free of tensors.
+ * run. So go the bytes of a file below.
  *
  * One memory (tnm_cuda_is_unified). TNM_CUDA_ONE_MEMORY, as on Jetson: copies between device and
  * host would be copies within one memory. Leave the device tier out, make the fastest tier of
@@ -627,6 +625,7 @@ static inline void tnm_cuda_host(tnm_cuda *rt, tnm_backend *out) {
     out->release = tnm_cuda_host_release;
     out->copy = tnm_cuda_host_copy;
     out->user = rt;
+    out->host_visible = 1;
     rt->host_taken = 1;
 }
 

@@ -16,7 +16,6 @@
  *     tnm_desc desc = {.tiers = tiers, .tier_count = 2, .user = gpu, .passed = tnm_hip_passed};
  *     tnm_hip_backend(gpu, &tiers[0].backend);
  *     tnm_hip_host(gpu, &tiers[1].backend);                         // page-locked
- *     desc.staging_tier = 1;                                        // for what has to bounce
  *     if (tnm_create(&desc, &mem) < 0) ...
  *     tnm_pin(mem, &use, 1, &at);
  *     launch(tnm_hip_pointer(&at), tnm_hip_queue(gpu, 0));          // yours, asynchronous
@@ -37,9 +36,7 @@
  * of pageable memory are made at once and waited for: so for the memory of tnm_read and tnm_write.
  * Adopted pageable memory (a mapped model) of more than 64 KiB a chunk goes through the context's
  * staging instead as soon as tnm_hip_host was taken: the CPU then copies into page-locked memory at
- * its own speed, and the device fetches it while kernels run. So go the bytes of a file below. Name
- * the page-locked tier in tnm_desc.staging_tier: until it has memory nobody knows that the CPU sees
- * it, and no room for staging is kept free of tensors.
+ * its own speed, and the device fetches it while kernels run. So go the bytes of a file below.
  *
  * One memory (tnm_hip_is_unified). TNM_HIP_ONE_MEMORY, as on an APU: copies between device and host
  * would be copies within one memory. Leave the device tier out, make the fastest tier of
@@ -604,6 +601,7 @@ static inline void tnm_hip_host(tnm_hip *rt, tnm_backend *out) {
     out->release = tnm_hip_host_release;
     out->copy = tnm_hip_host_copy;
     out->user = rt;
+    out->host_visible = 1;
     rt->host_taken = 1;
 }
 

@@ -14,7 +14,6 @@
  *     tiers[0].alignment = tnm_opencl_alignment(cl);     // for tnm_opencl_sub
  *     tnm_desc desc = { .tiers = tiers, .tier_count = 2, .user = cl };
  *     desc.passed = tnm_opencl_passed;                   // fences of its compute queues
- *     desc.staging_tier = 1;                             // for what has to bounce
  *     tnm_create(&desc, &mem);
  *     ... pin, enqueue kernels on tnm_opencl_queue(cl, 0) ...
  *     tnm_unpin(mem, at, n, TNM_FENCE(0, tnm_opencl_mark(cl, 0)));
@@ -31,9 +30,7 @@
  * The host tier is memory the runtime allocates (CL_MEM_ALLOC_HOST_PTR), mapped as long as it
  * lives: page-locked where the driver does that. Copies to and from any other memory are right as
  * well, and as asynchronous as the driver makes them. No kernel may use the host tier's buffers.
- * The bytes of a file below bounce in memory that the CPU sees. Name this tier for that in
- * tnm_desc.staging_tier: until it has memory nobody knows that it is such, and no room for staging
- * is kept free of tensors.
+ * The bytes of a file below bounce there.
  *
  * Copies run on three in-order queues of our own, one for each direction and one for what stays on
  * the device, so that uploads, downloads and your kernels overlap. Kernels run on the compute
@@ -542,6 +539,7 @@ static inline void tnm_opencl_host(tnm_opencl *cl, tnm_backend *out) {
     out->release = tnm_opencl_host_release;
     out->copy = tnm_opencl_host_copy;
     out->user = cl;
+    out->host_visible = 1;
 }
 
 /* ---- fences ---- */

@@ -14,7 +14,6 @@
  *     tiers[0].alignment = tnm_vulkan_alignment(vk);     // descriptors may begin there
  *     tnm_desc desc = { .tiers = tiers, .tier_count = 2, .user = vk };
  *     desc.passed = tnm_vulkan_passed;                   // fences of its compute queues
- *     desc.staging_tier = 1;                             // for what has to bounce
  *     tnm_create(&desc, &mem);
  *     ... pin, submit to tnm_vulkan_queue(vk, 0, NULL), waiting for tnm_vulkan_semaphore ...
  *     tnm_unpin(mem, at, n, TNM_FENCE(0, tnm_vulkan_mark(vk, 0)));
@@ -36,9 +35,7 @@
  * semaphore will have. Memory that is not this host tier's (a tnm_read's, adopted, another
  * device's) goes through a few mapped pieces: its copy in has left it before copy() answers, its
  * copy out arrives when the poll answers. What is larger than a piece is waited for inside of
- * copy(). Two devices copy through the host tier, and the bytes of a file below bounce there. Name
- * it in tnm_desc.staging_tier: until it has memory nobody knows that the CPU sees it, and no room
- * for staging is kept free of tensors.
+ * copy(). Two devices copy through the host tier, and the bytes of a file below bounce there.
  *
  * What you order. When a pin is granted its bytes are there. Your submission that uses them waits
  * for the semaphore and value of tnm_vulkan_semaphore, which have passed and cost nothing: this is
@@ -1135,6 +1132,7 @@ static inline void tnm_vulkan_host(tnm_vulkan *vk, tnm_backend *out) {
     out->copy = tnm_vulkan_host_copy;
     out->available = tnm_vulkan_host_available;
     out->user = vk;
+    out->host_visible = 1;
 }
 
 /* ---- fences ---- */
