@@ -1296,6 +1296,11 @@ extern "C" {
 #        define TNMI_TEST_HIT() ((void)0)
 #    endif
 
+/* Or before an atomic access; `changes` 0: it only looks. */
+#    ifndef TNMI_TEST_ATOMIC
+#        define TNMI_TEST_ATOMIC(at, changes) ((void)0)
+#    endif
+
 /* INLINE: what a pin that hits runs through is one straight piece of code (left to clang it costs a
  * tenth more; gcc does it unasked). APART: its rare branches, which must not cost it registers.
  * RARE: what runs once in a context's life, or when something is told or looked at: compiled to be
@@ -1385,6 +1390,7 @@ static uint64_t tnmi_base_mix(uint64_t hash, uint64_t value) {
 
 /* ---- atomics: only what the pin protocol needs (the orders are argued in [tensor]) ---- */
 static TNMI_INLINE uint64_t tnmi_base_load64(const uint64_t *at) { /* acquire */
+    TNMI_TEST_ATOMIC(at, 0);
 #    if TNMI_ATOMICS == 1
     return __atomic_load_n(at, __ATOMIC_ACQUIRE);
 #    elif TNMI_ATOMICS == 2
@@ -1395,6 +1401,7 @@ static TNMI_INLINE uint64_t tnmi_base_load64(const uint64_t *at) { /* acquire */
 }
 
 static TNMI_INLINE uint64_t tnmi_base_peek64(const uint64_t *at) { /* relaxed */
+    TNMI_TEST_ATOMIC(at, 0);
 #    if TNMI_ATOMICS == 1
     return __atomic_load_n(at, __ATOMIC_RELAXED);
 #    else
@@ -1403,6 +1410,7 @@ static TNMI_INLINE uint64_t tnmi_base_peek64(const uint64_t *at) { /* relaxed */
 }
 
 static TNMI_INLINE void tnmi_base_poke64(uint64_t *at, uint64_t value) { /* relaxed */
+    TNMI_TEST_ATOMIC(at, 1);
 #    if TNMI_ATOMICS == 1
     __atomic_store_n(at, value, __ATOMIC_RELAXED);
 #    elif TNMI_ATOMICS == 2
@@ -1414,6 +1422,7 @@ static TNMI_INLINE void tnmi_base_poke64(uint64_t *at, uint64_t value) { /* rela
 
 static TNMI_INLINE int tnmi_base_swap64(uint64_t *at, uint64_t *expected,
                                         uint64_t value) { /* acq_rel */
+    TNMI_TEST_ATOMIC(at, 1);
 #    if TNMI_ATOMICS == 1
     return __atomic_compare_exchange_n(at, expected, value, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
 #    elif TNMI_ATOMICS == 2
@@ -1434,6 +1443,7 @@ static TNMI_INLINE int tnmi_base_swap64(uint64_t *at, uint64_t *expected,
 
 static TNMI_INLINE uint64_t tnmi_base_sub64(uint64_t *at,
                                             uint64_t value) { /* acq_rel; the value before */
+    TNMI_TEST_ATOMIC(at, 1);
 #    if TNMI_ATOMICS == 1
     return __atomic_fetch_sub(at, value, __ATOMIC_ACQ_REL);
 #    elif TNMI_ATOMICS == 2
@@ -1446,6 +1456,7 @@ static TNMI_INLINE uint64_t tnmi_base_sub64(uint64_t *at,
 }
 
 static TNMI_INLINE uint32_t tnmi_base_load32(const uint32_t *at) { /* acquire */
+    TNMI_TEST_ATOMIC(at, 0);
 #    if TNMI_ATOMICS == 1
     return __atomic_load_n(at, __ATOMIC_ACQUIRE);
 #    elif TNMI_ATOMICS == 2
@@ -1456,6 +1467,7 @@ static TNMI_INLINE uint32_t tnmi_base_load32(const uint32_t *at) { /* acquire */
 }
 
 static TNMI_INLINE void tnmi_base_store32(uint32_t *at, uint32_t value) { /* release */
+    TNMI_TEST_ATOMIC(at, 1);
 #    if TNMI_ATOMICS == 1
     __atomic_store_n(at, value, __ATOMIC_RELEASE);
 #    elif TNMI_ATOMICS == 2
