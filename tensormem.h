@@ -8881,6 +8881,19 @@ static int tnmi_engine_has_builder(const tnmi_engine *e, uint32_t content, uint3
     return 0;
 }
 
+/* Does a request of that age or older wait with a claim on this content and tier? */
+static int tnmi_engine_has_elder(const tnmi_engine *e, uint32_t content, uint32_t tier,
+                                 uint64_t age) {
+    for (uint32_t r = e->oldest_request; r != TNMI_NONE && tnmi_engine_request(e, r)->age <= age;
+         r = tnmi_engine_request(e, r)->next)
+        for (uint32_t m = tnmi_engine_request(e, r)->members; m != TNMI_NONE;) {
+            const tnmi_member *member = tnmi_engine_member(e, m);
+            m = member->next;
+            if (member->content == content && member->tier == tier && member->claimed) return 1;
+        }
+    return 0;
+}
+
 /* If the last builder is gone and readers wait, they get the old bytes, or learn that there are
  * none. */
 static void tnmi_engine_orphan_build(tnmi_engine *e, uint32_t index) {
@@ -9373,14 +9386,56 @@ static tnm_result tnmi_engine_build(tnmi_engine *e, const tnm_use *use, tnm_pinn
 }
 
 /* ---- the grant of a request ---- */
+/* The transfer lost its window, or its turn: it ends, and everyone who joined it holds nothing and
+ * plans again. Were it kept for those who joined, nobody would plan it, and they would wait for
+ * ever. */
+static void tnmi_engine_break(tnmi_engine *e, uint32_t op_index) {
+    uint32_t content = tnmi_engine_op(e, op_index)->content;
+    uint32_t tier = tnmi_engine_op(e, op_index)->tier;
+    tnmi_engine_op(e, op_index)->claims = 0;
+    tnmi_engine_cancel_op(e, op_index);
+    for (uint32_t r = e->oldest_request; r != TNMI_NONE; r = tnmi_engine_request(e, r)->next) {
+        tnmi_request *request = tnmi_engine_request(e, r);
+        int joined = 0;
+        for (uint32_t m = request->members; m != TNMI_NONE;) {
+            tnmi_member *member = tnmi_engine_member(e, m);
+            m = member->next;
+            if (member->content != content || member->tier != tier || !member->claimed) continue;
+            member->claimed = 0; /* the transfer took it along */
+            joined = request->admitted && request->result == TNM_PENDING;
+        }
+        if (!joined) continue;
+        tnmi_engine_release_claims(e, r);
+        tnmi_engine_disown(e, r);
+        request->round = 0; /* planned again at once */
+    }
+}
+
+/* A place that is built for DISCARD comes to an end only with its grant, and two requests that
+ * build one content on two tiers would each wait for the other's: the older one is granted, and the
+ * younger plans again. */
+static void tnmi_engine_outrank(tnmi_engine *e, uint32_t index, const tnmi_member *member) {
+    uint64_t age = tnmi_engine_request(e, index)->age;
+    for (uint32_t t = 0; member->access != TNM_READ && t < e->tiers.count; t++) {
+        const tnmi_replica *other = tnmi_engine_on(e, member->content, t);
+        if (t == member->tier || !tnmi_engine_is_busy(other)) continue;
+        const tnmi_op *op = tnmi_engine_filling(e, other);
+        if (op->kind != TNMI_OP_BUILD || op->state == TNMI_OP_DRAINING || !op->claims) continue;
+        if (tnmi_engine_has_elder(e, member->content, t, age)) continue;
+        tnmi_engine_break(e, other->offset);
+    }
+}
+
 /* All members at once, or nothing. OK: every out[i] holds a pin. */
 static tnm_result tnmi_engine_grant(tnmi_engine *e, uint32_t index, const tnm_use *set, int count,
                                     tnm_pinned *out) {
     tnmi_request *request = tnmi_engine_request(e, index);
     tnm_result worst = TNM_OK;
     uint32_t m = tnmi_engine_is_complete(e, request) ? request->members : TNMI_NONE;
-    for (; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next)
+    for (; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next) {
+        tnmi_engine_outrank(e, index, tnmi_engine_member(e, m));
         tnmi_engine_stop_others(e, tnmi_engine_member(e, m), TNMI_NONE);
+    }
     for (m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next) {
         tnm_result r = tnmi_engine_can_grant(e, tnmi_engine_member(e, m));
         if (r < 0) return request->result = r;
@@ -9560,30 +9615,6 @@ static tnmi_ripe tnmi_engine_hand_over(tnmi_engine *e, uint32_t first) {
             tnmi_engine_claim_window(e, tnmi_engine_op(e, i), 0);
     }
     return all ? TNMI_RIPE_YES : TNMI_RIPE_BROKEN;
-}
-
-/* The transfer lost its window: it ends, and everyone who joined it holds nothing and plans again.
- * Were it kept for those who joined, nobody would plan it, and they would wait for ever. */
-static void tnmi_engine_break(tnmi_engine *e, uint32_t op_index) {
-    uint32_t content = tnmi_engine_op(e, op_index)->content;
-    uint32_t tier = tnmi_engine_op(e, op_index)->tier;
-    tnmi_engine_op(e, op_index)->claims = 0;
-    tnmi_engine_cancel_op(e, op_index);
-    for (uint32_t r = e->oldest_request; r != TNMI_NONE; r = tnmi_engine_request(e, r)->next) {
-        tnmi_request *request = tnmi_engine_request(e, r);
-        int joined = 0;
-        for (uint32_t m = request->members; m != TNMI_NONE;) {
-            tnmi_member *member = tnmi_engine_member(e, m);
-            m = member->next;
-            if (member->content != content || member->tier != tier || !member->claimed) continue;
-            member->claimed = 0; /* the transfer took it along */
-            joined = request->admitted && request->result == TNM_PENDING;
-        }
-        if (!joined) continue;
-        tnmi_engine_release_claims(e, r);
-        tnmi_engine_disown(e, r);
-        request->round = 0; /* planned again at once */
-    }
 }
 
 /* A transfer nobody waits for lost its window: another; or, if it only was ahead of its time, a gap
