@@ -52,16 +52,20 @@ configuration() { # source: the switches it sets
         grep -v IMPLEMENTATION | sort -u | tr '\n' '-'
 }
 
-measure() { # test
-    local source=tests/$1.c needs
-    needs=$(sed -n '1,5s:.*/\* needs\: \(.*\) \*/.*:\1:p' "$source")
-    rm -f "$DIR/$1" "$DIR/$1.profraw"
+compile() { # configuration, arguments
     # shellcheck disable=SC2086
-    $CLANG $FLAGS -w -I. "$source" -o "$DIR/$1" $needs -Xclang -main-file-name \
-        -Xclang "unit-$(configuration "$source").c" >"$DIR/$1.log" 2>&1 ||
-        { tail -5 "$DIR/$1.log"; return 1; }
-    LLVM_PROFILE_FILE="$DIR/$1.profraw" "$DIR/$1" >"$DIR/$1.log" 2>&1 && return
-    grep -v ^PASS "$DIR/$1.log" | tail -5
+    $CLANG $FLAGS -w -I. -Xclang -main-file-name -Xclang "unit-$1.c" "${@:2}"
+}
+
+measure() { # test
+    local source=tests/$1.c at=$DIR/$1 needs
+    needs=$(sed -n '1,5s:.*/\* needs\: \(.*\) \*/.*:\1:p' "$source")
+    rm -f "$at" "$at.profraw"
+    # shellcheck disable=SC2086
+    compile "$(configuration "$source")" "$source" -o "$at" ${needs/tensormem.o/$DIR/tensormem.o} \
+        >"$at.log" 2>&1 || { tail -5 "$at.log"; return 1; }
+    LLVM_PROFILE_FILE="$at.profraw" "$at" >"$at.log" 2>&1 && return
+    grep -v ^PASS "$at.log" | tail -5
     echo "coverage: $1 failed"
     return 1
 }
@@ -73,7 +77,7 @@ unsupported() { # decisions that clang cannot judge: they would be left out
         grep -A1 'unsupported MC/DC'
 }
 
-export -f measure configuration
+export -f measure configuration compile
 export DIR CLANG FLAGS
 need "$CLANG"
 need python3
@@ -85,6 +89,7 @@ cmp -s tensormem.h $DIR/tensormem.h || rm -f $DIR/*.profraw # of another header
 cp tensormem.h $DIR/tensormem.h
 
 bad=0
+compile '' -DTENSORMEM_IMPLEMENTATION -x c -c tensormem.h -o $DIR/tensormem.o || exit 1
 picked | xargs -P "${JOBS:-2}" -I{} bash -c 'measure {}' || bad=1
 if unsupported; then
     echo "coverage: decisions that clang cannot judge, write them without a nested boolean"
