@@ -2044,7 +2044,7 @@ static uint32_t tnmi_store_merge(const tnmi_order *order, uint32_t a, uint32_t b
 }
 
 static uint32_t tnmi_store_sort(const tnmi_order *order, uint32_t head) {
-    uint32_t run[32]; /* run[k] holds 2^k entries */
+    uint32_t run[32]; /* run[k] holds 2^k entries; 2^32 of them have no index */
     uint32_t k;
     for (k = 0; k < 32; k++)
         run[k] = TNMI_NONE;
@@ -2052,7 +2052,7 @@ static uint32_t tnmi_store_sort(const tnmi_order *order, uint32_t head) {
         uint32_t one = head, *next = order->next(order->of, head);
         head = *next;
         *next = TNMI_NONE;
-        for (k = 0; k < 31 && run[k] != TNMI_NONE; k++) {
+        for (k = 0; run[k] != TNMI_NONE; k++) {
             one = tnmi_store_merge(order, run[k], one);
             run[k] = TNMI_NONE;
         }
