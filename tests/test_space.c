@@ -293,9 +293,21 @@ static void move_segment(map *m) {
     if (m->edge[segment] == TNMI_NONE) {
         map_open(m, segment);
     } else if (!map_is_used(m, segment)) {
+        m->space.look = TNMI_NONE; /* the tier's part: it may stand there */
         tnmi_space_close(&m->space, m->edge[segment]);
         m->edge[segment] = TNMI_NONE;
     }
+}
+
+/* A walk that was interrupted stands on a node of the segment, whatever was merged meanwhile. */
+static void check_look(const map *m, uint32_t segment) {
+    uint32_t i = m->space.look;
+    if (i == TNMI_NONE || segment == TNMI_NONE) return;
+    for (i = m->edge[segment]; i != m->space.look;) {
+        i = node_at(m, i)->next;
+        if (i == m->edge[segment]) break;
+    }
+    CHECK_EQ(i, m->space.look);
 }
 
 TEST(random_moves_agree_with_the_map) {
@@ -306,7 +318,8 @@ TEST(random_moves_agree_with_the_map) {
         map_open(&m, s);
     for (int i = 0; i < check_scale(60000, 2500) && check_bad < 20; i++) {
         int empty = i / 500 % 4 == 3; /* by turns it fills and empties, so that segments close */
-        uint32_t what = draw(16);
+        uint32_t what = draw(16), look = m.space.look = any_node(&m, draw(3));
+        uint32_t segment = look == TNMI_NONE ? TNMI_NONE : segment_of(&m.space, look);
         if (what < (empty ? 1 : 7))
             move_take(&m);
         else if (what < 10)
@@ -319,6 +332,7 @@ TEST(random_moves_agree_with_the_map) {
             move_window(&m);
         else
             move_segment(&m);
+        check_look(&m, segment);
         check_map(&m);
     }
     space_end(&m.space);
@@ -412,6 +426,57 @@ TEST(freeing_needs_no_node) {
     space_end(&space);
 }
 
+TEST(what_is_drained_becomes_one_node_with_the_gaps_beside_it) {
+    static tnmi_space space;
+    uint32_t node[6], edge;
+    uint64_t sum[4] = { 0, 0, 0, 0 };
+    space_of(&space, 16);
+    edge = tnmi_space_open(&space, 0, 60);
+    for (uint32_t i = 0; i < 6; i++)
+        node[i] = place(&space, 10, i + 1);
+    tnmi_space_free(&space, node[1], TNMI_NONE);
+    tnmi_space_free(&space, node[2], TNMI_SPACE_DRAIN);
+    tnmi_space_gather(&space, node[2]); /* a gap on the left, a used node on the right */
+    CHECK(tnmi_space_node(&space, node[2])->offset == 10 && space.held_granules == 20);
+    tnmi_space_free(&space, node[4], TNMI_SPACE_DRAIN);
+    tnmi_space_gather(&space, node[4]); /* used on both sides */
+    CHECK_EQ(tnmi_space_size(tnmi_space_node(&space, node[4])), 10);
+    tnmi_space_free(&space, node[5], 3); /* held by somebody else */
+    tnmi_space_free(&space, node[3], TNMI_SPACE_DRAIN);
+    tnmi_space_gather(&space, node[3]); /* drained on both sides */
+    CHECK_EQ(tnmi_space_node(&space, node[3])->offset, 10);
+    CHECK_EQ(tnmi_space_size(tnmi_space_node(&space, node[3])), 40);
+    tnmi_space_free(&space, node[0], TNMI_NONE);
+    tnmi_space_unhold(&space, node[5]);
+    tnmi_space_gather(&space, node[3]); /* gaps on both sides */
+    CHECK_EQ(tnmi_space_size(tnmi_space_node(&space, node[3])), 60);
+    CHECK(space.held_granules == 60 && space.free_granules == 0 && space.nodes.live == 2);
+    CHECK_EQ(tnmi_space_check_segment(&space, edge, &sum[0], &sum[1], &sum[2]), 0);
+    CHECK_EQ(tnmi_space_check_bins(&space, &sum[3]), 0);
+    CHECK(sum[2] == 60 && sum[3] == 0);
+    space_end(&space);
+}
+
+TEST(the_largest_gap_is_looked_for_in_bounded_time) {
+    enum { MANY = TNMI_SPACE_LOOKS + 50 };
+    static tnmi_space space;
+    static uint32_t gap[MANY];
+    space_of(&space, 2 * MANY + 2);
+    tnmi_space_open(&space, 0, MANY * 34);
+    for (uint32_t i = 0; i < MANY; i++) { /* of 33 granules, the first of 32: the same bin */
+        gap[i] = place(&space, i == 0 ? 32 : 33, 1);
+        CHECK(place(&space, 1, 2) != TNMI_NONE);
+    }
+    CHECK_EQ(tnmi_space_bin_of(32), tnmi_space_bin_of(33));
+    tnmi_space_free(&space, gap[1], TNMI_NONE);
+    tnmi_space_free(&space, gap[0], TNMI_NONE);
+    CHECK_EQ(tnmi_space_largest(&space), 33);
+    for (uint32_t i = 2; i < MANY; i++)
+        tnmi_space_free(&space, gap[i], TNMI_NONE);
+    CHECK_EQ(tnmi_space_largest(&space), 33);
+    space_end(&space);
+}
+
 TEST(a_segment_can_be_as_large_as_a_node_can_say) {
     static tnmi_space space;
     uint64_t free_sum = 0, used_sum = 0, held_sum = 0;
@@ -467,6 +532,7 @@ TEST(the_check_sees_damage) {
     damage(&space, edge, &held->offset, 21);                      /* no tiling */
     damage(&space, edge, &held->span, 9 << 2 | TNMI_SPACE_HELD);  /* a hole */
     damage(&space, edge, &held->span, 10 << 2 | TNMI_SPACE_EDGE); /* two sentinels */
+    damage(&space, edge, &held->span, TNMI_SPACE_HELD);           /* nothing at all */
     damage(&space, edge, &held->span, 10 << 2 | TNMI_SPACE_FREE); /* free neighbours */
     damage(&space, edge, &gap->span, 10 << 2 | TNMI_SPACE_USED);  /* used, in a bin */
     damage(&space, edge, &end->offset, 101);                      /* a segment that ends early */
@@ -524,6 +590,8 @@ int main(void) {
     RUN(a_fitting_gap_is_found_behind_several_bins_that_do_not_fit);
     RUN(a_gap_of_the_own_size_goes_before_a_larger_one);
     RUN(freeing_needs_no_node);
+    RUN(what_is_drained_becomes_one_node_with_the_gaps_beside_it);
+    RUN(the_largest_gap_is_looked_for_in_bounded_time);
     RUN(a_segment_can_be_as_large_as_a_node_can_say);
     RUN(the_check_sees_damage);
     RUN(the_check_counts_each_breach_once);
