@@ -1603,8 +1603,14 @@ static void tnmi_base_join(tnmi_thread *thread) {
     CloseHandle(thread->system);
 }
 #        else
+#            ifndef TNMI_BASE_THREAD /* a test replaces these, which the system may refuse */
+#                define TNMI_BASE_THREAD pthread_create
+#                define TNMI_BASE_MUTEX  pthread_mutex_init
+#                define TNMI_BASE_BELL   pthread_cond_init
+#            endif
+
 static int tnmi_base_mutex(tnmi_mutex *mutex) {
-    return pthread_mutex_init(mutex, NULL) == 0;
+    return TNMI_BASE_MUTEX(mutex, NULL) == 0;
 }
 
 static void tnmi_base_end_mutex(tnmi_mutex *mutex) {
@@ -1612,7 +1618,7 @@ static void tnmi_base_end_mutex(tnmi_mutex *mutex) {
 }
 
 static int tnmi_base_bell(tnmi_bell *bell) {
-    return pthread_cond_init(bell, NULL) == 0;
+    return TNMI_BASE_BELL(bell, NULL) == 0;
 }
 
 static void tnmi_base_end_bell(tnmi_bell *bell) {
@@ -1662,7 +1668,7 @@ static int tnmi_base_launch(tnmi_thread *thread) {
         sigdelset(&all, faults[i]);
     pthread_sigmask(SIG_SETMASK, &all, &before);
 #            endif
-    int error = pthread_create(&thread->system, NULL, tnmi_base_thread_main, thread);
+    int error = TNMI_BASE_THREAD(&thread->system, NULL, tnmi_base_thread_main, thread);
 #            ifdef SIG_SETMASK
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 #            endif
@@ -3005,6 +3011,15 @@ typedef char tnmi_shelf_needs_64_bit_off_t[sizeof(off_t) == 8 ? 1 : -1];
 #                    define TNMI_SHELF_MUNMAP munmap
 #                endif
 #            endif
+#            ifndef TNMI_SHELF_OPENAT /* one test replaces all of these */
+#                define TNMI_SHELF_OPENAT    tnmi_shelf_openat
+#                define TNMI_SHELF_UNLINKAT  tnmi_shelf_unlinkat
+#                define TNMI_SHELF_FTRUNCATE tnmi_shelf_ftruncate
+#                define TNMI_SHELF_LSEEK     tnmi_shelf_lseek
+#                define TNMI_SHELF_FSTAT     fstat
+#                define TNMI_SHELF_NOISE     read
+#                define TNMI_SHELF_CLOSE     close
+#            endif
 #            ifndef TNMI_SHELF_SWITCH
 #                define TNMI_SHELF_SWITCH(fd, flags) fcntl(fd, F_SETFL, flags)
 #            endif
@@ -3024,7 +3039,7 @@ static int tnmi_shelf_os_at(int folder, const char *path, int flags) {
     int fd;
     flags |= O_NOCTTY | TNMI_SHELF_FLAG(O_CLOEXEC);
     do
-        fd = tnmi_shelf_openat(folder, path, flags, 0600);
+        fd = TNMI_SHELF_OPENAT(folder, path, flags, 0600);
     while (fd < 0 && errno == EINTR);
     return fd;
 }
@@ -3032,8 +3047,8 @@ static int tnmi_shelf_os_at(int folder, const char *path, int flags) {
 static int tnmi_shelf_os_create(int folder, const char *name) {
     int flags = O_RDWR | O_CREAT | O_EXCL | TNMI_SHELF_FLAG(O_NOFOLLOW);
     int fd = tnmi_shelf_os_at(folder, name, flags);
-    if (fd < 0 || tnmi_shelf_unlinkat(folder, name, 0) == 0) return fd;
-    (void)close(fd);
+    if (fd < 0 || TNMI_SHELF_UNLINKAT(folder, name, 0) == 0) return fd;
+    (void)TNMI_SHELF_CLOSE(fd);
     errno = EIO;
     return -1;
 }
@@ -3041,8 +3056,8 @@ static int tnmi_shelf_os_create(int folder, const char *name) {
 static int tnmi_shelf_os_noise(uint64_t noise[2]) {
     int fd = tnmi_shelf_os_at(TNMI_SHELF_CWD, "/dev/urandom", O_RDONLY);
     if (fd < 0) return 0;
-    ssize_t got = read(fd, noise, 16);
-    (void)close(fd);
+    ssize_t got = TNMI_SHELF_NOISE(fd, noise, 16);
+    (void)TNMI_SHELF_CLOSE(fd);
     return got == 16;
 }
 
@@ -3059,7 +3074,7 @@ static int tnmi_shelf_os_inside(const char *path) {
         tnmi_shelf_name(name, noise[0], noise[1]);
         fd = tnmi_shelf_os_create(folder, name);
     }
-    (void)close(folder);
+    (void)TNMI_SHELF_CLOSE(folder);
     return fd;
 }
 
@@ -3100,7 +3115,7 @@ static void tnmi_shelf_os_direct(tnmi_shelf_file *file) {
 }
 
 static void tnmi_shelf_os_close(tnmi_shelf_file *file) {
-    if (file->open) (void)close(file->fd);
+    if (file->open) (void)TNMI_SHELF_CLOSE(file->fd);
     memset(file, 0, sizeof *file);
 }
 
@@ -3115,11 +3130,11 @@ static int tnmi_shelf_os_new(const char *path, int direct, tnmi_shelf_file *file
 /* A file too large for a 32-bit off_t is regular: nothing else overflows. */
 static int tnmi_shelf_os_measure(tnmi_shelf_file *file) {
     struct stat about;
-    if (fstat(file->fd, &about) == 0) {
+    if (TNMI_SHELF_FSTAT(file->fd, &about) == 0) {
         if (!S_ISREG(about.st_mode)) return 0;
     } else if (errno != EOVERFLOW)
         return 0;
-    int64_t end = tnmi_shelf_lseek(file->fd, 0, SEEK_END);
+    int64_t end = TNMI_SHELF_LSEEK(file->fd, 0, SEEK_END);
     file->size = end > 0 ? (uint64_t)end : 0;
     return end >= 0;
 }
@@ -3129,7 +3144,7 @@ static int tnmi_shelf_os_open(const char *path, int direct, tnmi_shelf_file *fil
     file->fd = tnmi_shelf_os_at(TNMI_SHELF_CWD, path, flags);
     file->open = file->fd >= 0;
     if (!file->open || !tnmi_shelf_os_measure(file)) return 0;
-    (void)fcntl(file->fd, F_SETFL, 0); /* whoever waits for the disk is to wait */
+    (void)TNMI_SHELF_SWITCH(file->fd, 0); /* whoever waits for the disk is to wait */
     if (direct) tnmi_shelf_os_direct(file);
     return 1;
 }
@@ -3158,7 +3173,7 @@ static long tnmi_shelf_os_process(void) {
 static int tnmi_shelf_os_resize(tnmi_shelf_file *file, uint64_t size) {
     int failed;
     do
-        failed = tnmi_shelf_ftruncate(file->fd, (int64_t)size);
+        failed = TNMI_SHELF_FTRUNCATE(file->fd, (int64_t)size);
     while (failed && errno == EINTR);
     return !failed;
 }
@@ -3567,7 +3582,7 @@ static tnm_result tnmi_shelf_at_once(tnmi_shelf_state *state, tnmi_shelf_op *op,
 static void tnmi_shelf_ring_close(tnmi_shelf_ring *ring) {
     if (ring->entry) (void)TNMI_SHELF_MUNMAP(ring->entry, ring->entry_size);
     if (ring->map) (void)TNMI_SHELF_MUNMAP(ring->map, ring->map_size);
-    if (ring->open) (void)close(ring->fd);
+    if (ring->open) (void)TNMI_SHELF_CLOSE(ring->fd);
     memset(ring, 0, sizeof *ring);
 }
 
