@@ -67,13 +67,16 @@ class Header:
         regions = function["regions"]
         start = regions[0]
         self.functions[start[0]] = (start[2], function["name"].split(":")[-1])
-        called = {r[6]: (tuple(r[:2]), r[5]) for r in regions if r[7] == EXPANSION}
+        called = {r[6]: (tuple(r[:4]), r[5]) for r in regions if r[7] == EXPANSION}
         conditions = []
         for branch in function["branches"]:
             place, file = [tuple(branch[:4])], branch[6]
+            ours = self.is_it(function["filenames"][file])
             while file in called:  # a macro counts for each place that uses it
                 place.insert(0, called[file][0])
                 file = called[file][1]
+            if not ours:  # in somebody else's macro: llvm itself may put it at the call
+                place = [place[0][:2] * 2]
             for way, count in (("true", branch[4]), ("false", branch[5])):
                 key = (tuple(place), way)
                 self.branches[key] = max(count, self.branches.get(key, 0))
@@ -100,10 +103,9 @@ class Header:
         return name
 
     def source(self, place):
-        first, begin, last, end = place if len(place) == 4 else (*place, place[0], 60 + place[1])
-        text = self.text[first - 1][begin - 1:] if first < last else \
-            self.text[first - 1][begin - 1:end - 1]
-        return text.strip()
+        first, begin, last, end = place
+        whole = first < last or begin == end
+        return self.text[first - 1][begin - 1:None if whole else end - 1].strip()
 
     def findings(self):
         """(line, what) of everything that counts: what is None if it is covered."""

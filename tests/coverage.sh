@@ -60,14 +60,26 @@ compile() { # configuration, arguments
 measure() { # test
     local source=tests/$1.c at=$DIR/$1 needs
     needs=$(sed -n '1,5s:.*/\* needs\: \(.*\) \*/.*:\1:p' "$source")
-    rm -f "$at" "$at.profraw"
+    rm -f "$at" "$at"-*.profraw
     # shellcheck disable=SC2086
-    compile "$(configuration "$source")" "$source" -o "$at" ${needs/tensormem.o/$DIR/tensormem.o} \
-        >"$at.log" 2>&1 || { tail -5 "$at.log"; return 1; }
-    LLVM_PROFILE_FILE="$at.profraw" "$at" >"$at.log" 2>&1 && return
+    compile "$(configuration "$source")" "$source" "$DIR/child.o" -Wl,--wrap=_exit -o "$at" \
+        ${needs/tensormem.o/$DIR/tensormem.o} >"$at.log" 2>&1 || { tail -5 "$at.log"; return 1; }
+    LLVM_PROFILE_FILE="$at-%m.profraw" "$at" >"$at.log" 2>&1 && return
     grep -v ^PASS "$at.log" | tail -5
     echo "coverage: $1 failed"
     return 1
+}
+
+child() { # what a child of fork ran counts, though it ends by _exit
+    cat <<'C'
+int __llvm_profile_write_file(void);
+void __real__exit(int status);
+void __wrap__exit(int status);
+void __wrap__exit(int status) {
+    (void)__llvm_profile_write_file();
+    __real__exit(status);
+}
+C
 }
 
 unsupported() { # decisions that clang cannot judge: they would be left out
@@ -82,10 +94,12 @@ PROFDATA=$(tool llvm-profdata) COV=$(tool llvm-cov)
 need "${PROFDATA:-llvm-profdata-19}"
 need "${COV:-llvm-cov-19}"
 mkdir -p $DIR
-cmp -s tensormem.h $DIR/tensormem.h || rm -f $DIR/*.profraw # of another header
+cmp -s tensormem.h $DIR/tensormem.h || rm -f $DIR/*.profraw # those are of another header
 cp tensormem.h $DIR/tensormem.h
 
 bad=0
+child >$DIR/child.c
+$CLANG -c $DIR/child.c -o $DIR/child.o || exit 1
 compile '' -DTENSORMEM_IMPLEMENTATION -x c -c tensormem.h -o $DIR/tensormem.o \
     2>$DIR/tensormem.log || { cat $DIR/tensormem.log; exit 1; }
 picked | xargs -P "${JOBS:-2}" -I{} bash -c 'measure {}' || bad=1
@@ -94,9 +108,9 @@ if unsupported; then
     bad=1
 fi
 ran=()
-for name in $(tests); do [ -e "$DIR/$name.profraw" ] && ran+=("$name"); done
+for name in $(tests); do compgen -G "$DIR/$name-*.profraw" >/dev/null && ran+=("$name"); done
 [ ${#ran[@]} -gt 0 ] || { echo "coverage: no test ran"; exit 1; }
-(cd $DIR && "$PROFDATA" merge -sparse "${ran[@]/%/.profraw}" -o all.profdata) || exit 1
+"$PROFDATA" merge -sparse $DIR/*.profraw -o $DIR/all.profdata || exit 1
 for name in "${ran[@]}"; do
     "$COV" export "$DIR/$name" -instr-profile $DIR/all.profdata tensormem.h 2>$DIR/export.log ||
         { cat $DIR/export.log >&2; exit 1; }
