@@ -3305,7 +3305,7 @@ static int tnmi_shelf_spread(tnmi_shelf_op *op) {
     unsigned char *at = leg->at + leg->done;
     if (op->kind != TNMI_SHELF_READ || leg->narrow || left < head + page) return 0;
     const uint64_t tail = (left - head) & (page - 1), middle = left - head - tail;
-    if ((!head && !tail) || 2 * page > TNMI_SHELF_BOUNCE) return 0;
+    if (!head && !tail) return 0;
     leg->skip = skip;
     leg->part = left;
     leg->phase = TNMI_SHELF_SPREAD;
@@ -3488,10 +3488,10 @@ static void tnmi_shelf_edges(const tnmi_shelf_op *op, uint64_t edge[2]) {
     edge[1] = to % TNMI_SHELF_PAGE ? to / TNMI_SHELF_PAGE : UINT64_MAX;
 }
 
-/* Would each write back what the other has changed of a page they share? */
+/* Would each write back what the other has changed of a page they share? `a` writes. */
 static int tnmi_shelf_clash(const tnmi_shelf_op *a, const tnmi_shelf_op *b) {
     uint64_t x[2], y[2];
-    if (a->kind == TNMI_SHELF_READ || b->kind == TNMI_SHELF_READ) return 0;
+    if (b->kind == TNMI_SHELF_READ) return 0;
     tnmi_shelf_edges(a, x);
     tnmi_shelf_edges(b, y);
     return (x[0] != UINT64_MAX && (x[0] == y[0] || x[0] == y[1])) ||
@@ -3517,7 +3517,7 @@ static int tnmi_shelf_is_ready(tnmi_shelf_state *state, tnmi_shelf_op *op, int o
     if (op->kind != TNMI_SHELF_WRITE && !tnmi_shelf_settle_end(&op->from, ours)) return 0;
     if (op->kind == TNMI_SHELF_READ) return 1;
     if (!tnmi_shelf_settle_end(&op->to, ours)) return 0;
-    for (uint32_t i = 0; ours && op->to.page > 1 && i < state->depth; i++)
+    for (uint32_t i = 0; op->to.page > 1 && i < state->depth; i++) /* it is ours: it writes */
         if (state->op[i].state == TNMI_SHELF_OUT && tnmi_shelf_clash(op, &state->op[i])) return 0;
     return 1;
 }
@@ -3949,31 +3949,26 @@ static void tnmi_shelf_over_stop(tnmi_shelf_state *state) {
 }
 #        endif
 
-/* ---- drivers ---- */
+/* ---- drivers: threads, or the one queue this system has; what is done at once has none ---- */
 static void tnmi_shelf_start(tnmi_shelf_state *state, uint32_t index) {
     tnmi_shelf_op *op = &state->op[index];
     tnmi_shelf_count(op, 1);
     state->out++;
     op->state = TNMI_SHELF_OUT;
-    switch (state->driver) {
-#        ifdef TNMI_SHELF_HAS_RING
-    case TNMI_SHELF_RING:
-        tnmi_shelf_ring_start(state, index);
-        return;
-#        endif
 #        ifdef TENSORMEM_THREADS
-    case TNMI_SHELF_CREW:
+    if (state->driver == TNMI_SHELF_CREW) {
         tnmi_shelf_crew_start(state, index);
         return;
-#        endif
-#        ifdef _WIN32
-    case TNMI_SHELF_OVERLAPPED:
-        tnmi_shelf_over_go_on(state, index);
-        return;
-#        endif
     }
+#        endif
+#        ifdef TNMI_SHELF_HAS_RING
+    tnmi_shelf_ring_start(state, index);
+#        elif defined(_WIN32)
+    tnmi_shelf_over_go_on(state, index);
+#        elif !defined(TENSORMEM_THREADS)
     tnmi_shelf_run(op);
     tnmi_shelf_settle(state, index);
+#        endif
 }
 
 /* Starts what is queued and may start; also what does not fit at once and is queued again. */
@@ -3991,50 +3986,44 @@ static void tnmi_shelf_dispatch(tnmi_shelf_state *state) {
 
 /* Collects what has ended, and starts what may start then. */
 static void tnmi_shelf_advance(tnmi_shelf_state *state) {
-    switch (state->driver) {
-#        ifdef TNMI_SHELF_HAS_RING
-    case TNMI_SHELF_RING:
-        for (;;) {
-            tnmi_shelf_ring_collect(state);
-            tnmi_shelf_dispatch(state);
-            if (state->ring.launch.first == TNMI_NONE) return;
-            tnmi_shelf_ring_launch(state);
-        }
-#        endif
 #        ifdef TENSORMEM_THREADS
-    case TNMI_SHELF_CREW:
+    if (state->driver == TNMI_SHELF_CREW) {
         tnmi_shelf_crew_collect(state);
-        break;
-#        endif
-#        ifdef _WIN32
-    case TNMI_SHELF_OVERLAPPED:
-        tnmi_shelf_over_collect(state);
-        break;
-#        endif
+        tnmi_shelf_dispatch(state);
+        return;
     }
+#        endif
+#        ifdef TNMI_SHELF_HAS_RING
+    for (;;) {
+        tnmi_shelf_ring_collect(state);
+        tnmi_shelf_dispatch(state);
+        if (state->ring.launch.first == TNMI_NONE) return;
+        tnmi_shelf_ring_launch(state);
+    }
+#        elif defined(_WIN32)
+    tnmi_shelf_over_collect(state);
     tnmi_shelf_dispatch(state);
+#        elif !defined(TENSORMEM_THREADS)
+    tnmi_shelf_dispatch(state); /* of nothing: all is done at once */
+#        endif
 }
 
-/* Until something more has ended, `op` at best; may be woken for nothing. */
+/* Until something more has ended, `op` at best; may be woken for nothing. Something is out, and
+ * with a ring the kernel has it: what waited to be launched has just been. */
 static void tnmi_shelf_sleep(tnmi_shelf_state *state, tnmi_shelf_op *op) {
+    (void)state;
     (void)op;
-    switch (state->driver) {
-#        ifdef TNMI_SHELF_HAS_RING
-    case TNMI_SHELF_RING:
-        if (state->ring.out > 0) tnmi_shelf_ring_sleep(&state->ring);
-        break;
-#        endif
 #        ifdef TENSORMEM_THREADS
-    case TNMI_SHELF_CREW:
+    if (state->driver == TNMI_SHELF_CREW) {
         tnmi_shelf_crew_sleep(state);
-        break;
-#        endif
-#        ifdef _WIN32
-    case TNMI_SHELF_OVERLAPPED:
-        tnmi_shelf_over_sleep(state, op);
-        break;
-#        endif
+        return;
     }
+#        endif
+#        ifdef TNMI_SHELF_HAS_RING
+    tnmi_shelf_ring_sleep(&state->ring);
+#        elif defined(_WIN32)
+    tnmi_shelf_over_sleep(state, op);
+#        endif
 }
 
 /* Nothing of ours is written or read by anyone any more. */
@@ -4068,9 +4057,9 @@ static int tnmi_shelf_locate(const tnm_span *span, uint64_t size, tnmi_shelf_end
         out->file = (uint32_t)span->mem;
     }
     const tnmi_shelf_file *file = tnmi_shelf_file_at(out);
+    (void)tnmi_base_align(file->size, state->granularity, &limit); /* a file ends before 2^63 */
     if (!tnmi_base_add(base, span->offset, &out->offset) ||
-        !tnmi_base_add(out->offset, size, &end) ||
-        !tnmi_base_align(file->size, state->granularity, &limit) || end > limit)
+        !tnmi_base_add(out->offset, size, &end) || end > limit)
         return 0;
     *data = tnmi_base_min(size, tnmi_base_less(file->size, out->offset));
     return 1;
@@ -4090,7 +4079,9 @@ static tnm_result tnmi_shelf_file_copy(void *user, const tnm_span *dst, const tn
     if (to_file && (!tnmi_shelf_locate(dst, size, &to, &room) || to.file != 0))
         return TNM_ERR_BACKEND;
     if (to_file && to.state != state) return TNM_ERR_UNSUPPORTED; /* its backend is asked first */
+#        if PTRDIFF_MAX < INT64_MAX                               /* else no file is as large */
     if ((!to_file || !from_file) && size > (uint64_t)PTRDIFF_MAX) return TNM_ERR_BACKEND;
+#        endif
     int ours = tnmi_shelf_is_ours(state);
     if (to_file && !ours) return TNM_ERR_BACKEND;
     if (state->free_op == TNMI_NONE) return TNM_ERR_BUSY;
@@ -4186,7 +4177,7 @@ static int tnmi_shelf_insert(tnmi_shelf_state *state, uint64_t at, uint64_t size
         k++;
     uint64_t below = k > 0 ? list[k - 1].at + list[k - 1].size : 0;
     uint64_t above = k < count ? list[k].at : UINT64_MAX;
-    if ((k > 0 && below > at) || at + size > above) return 0;
+    if (below > at || at + size > above) return 0;
     if (k > 0 && below == at) {
         list[k - 1].size += size;
         if (at + size != above) return 1;
@@ -4209,14 +4200,12 @@ static uint32_t tnmi_shelf_fit(const tnmi_shelf_state *state, uint64_t size, uin
                                uint64_t *at) {
     for (uint32_t k = 0; k < state->free_count; k++) {
         tnmi_shelf_range range = state->free[k];
-        if (tnmi_base_align(range.at, align, at) && *at - range.at <= range.size &&
-            size <= range.size - (*at - range.at))
-            return k;
+        (void)tnmi_base_align(range.at, align, at); /* both are 2^63 at most */
+        if (*at - range.at <= range.size && size <= range.size - (*at - range.at)) return k;
     }
     uint64_t end;
-    if (!tnmi_base_align(state->spill.size, align, at) || !tnmi_base_add(*at, size, &end) ||
-        end > (uint64_t)INT64_MAX)
-        *at = UINT64_MAX;
+    (void)tnmi_base_align(state->spill.size, align, at);
+    if (!tnmi_base_add(*at, size, &end) || end > (uint64_t)INT64_MAX) *at = UINT64_MAX;
     return TNMI_NONE;
 }
 
@@ -4440,7 +4429,9 @@ static const char *tnmi_shelf_file_how(const tnm_backend *backend) {
         driver = count > 1 ? " threads" : " thread";
     }
 #        endif
+#        ifdef _WIN32
     if (state->driver == TNMI_SHELF_OVERLAPPED) driver = "overlapped";
+#        endif
     tnmi_shelf_append(&at, driver);
     if (files == 0)
         tnmi_shelf_append(&at, state->direct ? ", direct" : ", buffered");
