@@ -306,6 +306,9 @@ TEST(a_file) {
     CHECK_EQ(fwrite(what, 1, 4 * (ONE + 32), f), 4 * (ONE + 32));
     fclose(f);
     memset(&fd, 0, sizeof fd);
+    fd.threads = 1;
+    CHECK_EQ(tnm_file_open(&fd, &disk), TNM_ERR_ARGUMENT); /* it is built without threads */
+    fd.threads = 0;
     CHECK_EQ(tnm_file_open(&fd, &disk), TNM_OK);
     CHECK_EQ(tnm_file_adopt(&disk, path, &mem, &size), TNM_OK);
     CHECK_EQ(size, 4 * (ONE + 32));

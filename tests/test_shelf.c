@@ -16,6 +16,26 @@ static ssize_t hook_pread(int fd, void *at, size_t size, int64_t offset);
 static ssize_t hook_pwrite(int fd, const void *at, size_t size, int64_t offset);
 #    define TNMI_SHELF_PREAD  hook_pread
 #    define TNMI_SHELF_PWRITE hook_pwrite
+static int hook_openat(int folder, const char *path, int flags, int mode);
+static int hook_unlinkat(int folder, const char *path, int flags);
+static int hook_ftruncate(int fd, int64_t size);
+static int64_t hook_lseek(int fd, int64_t at, int from);
+static int hook_fstat(int fd, struct stat *about);
+static ssize_t hook_noise(int fd, void *at, size_t size);
+#    define TNMI_SHELF_OPENAT    hook_openat
+#    define TNMI_SHELF_UNLINKAT  hook_unlinkat
+#    define TNMI_SHELF_FTRUNCATE hook_ftruncate
+#    define TNMI_SHELF_LSEEK     hook_lseek
+#    define TNMI_SHELF_FSTAT     hook_fstat
+#    define TNMI_SHELF_NOISE     hook_noise
+#    define TNMI_SHELF_CLOSE     close
+#    include <pthread.h>
+static int hook_make(void); /* 0 = no mutex, condition or thread can be made */
+#    define TNMI_BASE_THREAD(thread, about, run, of)                                               \
+        (hook_make() ? pthread_create(thread, about, run, of) : EAGAIN)
+#    define TNMI_BASE_MUTEX(mutex, about)                                                          \
+        (hook_make() ? pthread_mutex_init(mutex, about) : ENOMEM)
+#    define TNMI_BASE_BELL(bell, about) (hook_make() ? pthread_cond_init(bell, about) : ENOMEM)
 #endif
 #if defined(__linux__)
 #    include <dirent.h>
@@ -26,6 +46,8 @@ static int hook_unnamed = O_TMPFILE;
 static int hook_fallocate(int fd, int how, int64_t at, int64_t size);
 static int hook_switch(int fd, int flags);
 static int hook_madvise(void *at, size_t size, int advice);
+static long hook_statx(int fd, uint32_t *about);
+#    define TNMI_SHELF_STATX     hook_statx
 #    define TNMI_SHELF_MADVISE   hook_madvise
 #    define TNMI_SHELF_UNNAMED   hook_unnamed
 #    define TNMI_SHELF_FALLOCATE hook_fallocate
@@ -207,7 +229,8 @@ TEST(the_memory_of_a_context_asks_for_large_pages) {
 
 TEST(host_refuses_what_cannot_be) {
     static const uint64_t sizes[] = { UINT64_MAX, UINT64_MAX - 16, (uint64_t)PTRDIFF_MAX,
-                                      (uint64_t)PTRDIFF_MAX + 1, (uint64_t)SIZE_MAX - 8 };
+                                      (uint64_t)PTRDIFF_MAX + 1, (uint64_t)SIZE_MAX - 8,
+                                      UINT64_MAX - 255 };
     tnmi_shelf_host heap = host_heap();
     tnm_backend backend;
     uint64_t mem = 1;
@@ -416,6 +439,8 @@ TEST(hostile_sizes_are_refused) {
     CHECK_EQ(copy(&backend, plain(block), stored(&backend, 0, 0), 1), TNM_ERR_BACKEND);
     CHECK_EQ(copy(&backend, plain(block), stored(&backend, 1, 0), 1), TNM_ERR_BACKEND);
     CHECK_EQ(copy(&backend, plain(block), stored(&backend, UINT64_MAX, 0), 1), TNM_ERR_BACKEND);
+    CHECK_EQ(copy(&backend, plain(block), stored(&backend, UINT64_MAX, UINT64_MAX), 1),
+             TNM_ERR_BACKEND);
     backend.release(backend.user, mem, 8192);
     tnmi_shelf_file_close(&backend);
 }
@@ -432,14 +457,38 @@ TEST(a_release_of_what_was_not_given_is_ignored) {
     backend.release(backend.user, 1, 4096);     /* an adopted file's token */
     backend.release(backend.user, b, 0);
     backend.release(backend.user, b, UINT64_MAX);
-    CHECK_EQ(asserted, 5);
+    backend.release(backend.user, b, UINT64_MAX - 4095);
+    CHECK_EQ(asserted, 6);
+    check_ranges(&backend);
+    uint64_t c = must_alloc(&backend, 2 * 4096, 1);
+    backend.release(backend.user, c, 2 * 4096); /* the end of the file has gone with it */
+    backend.release(backend.user, c, 4096);
+    CHECK_EQ(asserted, 7);
     check_ranges(&backend);
     backend.release(backend.user, b, 4096);
     backend.release(backend.user, b, 4096); /* nothing is live */
-    CHECK_EQ(asserted, 6);
+    CHECK_EQ(asserted, 8);
+    check_ranges(&backend);
+    a = must_alloc(&backend, 2 * 4096, 1);
+    b = must_alloc(&backend, 4096, 1);
+    backend.release(backend.user, a, 2 * 4096);
+    backend.release(backend.user, a + 4096, 4096); /* the second half again */
+    CHECK_EQ(asserted, 9);
     asserted = 0;
     check_ranges(&backend);
+    backend.release(backend.user, b, 4096);
     tnmi_shelf_file_close(&backend);
+}
+
+TEST(an_array_that_cannot_grow_stays) {
+    tnmi_shelf_host heap = host_heap();
+    uint32_t most = (uint32_t)1 << 31, half = (uint32_t)1 << 30;
+    long long asked = check_alloc_count();
+    CHECK(tnmi_shelf_grow(&heap, NULL, &most, 1) == NULL); /* more entries than can be counted */
+    CHECK(tnmi_shelf_grow(&heap, NULL, &half, SIZE_MAX) == NULL);
+    CHECK(tnmi_shelf_grow(&heap, NULL, &half, (size_t)PTRDIFF_MAX / half) == NULL);
+    CHECK(most == (uint32_t)1 << 31 && half == (uint32_t)1 << 30);
+    CHECK_EQ(check_alloc_count(), asked);
 }
 
 TEST(released_ranges_are_reused_and_coalesced) {
@@ -726,6 +775,15 @@ TEST(spans_of_others_are_not_our_route) {
     CHECK_EQ(copy(&backend, ours, theirs, 1), TNM_ERR_UNSUPPORTED);
     CHECK_EQ(copy(&backend, plain(NULL), ours, 1), TNM_ERR_UNSUPPORTED);
     CHECK_EQ(copy(&backend, ours, plain(NULL), 1), TNM_ERR_UNSUPPORTED);
+    CHECK_EQ(open_at(in_folder("other"), 0, &device), TNM_OK);
+    CHECK_EQ(copy(&device, ours, plain(block), 1), TNM_ERR_UNSUPPORTED); /* whose it is does it */
+    CHECK_EQ(copy(&backend, ours, ours, 0), TNM_OK);
+    tnmi_shelf_file_close(&device);
+    CHECK_EQ(open_at(in_folder("other"), 1, &device), TNM_OK);
+    tnm_span direct = stored(&device, must_alloc(&device, 4096, 1), 0);
+    CHECK_EQ(copy(&device, direct, direct, 0), TNM_OK);
+    tnmi_shelf_file_close(&device);
+    memset(&device, 0, sizeof device);
     fill(block, sizeof block, 1);
     tnm_span mapped = stored(&backend, 0, 0); /* a mapped file adopted on this tier */
     mapped.host = block;
@@ -1054,6 +1112,7 @@ TEST(what_was_granted_is_told) {
             CHECK(way != SYNC || says(how, "synchronous, "));
             CHECK(way != THREAD || says(how, "1 thread, "));
             CHECK(way != THREADS || says(how, "2 threads, "));
+            CHECK_EQ(strlen(tnmi_shelf_file_how(NULL)), 0);
             CHECK(says(how, "buffered") == !state_of(&disk)->spill.direct);
             CHECK(says(how, "synchronous") == !disk.poll && !disk.poll == !disk.wait);
             CHECK(way == QUEUE || (way == SYNC) == !disk.poll); /* the system may have no queue */
@@ -1065,6 +1124,21 @@ TEST(what_was_granted_is_told) {
         }
     way = QUEUE;
     remove(in_folder("model"));
+}
+
+TEST(too_much_is_as_much_as_there_is) {
+    tnm_file_desc desc;
+    tnm_backend disk;
+    memset(&desc, 0, sizeof desc);
+    desc.threads = 1000;
+    CHECK_EQ(tnmi_shelf_file_open(&desc, &disk), TNM_OK);
+    CHECK(strcmp(tnmi_shelf_file_how(&disk), "64 threads, buffered") == 0);
+    tnmi_shelf_file_close(&disk);
+    desc.threads = 1;
+    desc.depth = UINT32_MAX;
+    CHECK_EQ(tnmi_shelf_file_open(&desc, &disk), TNM_OK);
+    CHECK_EQ(state_of(&disk)->depth, TNMI_SHELF_DEPTH_MOST);
+    tnmi_shelf_file_close(&disk);
 }
 
 /* The n-th allocation fails, for every n: nothing leaks, and a second try works. */
@@ -1135,6 +1209,8 @@ static void run_everywhere(void) {
     RUN(a_release_of_what_was_not_given_is_ignored);
     RUN(released_ranges_are_reused_and_coalesced);
     RUN(segments_never_overlap);
+    RUN(an_array_that_cannot_grow_stays);
+    RUN(too_much_is_as_much_as_there_is);
     RUN(an_empty_file_may_be_adopted);
     RUN(spans_of_others_are_not_our_route);
     RUN(every_allocation_may_fail);
@@ -1184,8 +1260,54 @@ static struct hooks {
     int64_t reserve_most; /* a longer fallocate is interrupted */
     int reserve_left;     /* so many work, then ENOSPC; 0 = all */
     int no_switch;        /* F_SETFL is refused */
+    int open_error;       /* of the n-th open, close to the first; open_all: of all from then on */
+    int open_in, open_all;
+    int unlink, cut, cut_in, seek, stat, short_noise; /* errno; cut_in: of the n-th ftruncate */
+    int make_in, make_all;                            /* the n-th mutex, condition or thread */
+    uint32_t about[64]; /* statx: [0] what is known; 0 = the real one, 1 = refused */
     int calls, direct_calls, range_calls, reserve_calls;
 } hook;
+
+static int hook_openat(int folder_fd, const char *path, int flags, int mode) {
+    if (hook.open_in && --hook.open_in == 0) {
+        hook.open_in = hook.open_all;
+        errno = hook.open_error;
+        return -1;
+    }
+    return tnmi_shelf_openat(folder_fd, path, flags, mode);
+}
+
+static int hook_unlinkat(int folder_fd, const char *path, int flags) {
+    int done = tnmi_shelf_unlinkat(folder_fd, path, flags); /* the name is not to stay */
+    errno = hook.unlink;
+    return hook.unlink ? -1 : done;
+}
+
+static int hook_ftruncate(int fd, int64_t size) {
+    if (hook.cut_in == 0 || --hook.cut_in > 0) return tnmi_shelf_ftruncate(fd, size);
+    errno = hook.cut;
+    return -1;
+}
+
+static int64_t hook_lseek(int fd, int64_t at, int from) {
+    errno = hook.seek;
+    return hook.seek ? -1 : tnmi_shelf_lseek(fd, at, from);
+}
+
+static int hook_fstat(int fd, struct stat *about) {
+    errno = hook.stat;
+    return hook.stat ? -1 : fstat(fd, about);
+}
+
+static ssize_t hook_noise(int fd, void *at, size_t size) {
+    return hook.short_noise ? hook.short_noise : read(fd, at, size);
+}
+
+static int hook_make(void) {
+    if (hook.make_in == 0 || --hook.make_in > 0) return 1;
+    hook.make_in = hook.make_all;
+    return 0;
+}
 
 static int is_direct(int fd) {
 #    if defined(__linux__)
@@ -1242,6 +1364,11 @@ TEST(interrupted_and_short_transfers_go_on) {
     play_between(0);
     play_between(1);
     memset(&hook, 0, sizeof hook);
+    hook.fail_in = 3;
+    hook.error = EAGAIN; /* a file system in user space may say so */
+    play(0, 10);
+    CHECK_EQ(hook.fail_in, 0);
+    memset(&hook, 0, sizeof hook);
 }
 
 TEST(a_failed_transfer_is_told_and_the_next_works) {
@@ -1287,6 +1414,120 @@ static int count_in(const char *path) { /* entries of a folder, or of our table 
     (void)path;
     return 0;
 #    endif
+}
+
+TEST(a_refused_file_is_told_and_leaves_nothing) {
+    int before = count_in("/proc/self/fd"), entries = count_in(folder);
+    tnm_backend disk;
+    uint64_t mem, size;
+    memset(&hook, 0, sizeof hook);
+    hook.open_error = EINTR; /* that is nothing */
+    hook.open_in = 1;
+    CHECK_EQ(open_at(in_folder("spill"), 0, &disk), TNM_OK);
+    tnmi_shelf_file_close(&disk);
+    hook.unlink = EACCES; /* a file that would keep its name */
+    CHECK_EQ(open_at(in_folder("spill"), 0, &disk), TNM_ERR_BACKEND);
+    memset(&hook, 0, sizeof hook);
+    char slashed[600];
+    snprintf(slashed, sizeof slashed, "%s/", folder); /* a folder, in the system's other words */
+    CHECK_EQ(open_at(slashed, 0, &disk), TNM_OK);
+    tnmi_shelf_file_close(&disk);
+    make_file(in_folder("model"), 100, 0);
+    CHECK_EQ(open_at(NULL, 0, &disk), TNM_OK);
+    hook.stat = EIO;
+    CHECK_EQ(tnmi_shelf_file_adopt(&disk, in_folder("model"), &mem, &size), TNM_ERR_BACKEND);
+    hook.stat = EOVERFLOW; /* large, and so a file */
+    CHECK_EQ(tnmi_shelf_file_adopt(&disk, in_folder("model"), &mem, &size), TNM_OK);
+    CHECK_EQ(size, 100);
+    hook.seek = ESPIPE;
+    CHECK_EQ(tnmi_shelf_file_adopt(&disk, in_folder("model"), &mem, &size), TNM_ERR_BACKEND);
+    tnmi_shelf_file_close(&disk);
+    memset(&hook, 0, sizeof hook);
+    remove(in_folder("model"));
+    CHECK_EQ(count_in(folder), entries);
+    CHECK_EQ(count_in("/proc/self/fd"), before);
+}
+
+#    if defined(__linux__)
+/* Inside a folder, on a system without unnamed files: names by chance until one is free. */
+TEST(a_folder_that_takes_no_file_is_refused) {
+    int before = count_in("/proc/self/fd"), entries = count_in(folder);
+    tnm_backend disk;
+    for (int how = 0; how < 4; how++) {
+        memset(&hook, 0, sizeof hook);
+        hook_unnamed = 0;
+        hook.open_error = how == 1 ? EACCES : EEXIST;
+        hook.open_in = 5; /* as a new file, the folder, as an unnamed file, the noise, a name */
+        if (how == 0) hook.open_in = 4; /* no noise to be had */
+        if (how == 1) hook.open_all = 1;
+        if (how == 2) hook.unlink = EACCES;
+        if (how == 3) hook.short_noise = 7;
+        CHECK_EQ(open_at(folder, 0, &disk), TNM_ERR_BACKEND);
+    }
+    memset(&hook, 0, sizeof hook);
+    hook.open_error = EEXIST;
+    hook.open_in = 5; /* one such name is there already */
+    CHECK_EQ(open_at(folder, 0, &disk), TNM_OK);
+    tnmi_shelf_file_close(&disk);
+    memset(&hook, 0, sizeof hook);
+    hook_unnamed = O_TMPFILE;
+    CHECK_EQ(count_in(folder), entries);
+    CHECK_EQ(count_in("/proc/self/fd"), before);
+}
+
+static long hook_statx(int fd, uint32_t *about) {
+#        ifdef SYS_statx
+    if (hook.about[0] == 0) return tnmi_shelf_syscall(SYS_statx, fd, "", 0x1000, 0x2000, about);
+#        endif
+    (void)fd;
+    memcpy(about, hook.about, sizeof hook.about);
+    return hook.about[0] > 1 ? 0 : -1;
+}
+
+TEST(direct_is_aligned_as_the_system_says) {
+    static const uint32_t says_so[][4] = {
+        /* known, memory, offsets; direct? */
+        { 1, 0, 0, 1 },           { 0x1000, 0, 0, 1 },     { 0x2000, 0, 512, 0 },
+        { 0x2000, 512, 0, 0 },    { 0x2000, 48, 512, 0 },  { 0x2000, 512, 8192, 0 },
+        { 0x2000, 512, 4096, 1 }, { 0x3000, 4096, 512, 1 }
+    };
+    for (size_t i = 0; i < sizeof says_so / sizeof *says_so; i++) {
+        tnm_backend disk;
+        memset(&hook, 0, sizeof hook);
+        CHECK_EQ(open_at(in_folder("spill"), 1, &disk), TNM_OK);
+        int can = state_of(&disk)->spill.direct;
+        tnmi_shelf_file_close(&disk);
+        hook.about[0] = says_so[i][0];
+        hook.about[38] = says_so[i][1];
+        hook.about[39] = says_so[i][2];
+        CHECK_EQ(open_at(in_folder("spill"), 1, &disk), TNM_OK);
+        CHECK_EQ(state_of(&disk)->spill.direct, can && says_so[i][3]);
+        if (i >= 6) CHECK_EQ(state_of(&disk)->spill.align, says_so[i][1]);
+        tnmi_shelf_file_close(&disk);
+    }
+    memset(&hook, 0, sizeof hook);
+    play(1, 30);
+}
+#    endif
+
+/* The n-th mutex, condition or thread cannot be made: fewer threads, or none, and none is lost. */
+TEST(a_crew_is_as_large_as_it_can_be) {
+    tnm_backend disk;
+    for (int n = 1; n < 8; n++)
+        for (int all = 0; all < 2; all++) {
+            memset(&hook, 0, sizeof hook);
+            way = THREADS;
+            hook.make_in = n;
+            hook.make_all = all;
+            CHECK_EQ(open_at(in_folder("spill"), 0, &disk), TNM_OK);
+            const char *how = tnmi_shelf_file_how(&disk);
+            CHECK_EQ(says(how, "synchronous"), n <= 3 || n == 4); /* the first thread is needed */
+            CHECK_EQ(says(how, "1 thread,"), n == 5);
+            CHECK_EQ(says(how, "2 threads,"), n > 5);
+            tnmi_shelf_file_close(&disk);
+        }
+    memset(&hook, 0, sizeof hook);
+    way = QUEUE;
 }
 
 TEST(links_and_pipes_at_the_path_are_refused) {
@@ -1431,6 +1672,8 @@ enum { FAKE_ENTRIES = 64 };
 static struct fake {
     int on;                    /* else the real one is asked */
     int no_setup, no_map, old; /* errno of setup; the n-th mmap fails; features it lacks */
+    int few;                   /* 1, 2: fewer entries, fewer answers than were asked for */
+    int deaf;                  /* so many calls to enter take nothing */
     int refuse_in, refuse;     /* the n-th call to enter fails with this errno, */
     int refuse_all;            /* and all after it */
     int fail_in, fail;         /* the n-th answer is this errno */
@@ -1461,6 +1704,8 @@ static long fake_setup(uint32_t count, uint32_t *about) {
     CHECK(size <= FAKE_ENTRIES);
     fake.size = about[0] = size;
     about[1] = 2 * size;
+    if (fake.few == 1) about[0] = count - 1;
+    if (fake.few == 2) about[1] = count - 1;
     about[5] = 7 & ~(uint32_t)fake.old;
     about[10] = 0; /* offsets of: sq head, tail */
     about[11] = 4;
@@ -1576,6 +1821,7 @@ static long fake_enter(int fd, uint32_t submit, uint32_t answers, uint32_t flags
         return tnmi_shelf_syscall(SYS_io_uring_enter, fd, submit, answers, flags, NULL, 0);
     uint32_t taken = fake.take && fake.take < submit ? fake.take : submit;
     CHECK_EQ(fake.queue[1] - fake.queue[0], submit);
+    if (submit && fake.deaf && fake.deaf--) return 0;
     for (uint32_t i = 0; i < taken; i++)
         fake_take();
     CHECK(!answers || fake.count > 0); /* it would sleep for ever */
@@ -1589,17 +1835,18 @@ TEST(a_ring_that_is_refused_at_the_start) {
     static const int errors[] = { ENOSYS, EPERM, ENOMEM, EMFILE };
     int before = count_in("/proc/self/fd");
     tnm_backend disk;
-    for (int i = 0; i < 4 + 2 + 3; i++) {
+    for (int i = 0; i < 4 + 2 + 3 + 2; i++) {
         memset(&fake, 0, sizeof fake);
         fake.on = 1;
         if (i < 4) fake.no_setup = errors[i];
         if (i >= 4 && i < 6) fake.no_map = i - 3;
-        if (i >= 6) fake.old = 1 << (i - 6);
+        if (i >= 6 && i < 9) fake.old = 1 << (i - 6);
+        if (i >= 9) fake.few = i - 8;
         CHECK_EQ(open_at(in_folder("spill"), 0, &disk), TNM_OK);
         CHECK(strcmp(tnmi_shelf_file_how(&disk), "synchronous, buffered") == 0);
         CHECK(!disk.poll && !disk.wait && !disk.submit);
         tnmi_shelf_file_close(&disk);
-        if (fake.old == 0) CHECK_EQ(play_storm(i & 1, 50), 0);
+        if (i < 6) CHECK_EQ(play_storm(i & 1, 50), 0);
         CHECK_EQ(fake.maps, 0);
         CHECK_EQ(count_in("/proc/self/fd"), before);
     }
@@ -1646,8 +1893,8 @@ TEST(a_ring_that_is_refused_in_mid_flight) {
 /* What may be the queue's fault is done without it; what is the disk's is told. */
 TEST(answers_that_are_errors) {
     static const int errors[] = { EINTR,  EAGAIN, ECANCELED, EINVAL, EOPNOTSUPP,
-                                  ENOMEM, EIO,    ENOSPC,    EDQUOT };
-    for (int e = 0; e < 9; e++)
+                                  ENOMEM, EIO,    ENOSPC,    EDQUOT,  EFBIG };
+    for (int e = 0; e < 10; e++)
         for (int n = 1; n < check_scale(24, 9); n++) {
             memset(&fake, 0, sizeof fake);
             fake.on = 1;
@@ -1699,6 +1946,28 @@ TEST(direct_that_is_refused_in_mid_flight) {
             memset(&hook, 0, sizeof hook);
             if (!direct) break; /* there was nothing to refuse */
         }
+    memset(&fake, 0, sizeof fake);
+}
+
+/* In the midst of a copy between files that no longer goes direct: the rest is the system's. */
+TEST(a_copy_between_files_goes_on_buffered) {
+    enum { SIZE = 150000 };
+    static unsigned char block[SIZE], back[SIZE];
+    fill(block, SIZE, 6);
+    for (int n = 1; n < 14; n++) {
+        tnm_backend disk;
+        memset(&fake, 0, sizeof fake);
+        fake.on = 1;
+        CHECK_EQ(open_at(in_folder("spill"), 1, &disk), TNM_OK);
+        uint64_t mem = must_alloc(&disk, SIZE, 1), other = must_alloc(&disk, SIZE, 1);
+        CHECK_EQ(copy(&disk, stored(&disk, mem, 0), plain(block), SIZE), TNM_OK);
+        fake.misfit_in = fake.answers + n;
+        CHECK_EQ(copy(&disk, stored(&disk, other, 0), stored(&disk, mem, 0), SIZE), TNM_OK);
+        CHECK_EQ(copy(&disk, plain(back), stored(&disk, other, 0), SIZE), TNM_OK);
+        CHECK(memcmp(back, block, SIZE) == 0);
+        tnmi_shelf_file_close(&disk);
+        memset(&hook, 0, sizeof hook);
+    }
     memset(&fake, 0, sizeof fake);
 }
 
@@ -1762,6 +2031,191 @@ TEST(sequential_copies_are_joined) {
             CHECK(memcmp(back + (COUNT - 1 - i) * SIZE, paged + order[i] * SIZE, SIZE) == 0);
         tnmi_shelf_file_close(&disk);
     }
+    memset(&fake, 0, sizeof fake);
+}
+
+/* Reads of neighbours in two files, in an order that joins what can be joined. */
+static void read_neighbours(tnm_backend *disk, const uint64_t *mem, uint64_t size, int count,
+                            unsigned char *to, uint64_t *ticket) {
+    for (int i = 0; i < count; i++) {
+        tnm_span from = stored(disk, mem[i], (uint64_t)i * size);
+        tnm_span into = plain(to + (uint64_t)i * size);
+        CHECK_EQ(disk->copy(disk->user, &into, &from, size, &ticket[i]), TNM_PENDING);
+    }
+}
+
+TEST(what_joins_is_of_one_file_and_of_so_many_pieces) {
+    enum { SIZE = 1000, COUNT = 64 };
+    static unsigned char want[COUNT * SIZE], back[COUNT * SIZE];
+    uint64_t mem[COUNT], ticket[COUNT], size;
+    tnm_backend disk;
+    make_file(in_folder("model"), sizeof want, 0);
+    make_file(in_folder("other"), sizeof want, 0);
+    fill(want, sizeof want, 0);
+    deep = COUNT;
+    for (int files = 1; files <= 2; files++) {
+        memset(&fake, 0, sizeof fake);
+        fake.on = 1;
+        fake.deaf = files - 1; /* once it takes nothing: then it is done without it */
+        CHECK_EQ(open_at(NULL, 0, &disk), TNM_OK);
+        CHECK_EQ(tnmi_shelf_file_adopt(&disk, in_folder("model"), &mem[0], &size), TNM_OK);
+        CHECK_EQ(tnmi_shelf_file_adopt(&disk, in_folder("other"), &mem[1], &size), TNM_OK);
+        for (int i = 2; i < COUNT; i++)
+            mem[i] = mem[files == 2 ? i % 2 : 0];
+        if (files == 1) mem[1] = mem[0];
+        for (int again = 0; again < 2; again++) {
+            int before = fake.answers;
+            memset(back, 0, sizeof back);
+            read_neighbours(&disk, mem, SIZE, COUNT, back, ticket);
+            disk.submit(disk.user);
+            for (int i = COUNT - 1; i >= 0; i--)
+                CHECK_EQ(disk.wait(disk.user, ticket[i]), TNM_OK);
+            CHECK(memcmp(back, want, sizeof want) == 0);
+            if (files == 1) CHECK(fake.answers - before < COUNT / 4);
+            if (files == 2) CHECK_EQ(fake.answers - before, again ? COUNT : 0);
+        }
+        tnmi_shelf_file_close(&disk);
+    }
+    memset(&fake, 0, sizeof fake);
+    deep = 0;
+    remove(in_folder("other"));
+    remove(in_folder("model"));
+}
+
+/* The first of those that were joined is whole, the others got nothing: they go on. */
+TEST(a_short_answer_to_several_is_shared_out) {
+    enum { SIZE = 1000, COUNT = 40 };
+    static unsigned char want[COUNT * SIZE], back[COUNT * SIZE];
+    uint64_t mem[COUNT], ticket[COUNT], size;
+    tnm_backend disk;
+    make_file(in_folder("model"), sizeof want, 0);
+    fill(want, sizeof want, 0);
+    deep = COUNT;
+    memset(&fake, 0, sizeof fake);
+    fake.on = 1;
+    CHECK_EQ(open_at(NULL, 0, &disk), TNM_OK);
+    CHECK_EQ(tnmi_shelf_file_adopt(&disk, in_folder("model"), &mem[0], &size), TNM_OK);
+    for (int i = 1; i < COUNT; i++)
+        mem[i] = mem[0];
+    for (fake.most = SIZE / 2; fake.most <= 3 * SIZE; fake.most += SIZE / 2) {
+        memset(back, 0, sizeof back);
+        fake.fail = EIO; /* of one of them, perhaps: each is tried by itself */
+        fake.fail_in = fake.most > 2 * SIZE;
+        read_neighbours(&disk, mem, SIZE, COUNT, back, ticket);
+        disk.submit(disk.user);
+        for (int i = 0; i < COUNT; i++)
+            CHECK_EQ(disk.wait(disk.user, ticket[i]), TNM_OK);
+        CHECK(memcmp(back, want, sizeof want) == 0);
+    }
+    tnmi_shelf_file_close(&disk);
+    memset(&fake, 0, sizeof fake);
+    deep = 0;
+    remove(in_folder("model"));
+}
+
+/* Two writes that end in the same page wait for one another: each writes the page as it read it. */
+TEST(writes_that_share_a_page_are_not_out_together) {
+    static unsigned char one[8192], two[8192], back[8192];
+    uint64_t ticket[2];
+    tnm_backend disk;
+    memset(&fake, 0, sizeof fake);
+    fake.on = fake.stall = 1;
+    CHECK_EQ(open_at(in_folder("spill"), 1, &disk), TNM_OK);
+    int direct = state_of(&disk)->spill.direct;
+    uint64_t mem = must_alloc(&disk, 8192, 1);
+    memset(one, 1, sizeof one);
+    memset(two, 2, sizeof two);
+    CHECK_EQ(copy(&disk, stored(&disk, mem, 0), plain(back), 8192), TNM_OK);
+    for (uint64_t second = 0; second < 2; second++) { /* ends below the other, or above it */
+        tnm_span to = stored(&disk, mem, 0), from = plain(one);
+        CHECK_EQ(disk.copy(disk.user, &to, &from, 6000, &ticket[0]), TNM_PENDING);
+        from = plain(two);
+        CHECK_EQ(disk.copy(disk.user, &to, &from, 5000 + 2000 * second, &ticket[1]), TNM_PENDING);
+        disk.submit(disk.user);
+        if (direct) CHECK_EQ(state_of(&disk)->out, 1);
+        CHECK_EQ(disk.wait(disk.user, ticket[1]), TNM_OK);
+        CHECK_EQ(disk.wait(disk.user, ticket[0]), TNM_OK);
+        CHECK_EQ(copy(&disk, plain(back), stored(&disk, mem, 0), 8192), TNM_OK);
+        if (direct) CHECK(memcmp(back, two, (size_t)(5000 + 2000 * second)) == 0);
+        CHECK_EQ(back[5999], second ? 2 : 1);
+    }
+    tnmi_shelf_file_close(&disk);
+    memset(&fake, 0, sizeof fake);
+}
+
+/* Another backend reads the file of one that is about to leave direct, and has a copy out. */
+TEST(a_file_changes_its_way_when_nothing_is_out) {
+    static unsigned char block[8192], back[8192];
+    uint64_t ticket = 0, later = 0;
+    tnm_backend disk, at_once, other;
+    memset(&fake, 0, sizeof fake);
+    fake.on = fake.stall = 1;
+    CHECK_EQ(open_at(in_folder("spill"), 1, &disk), TNM_OK);
+    way = SYNC;
+    CHECK_EQ(open_at(NULL, 0, &at_once), TNM_OK);
+    way = THREAD;
+    CHECK_EQ(open_at(NULL, 0, &other), TNM_OK);
+    way = QUEUE;
+    uint64_t mem = must_alloc(&disk, 8192, 1);
+    fill(block, sizeof block, 3);
+    CHECK_EQ(copy(&disk, stored(&disk, mem, 0), plain(block), 8192), TNM_OK);
+    if (state_of(&disk)->spill.direct) {
+        tnm_span from = stored(&disk, mem, 0), to = plain(back);
+        CHECK_EQ(disk.copy(disk.user, &to, &from, 8192, &ticket), TNM_PENDING);
+        disk.submit(disk.user);
+        state_of(&disk)->spill.direct = 0; /* as a transfer that was refused leaves it */
+        CHECK_EQ(copy(&at_once, plain(back), from, 100), TNM_ERR_BUSY);
+        CHECK_EQ(other.copy(other.user, &to, &from, 100, &later), TNM_PENDING);
+        CHECK_EQ(other.wait(other.user, later), TNM_PENDING); /* for what only `disk` can end */
+        CHECK_EQ(disk.wait(disk.user, ticket), TNM_OK);
+        CHECK_EQ(other.wait(other.user, later), TNM_OK);
+        CHECK(memcmp(back, block, sizeof back) == 0);
+        CHECK_EQ(copy(&at_once, plain(back), from, 100), TNM_OK);
+    }
+    tnmi_shelf_file_close(&other);
+    tnmi_shelf_file_close(&at_once);
+    tnmi_shelf_file_close(&disk);
+    memset(&fake, 0, sizeof fake);
+}
+
+/* Closed with a copy out that the queue fails: it is not begun anew, whoever asked has gone. */
+TEST(what_fails_while_closing_is_not_begun_anew) {
+    static unsigned char block[8192];
+    uint64_t ticket;
+    tnm_backend disk;
+    memset(&fake, 0, sizeof fake);
+    memset(&hook, 0, sizeof hook);
+    fake.on = fake.stall = 1;
+    CHECK_EQ(open_at(in_folder("spill"), 0, &disk), TNM_OK);
+    uint64_t mem = must_alloc(&disk, 8192, 1);
+    tnm_span to = stored(&disk, mem, 0), from = plain(block);
+    CHECK_EQ(disk.copy(disk.user, &to, &from, 8192, &ticket), TNM_PENDING);
+    disk.submit(disk.user);
+    CHECK_EQ(fake.count, 1);
+    fake.fail_in = 1;
+    fake.fail = EAGAIN;
+    tnmi_shelf_file_close(&disk);
+    CHECK(fake.fired == 1 && hook.calls == 0);
+    memset(&fake, 0, sizeof fake);
+}
+
+TEST(an_answer_that_is_there_is_not_slept_for) {
+    static unsigned char block[8192];
+    uint64_t ticket;
+    tnm_backend disk;
+    memset(&fake, 0, sizeof fake);
+    fake.on = fake.stall = 1;
+    CHECK_EQ(open_at(in_folder("spill"), 0, &disk), TNM_OK);
+    uint64_t mem = must_alloc(&disk, 8192, 1);
+    tnm_span to = stored(&disk, mem, 0), from = plain(block);
+    CHECK_EQ(disk.copy(disk.user, &to, &from, 8192, &ticket), TNM_PENDING);
+    disk.submit(disk.user);
+    fake_answer(); /* between our look and our sleep */
+    int enters = fake.enters;
+    tnmi_shelf_sleep(state_of(&disk), tnmi_shelf_find(state_of(&disk), ticket));
+    CHECK_EQ(fake.enters, enters);
+    CHECK_EQ(disk.wait(disk.user, ticket), TNM_OK);
+    tnmi_shelf_file_close(&disk);
     memset(&fake, 0, sizeof fake);
 }
 
@@ -1831,6 +2285,7 @@ TEST(a_child_neither_hangs_nor_takes_our_answers) {
         pid_t child = fork();
         if (child == 0) {
             int bad = 0;
+            if (disk.submit) disk.submit(disk.user);
             for (int i = 0; i < DEEP && ticket[i]; i++)
                 bad |= disk.poll(disk.user, ticket[i]) == TNM_PENDING;
             memset(back, 0, sizeof back);
@@ -1965,7 +2420,14 @@ TEST(a_refused_reservation_changes_nothing) {
     }
     hook.reserve = EOPNOTSUPP; /* cannot reserve: the file only gets longer */
     CHECK(must_alloc(&backend, 4096, 1) == a);
+    hook.reserve = ENOSYS;
+    hook.cut = EINTR;
+    hook.cut_in = 1;
     must_alloc(&backend, 99999, 1);
+    hook.cut = EFBIG;
+    hook.cut_in = 1;
+    CHECK_EQ(try_alloc(&backend, 1 << 20, 1), TNM_ERR_BACKEND);
+    check_ranges(&backend);
     hook.reserve = 0;
     hook.reserve_most = 3 << 20; /* longer ones are interrupted for ever */
     uint64_t c = must_alloc(&backend, 20 << 20, 1);
@@ -2121,6 +2583,12 @@ TEST(direct_that_is_refused_becomes_buffered) {
     tnmi_shelf_file_close(&backend);
     play(1, 30);
     hook.no_switch = 0;
+    CHECK_EQ(open_at(in_folder("spill"), 1, &backend), TNM_OK);
+    hook.no_switch = 1; /* of the second file only */
+    CHECK_EQ(tnmi_shelf_file_adopt(&backend, in_folder("model"), &mem, &size), TNM_OK);
+    CHECK_EQ(says(tnmi_shelf_file_how(&backend), "partly"), state_of(&backend)->spill.direct);
+    tnmi_shelf_file_close(&backend);
+    hook.no_switch = 0;
     hook.refuse_direct = 1; /* only at the transfer */
     play(1, 100);
     play_between(1);
@@ -2199,6 +2667,8 @@ int main(int argc, char **argv) {
     RUN(an_adopted_file_that_shrank_is_an_error);
     RUN_HOOKED(interrupted_and_short_transfers_go_on);
     RUN_HOOKED(a_failed_transfer_is_told_and_the_next_works);
+    RUN(a_refused_file_is_told_and_leaves_nothing);
+    RUN(a_crew_is_as_large_as_it_can_be);
     RUN(links_and_pipes_at_the_path_are_refused);
     RUN(a_spill_file_is_private_and_has_no_name);
     RUN(names_inside_a_folder_differ);
@@ -2211,10 +2681,19 @@ int main(int argc, char **argv) {
     RUN(answers_that_are_errors);
     RUN(what_a_thread_leaves_behind_is_done);
     RUN(direct_that_is_refused_in_mid_flight);
+    RUN(a_copy_between_files_goes_on_buffered);
     RUN(a_ring_that_ends_is_told);
     RUN(sequential_copies_are_joined);
+    RUN(what_joins_is_of_one_file_and_of_so_many_pieces);
+    RUN(a_short_answer_to_several_is_shared_out);
+    RUN(writes_that_share_a_page_are_not_out_together);
+    RUN(a_file_changes_its_way_when_nothing_is_out);
+    RUN(what_fails_while_closing_is_not_begun_anew);
+    RUN(an_answer_that_is_there_is_not_slept_for);
     RUN(odd_reads_go_at_once);
 #        endif
+    RUN(a_folder_that_takes_no_file_is_refused);
+    RUN(direct_is_aligned_as_the_system_says);
     RUN(a_child_neither_hangs_nor_takes_our_answers);
     RUN(a_child_never_changes_the_file);
     RUN(no_descriptor_leaks);
