@@ -5622,7 +5622,7 @@ static uint32_t tnmi_tensor_adopt(tnmi_tensors *tensors, const tnm_adopt_desc *d
     wanted.writable = desc->writable != 0;
     if (tensors->last_region != TNMI_NONE) {
         tnmi_region *last = tnmi_tensor_region(tensors, tensors->last_region);
-        if (last->refs && last->mem == wanted.mem && last->base == wanted.base &&
+        if (last->mem == wanted.mem && last->base == wanted.base &&
             last->released == wanted.released && last->user == wanted.user &&
             last->tier == wanted.tier && last->writable == wanted.writable &&
             last->by_host == wanted.by_host) {
@@ -5780,7 +5780,6 @@ static void tnmi_hint_init(tnmi_hints *hints, uint32_t max_uses, uint32_t habits
 /* ---- lists ---- */
 static uint32_t tnmi_hint_new(tnmi_hints *hints, tnmi_tensor *content, const tnmi_use *fields) {
     uint32_t index = tnmi_store_take(&hints->uses);
-    if (index == TNMI_NONE) return TNMI_NONE;
     tnmi_use *use = tnmi_hint_use(hints, index);
     *use = *fields;
     use->next = use->prev = use->up = TNMI_NONE;
@@ -5941,18 +5940,16 @@ static void tnmi_hint_extend(tnmi_hints *hints, tnmi_lane *lane, uint64_t step) 
 }
 
 /* A sure one also says that this content's uses are told as far as the lane's are. */
-static int tnmi_hint_add_single(tnmi_hints *hints, const tnmi_tensors *tensors,
-                                const tnmi_use *fields) {
+static void tnmi_hint_add_single(tnmi_hints *hints, const tnmi_tensors *tensors,
+                                 const tnmi_use *fields) {
     tnmi_tensor *content = tnmi_tensor_at(tensors, fields->content);
     tnmi_lane *lane = &hints->lane[fields->lane];
     uint32_t index = tnmi_hint_new(hints, content, fields);
-    if (index == TNMI_NONE) return 0;
     tnmi_hint_link_single(hints, index);
-    if (!(fields->flags & TNMI_USE_SURE)) return 1;
+    if (!(fields->flags & TNMI_USE_SURE)) return;
     tnmi_tensor_set_field(content, TNMI_TOLD_SHIFT, 4, fields->lane + 1u);
     lane->told = tnmi_base_max(lane->told, fields->step);
     tnmi_hint_extend(hints, lane, lane->step);
-    return 1;
 }
 
 /* All uses of a content go, when it goes. */
@@ -6333,7 +6330,6 @@ static int tnmi_hint_is_regular(const tnmi_hints *hints, const tnmi_habit *habit
 static void tnmi_hint_used(tnmi_hints *hints, uint32_t content, uint64_t clock, uint32_t uses) {
     tnmi_habit *habit = tnmi_hint_habit(hints, content);
     int class_ = tnmi_hint_agree(habit);
-    if (uses == 0) return;
     if (class_ >= 0) {
         uint32_t mean = tnmi_hint_gap(habit), gap = ((uint32_t)clock - habit->last) / uses;
         uint32_t off = gap > mean ? gap - mean : mean - gap, *right = &hints->learned.right[class_];

@@ -577,6 +577,123 @@ TEST(what_is_foretold_is_bounded_and_goes_with_its_content) {
     rig_end(&g);
 }
 
+TEST(what_is_foretold_needs_an_entry) {
+    tnm_use uses[3];
+    rig_start(&g, 1);
+    rig_tier(&g, "tier", SIM_PLAIN, 0);
+    g.desc.policy = TNM_POLICY_AUTO;
+    rig_create(&g);
+    tnmi_hints *h = &g.ctx->e.hints;
+    tensor[0] = rig_tensor(&g, 64, 0);
+    uint32_t c = slot_at(&g.ctx->e.tensors, tensor[0]), taken = 0;
+    for (uint32_t k = 0; k < 6; k++)
+        tnmi_hint_used(h, c, g.ctx->e.clock - 5000 + k * 1000, 1);
+    for (int k = 0; k < 3; k++)
+        uses[k] = use_of(0, 0, (uint64_t)k, TNM_SURE);
+    CHECK_EQ(tnm_prefetch(g.ctx, 0, uses, 3), TNM_OK);
+    while (tnmi_store_spare(&h->uses) > 0) /* nobody may wait for memory here */
+        (void)tnmi_store_take(&h->uses), taken++;
+    tnmi_hint_foretell(h, &g.ctx->e.tensors, c, 0, g.ctx->e.clock);
+    CHECK_EQ(h->learned.foretold, 0);
+    while (taken > 0)
+        tnmi_store_give(&h->uses, h->uses.fresh - taken--);
+    tnmi_hint_foretell(h, &g.ctx->e.tensors, c, 0, g.ctx->e.clock);
+    CHECK_EQ(h->learned.foretold, 1);
+    rig_end(&g);
+}
+
+/* More duels than there is room for: the oldest is judged by whether who stayed was used. */
+TEST(an_old_duel_makes_room) {
+    rig_start(&g, 1);
+    for (int t = 0; t < 2; t++)
+        rig_tier(&g, "tier", SIM_PLAIN, 0);
+    g.desc.policy = TNM_POLICY_AUTO;
+    rig_create(&g);
+    tnmi_engine *e = &g.ctx->e;
+    tnmi_hints *h = &e->hints;
+    tnm_tensor often = rig_tensor(&g, 64, 0), seldom = rig_tensor(&g, 64, 0);
+    uint32_t a = slot_at(&e->tensors, often), b = slot_at(&e->tensors, seldom);
+    rig_write(&g, often, 0, 1);
+    for (int i = 0; i < 40; i++)
+        rig_expect(&g, often, 0, 1);
+    rig_write(&g, seldom, 0, 2);
+    for (int i = 0; i < 30; i++)
+        e->clock++;
+    const tnmi_replica *ra = tnmi_tensor_on(&e->tensors, a, 0);
+    const tnmi_replica *rb = tnmi_tensor_on(&e->tensors, b, 0);
+    for (int i = 0; i < TNMI_DUELS; i++)
+        tnmi_hint_fight(h, &e->tensors, 0, e->clock, ra, rb);
+    int32_t before = h->learned.score;
+    tnmi_hint_fight(h, &e->tensors, 0, e->clock, ra, rb); /* nobody was used: nobody has won */
+    CHECK_EQ(h->learned.score, before);
+    h->learned.duel[h->learned.fought % TNMI_DUELS].last--; /* who stayed was used, who left not */
+    tnmi_hint_fight(h, &e->tensors, 0, e->clock, ra, rb);
+    CHECK(h->learned.score < before); /* age was right */
+    rig_end(&g);
+}
+
+TEST(a_place_in_a_step_is_counted_so_far) {
+    tnmi_use use;
+    memset(&use, 0, sizeof use);
+    tnmi_hint_put(&use, 7, 12);
+    CHECK(tnmi_hint_set(&use) == 7 && tnmi_hint_place(&use) == 12);
+    tnmi_hint_put(&use, 7, 100000);
+    CHECK(tnmi_hint_set(&use) == 7 && tnmi_hint_place(&use) == TNMI_USE_PLACES - 1);
+}
+
+/* Another thread's step goes round the cycle while a new one is being put in its place: where the
+ * cursor would stand is behind the end, and the walk for passed uses finds it. */
+TEST(a_cycle_that_wraps_while_it_is_put_in) {
+    tnm_use uses[2];
+    uint32_t list = TNMI_NONE;
+    open_context(4, 8);
+    new_tensor(0);
+    uses[0] = use_of(0, 0, 2, 0);
+    uses[1] = use_of(0, 0, 7, 0);
+    tnmi_lane *lane = &hints->lane[0];
+    say_step(0, 5);
+    CHECK_EQ(tnmi_door_gather(ctx, 0, uses, 2, "test", &list), TNM_OK);
+    list = tnmi_hint_sort(hints, list);
+    lane->period = 10;
+    list = tnmi_hint_append(hints, &ctx->e.tensors, list, 0);
+    CHECK_EQ(lane->cursor, TNMI_NONE); /* 2 has passed */
+    tnmi_hint_step(hints, 0, 11, ctx->e.clock);
+    CHECK(lane->wraps);
+    list = tnmi_hint_append(hints, &ctx->e.tensors, list, 0);
+    CHECK(list == TNMI_NONE && lane->cursor == TNMI_NONE);
+    while (!tnmi_engine_pass(&ctx->e, 0, 100))
+        continue;
+    CHECK(!lane->wraps && lane->cursor != TNMI_NONE);
+    CHECK_EQ(tnmi_hint_use(hints, lane->cursor)->step, 2);
+    CHECK_EQ(tnm_check(ctx), 0);
+    close_context();
+}
+
+/* Which set comes how many steps on? Where the walk over passed uses lags behind, as after a step
+ * of hundreds, the set of the present step is found by its content, and is no step away. */
+TEST(a_set_of_this_step_is_no_step_away) {
+    tnm_pinned at;
+    open_context(0, 0);
+    CHECK_EQ(tnm_record(ctx, 0), TNM_OK);
+    for (int i = 0; i < 4; i++) {
+        new_tensor(i);
+        tnm_use use = rig_use(tensor[i], 0, TNM_DISCARD);
+        CHECK_EQ(tnm_pin(ctx, &use, 1, &at), TNM_OK);
+        CHECK_EQ(tnm_unpin(ctx, &at, 1, 0), TNM_OK);
+    }
+    CHECK_EQ(tnm_replay(ctx, 0), TNM_OK);
+    tnmi_lane *lane = &hints->lane[0];
+    CHECK_EQ(lane->period, 4);
+    lane->cursor = tnmi_hint_use(hints, tnmi_hint_use(hints, lane->cycle)->next)->next;
+    lane->step = 0;
+    for (int i = 0; i < 4; i++) {
+        uint32_t c = slot_of(i), name = tnmi_hint_name(0, c, 0);
+        CHECK_EQ(tnmi_hint_advance(hints, &ctx->e.tensors, 0, name, c, 0), i);
+    }
+    lane->cursor = lane->cycle;
+    close_context();
+}
+
 TEST(lanes_and_steps_are_checked) {
     tnm_use use;
     start();
@@ -610,6 +727,11 @@ int main(void) {
     RUN(gaps_that_agree_are_a_habit);
     RUN(duels_say_whether_frequency_pays);
     RUN(what_is_foretold_is_bounded_and_goes_with_its_content);
+    RUN(what_is_foretold_needs_an_entry);
+    RUN(an_old_duel_makes_room);
+    RUN(a_place_in_a_step_is_counted_so_far);
+    RUN(a_cycle_that_wraps_while_it_is_put_in);
+    RUN(a_set_of_this_step_is_no_step_away);
     RUN(lanes_and_steps_are_checked);
     return check_done();
 }

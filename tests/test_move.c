@@ -271,6 +271,25 @@ TEST(slots_and_staging_are_handed_out_once_and_come_back) {
     move_end(&move);
 }
 
+TEST(staging_is_given_back_when_nothing_is_under_way) {
+    static tnmi_move move;
+    move_begin(&move);
+    move.stage_size = 128;
+    move.stage_bytes = STAGES * 128;
+    move.stage_tier = 1;
+    CHECK(!tnmi_move_unstage(&move, 1)); /* there is none */
+    tnmi_move_staging(&move, 77, slot_memory);
+    CHECK(!tnmi_move_unstage(&move, 0)); /* it is another tier's */
+    uint32_t slot = tnmi_move_slot(&move, op_of(&move, TNM_CLASS_DEMAND, 0));
+    CHECK(slot != TNMI_NONE && !tnmi_move_unstage(&move, 1));
+    CHECK_EQ(move.stage_state, TNMI_STAGING_LIVE);
+    CHECK_EQ(give_slot(&move, &slot, 1), 0);
+    CHECK(tnmi_move_unstage(&move, 1));
+    CHECK_EQ(move.stage_state, TNMI_STAGING_UNWANTED);
+    CHECK(!tnmi_move_unstage(&move, 1));
+    move_end(&move);
+}
+
 TEST(staging_is_cut_within_its_bounds) {
     static tnmi_move move;
     move_begin(&move);
@@ -611,6 +630,7 @@ int main(void) {
     RUN(a_queue_is_ordered_by_deadline_and_then_by_age);
     RUN(a_request_that_joins_never_lowers);
     RUN(slots_and_staging_are_handed_out_once_and_come_back);
+    RUN(staging_is_given_back_when_nothing_is_under_way);
     RUN(staging_is_cut_within_its_bounds);
     RUN(staging_keeps_some_for_demand_and_for_the_way_down);
     RUN(chunks_tile_the_transfer_and_keep_to_the_grain);

@@ -144,7 +144,8 @@ static void announce(uint32_t c, uint32_t tier, uint64_t steps, int sure) {
     use.content = c;
     use.tier = (uint8_t)tier;
     use.flags = (uint8_t)(TNMI_USE_SINGLE | (sure ? TNMI_USE_SURE : 0));
-    CHECK(tnmi_hint_add_single(&yard.hints, &yard.tensors, &use));
+    CHECK(tnmi_store_spare(&yard.hints.uses) > 0);
+    tnmi_hint_add_single(&yard.hints, &yard.tensors, &use);
 }
 
 static uint64_t key_of(uint32_t c, uint32_t tier) {
@@ -510,6 +511,64 @@ TEST(what_may_leave) {
     yard_close();
 }
 
+/* The memory of a tier is gone, and its records have not been told yet. */
+TEST(what_is_being_lost_is_no_survivor) {
+    yard_open(0);
+    uint32_t c = content(0);
+    put(c, 0, 2, 1);
+    put(c, 1, 2, 1);
+    tnmi_view view = view_of(0);
+    CHECK_EQ(tnmi_policy_survivor(&view, c, 0), 1);
+    CHECK(!tnmi_policy_is_source(&view, c, 0));
+    view.losing = (uint64_t)1 << 1;
+    CHECK_EQ(tnmi_policy_survivor(&view, c, 0), TNMI_NONE);
+    CHECK_EQ(tnmi_policy_may_leave(&view, at(c, 0)), TNMI_LEAVE_DIRTY);
+    put(c, 2, 2, 1);
+    CHECK_EQ(tnmi_policy_survivor(&view, c, 0), 2);
+    yard_close();
+    yard_open(1);
+    c = content(0);
+    put(c, 0, 2, 1);
+    tnmi_tensor_mark(put(c, 1, 2, 1), TNMI_BUSY, TNMI_READY); /* a sibling is filled from it */
+    view = view_of(0);
+    CHECK(tnmi_policy_is_source(&view, c, 0));
+    view.losing = (uint64_t)1 << 1; /* in vain */
+    CHECK(!tnmi_policy_is_source(&view, c, 0));
+    yard_close();
+}
+
+/* A lane that was told of its end of time, and an age on top: the key stays the largest. */
+TEST(distances_never_wrap) {
+    yard_open(0);
+    uint32_t over = content(0), other = content(0);
+    put(over, 0, 2, 1);
+    put(other, 0, 2, 1);
+    yard.hints.lane[0].pace = 16;
+    yard.hints.lane[0].stepped = 1;
+    announce(over, 0, UINT64_MAX - 5, 1);
+    tnmi_view view = view_of(0);
+    uint64_t known = tnmi_policy_distance(&view, over, 1, 0, TNMI_NONE);
+    CHECK(known >= tnmi_policy_distance(&view, other, 1, 0, TNMI_NONE));
+    tnmi_hint_delete_single(&yard.hints, &yard.tensors,
+                            tnmi_tensor_at(&yard.tensors, over)->use);
+    CHECK(tnmi_hint_reach(&yard.hints, tnmi_tensor_at(&yard.tensors, over)) > 0);
+    CHECK_EQ(tnmi_policy_distance(&view, over, 1, 0, 1), UINT64_MAX);
+    yard_close();
+}
+
+/* Kept is what lies below the wall; adopted memory lies nowhere, and no tensor takes its place. */
+TEST(adopted_memory_may_be_kept) {
+    yard_open(0);
+    uint32_t c = content(0), d = content(0);
+    tnmi_tensor_set_field(tnmi_tensor_at(&yard.tensors, c), TNMI_KEPT_SHIFT, 7, 1);
+    tnmi_tensor_set_field(tnmi_tensor_at(&yard.tensors, d), TNMI_KEPT_SHIFT, 7, 1);
+    tnmi_view view = view_of(0);
+    view.wall = 5;
+    CHECK(tnmi_policy_is_kept(&view, adopt(c, 0)));
+    CHECK(!tnmi_policy_is_kept(&view, put(d, 0, 8, 1)));
+    yard_close();
+}
+
 TEST(the_only_source_of_a_load_stays) {
     yard_open(0);
     uint32_t c = content(TNM_DROPPABLE);
@@ -743,7 +802,8 @@ static uint32_t streamed(uint32_t granules, uint64_t steps) {
     use.content = c;
     use.step = steps;
     use.lane = 1;
-    CHECK(tnmi_hint_new(&yard.hints, tnmi_tensor_at(&yard.tensors, c), &use) != TNMI_NONE);
+    CHECK(tnmi_store_spare(&yard.hints.uses) > 0);
+    tnmi_hint_new(&yard.hints, tnmi_tensor_at(&yard.tensors, c), &use);
     put(c, 0, granules, 1);
     put(c, 2, granules, 1);
     return c;
@@ -791,7 +851,97 @@ TEST(a_streamed_one_takes_the_place_of_its_like) {
     yard_close();
 }
 
+/* A node without a replica is on its way: the end of a copy within the tier, or of one that was
+ * given up. */
+TEST(a_place_on_its_way_is_no_victim) {
+    yard_open(0);
+    yard.hints.lane[1].period = 100;
+    yard.hints.lane[1].pace = 160;
+    yard.hints.lane[1].stepped = 1;
+    yard.hints.lane[1].began = 2;
+    uint32_t one = streamed(8, 50), two = streamed(8, 60);
+    tnmi_view view = view_of(0);
+    tnmi_wish wish;
+    tnmi_window w;
+    memset(&wish, 0, sizeof wish);
+    wish.room = room_of(8, 1, 0, 0);
+    wish.guess = 1;
+    wish.before = yard.clock - 10;
+    uint32_t first = tnmi_space_node(&yard.space[0], yard.edge[0])->next;
+    CHECK(tnmi_policy_slot(&view, &wish, yard.edge[0], &w) && w.first == at(two, 0)->node);
+    tnmi_policy_pack(&view, &wish, first, &w);
+    CHECK_EQ(w.first, at(one, 0)->node);
+    tnmi_space_node(&yard.space[0], at(one, 0)->node)->a = TNMI_NONE;
+    tnmi_space_node(&yard.space[0], at(two, 0)->node)->a = TNMI_NONE;
+    CHECK(!tnmi_policy_slot(&view, &wish, yard.edge[0], &w));
+    tnmi_policy_pack(&view, &wish, first, &w);
+    CHECK(w.first != at(one, 0)->node && w.first != at(two, 0)->node);
+    tnmi_space_node(&yard.space[0], at(one, 0)->node)->a = *tnmi_tensor_rep(&yard.tensors, one, 0);
+    tnmi_space_node(&yard.space[0], at(two, 0)->node)->a = *tnmi_tensor_rep(&yard.tensors, two, 0);
+    yard_close();
+}
+
+/* Gaps too small for an aligned place are not where a run begins. */
+TEST(a_run_begins_at_no_splinter) {
+    yard_open(0);
+    yard.hints.lane[1].period = 100;
+    yard.hints.lane[1].pace = 160;
+    yard.hints.lane[1].stepped = 1;
+    uint32_t c = streamed(2, 40), kept = content(0), big = streamed(8, 50);
+    (void)big;
+    put(kept, 0, 6, 1);
+    tnmi_tensor_set_field(tnmi_tensor_at(&yard.tensors, kept), TNMI_KEPT_SHIFT, 7, 1);
+    drop(c, 0); /* two granules at 0, where eight are wanted, at a multiple of eight */
+    tnmi_view view = view_of(0);
+    tnmi_wish wish;
+    tnmi_window w;
+    memset(&wish, 0, sizeof wish);
+    wish.room = room_of(8, 8, 0, 0);
+    wish.guess = 1;
+    wish.before = yard.clock - 10;
+    tnmi_policy_pack(&view, &wish, tnmi_space_node(&yard.space[0], yard.edge[0])->next, &w);
+    CHECK(w.first != TNMI_NONE && w.start >= 2);
+    yard_close();
+}
+
+TEST(a_scan_is_bounded) {
+    enum { WIDE = 1100 };
+    static tnmi_space space;
+    tnmi_window w;
+    tnmi_wish wish;
+    yard_open(0);
+    tnmi_space_init(&space, 2 * WIDE + 4, 1);
+    bring(&space.nodes);
+    uint32_t edge = tnmi_space_open(&space, 0, WIDE * 2), one = content(0);
+    tnmi_replica *replica = put(one, 0, 1, 1);
+    CHECK(hit(replica, TNM_READ));
+    for (uint32_t i = 0; i < WIDE; i++) { /* pinned, gap, pinned, gap: nothing of two granules */
+        tnmi_room room = room_of(1, 2, 0, 0);
+        uint32_t node = tnmi_space_find(&space, &room);
+        tnmi_space_take(&space, node, &room, *tnmi_tensor_rep(&yard.tensors, one, 0));
+    }
+    tnmi_view view = view_of(0);
+    view.space = &space;
+    memset(&wish, 0, sizeof wish);
+    wish.room = room_of(2, 1, 0, 0);
+    wish.before = UINT64_MAX;
+    memset(&w, 0, sizeof w);
+    w.first = TNMI_NONE;
+    tnmi_policy_scan(&view, &wish, tnmi_space_node(&space, edge)->next, 64, &w);
+    CHECK(w.first == TNMI_NONE);
+    CHECK(!tnmi_policy_slot(&view, &wish, edge, &w));
+    tnmi_tensor_unpin(replica, TNM_READ);
+    give_back(&space.nodes);
+    yard_close();
+}
+
 int main(void) {
+    RUN(what_is_being_lost_is_no_survivor);
+    RUN(distances_never_wrap);
+    RUN(adopted_memory_may_be_kept);
+    RUN(a_place_on_its_way_is_no_victim);
+    RUN(a_run_begins_at_no_splinter);
+    RUN(a_scan_is_bounded);
     RUN(with_nothing_known_it_is_lru);
     RUN(the_farthest_known_use_leaves_first);
     RUN(a_known_use_outranks_age);

@@ -458,7 +458,16 @@ static void step_retire(world *w) {
     uint32_t index = any_segment(w, draw(4) ? TNMI_SEGMENT_DRAINING : TNMI_SEGMENT_LIVE);
     if (index == TNMI_NONE || at(w, index)->used || held_by_op(w, index)) return;
     uint64_t reserved = w->tier[at(w, index)->tier].reserved;
+    tnmi_tier *tier = &w->tier[at(w, index)->tier];
+    if (draw(2) && at(w, index)->edge != TNMI_NONE) { /* the look for the largest gap stands here */
+        tier->look = index + 1;
+        tier->space.look = node_at(w, at(w, index)->tier, at(w, index)->edge)->next;
+    }
     tnmi_tier_retire(&w->tiers, index);
+    CHECK(tier->look != index + 1); /* and goes on in the next segment, or ends */
+    CHECK(tier->look == 0 || tier->look == at(w, index)->next + 1);
+    CHECK(tier->space.look == TNMI_NONE);
+    tier->look = 0;
     CHECK_EQ(at(w, index)->state, TNMI_SEGMENT_RELEASING);
     CHECK_EQ(w->tier[at(w, index)->tier].reserved, reserved); /* still charged */
     w->todo[w->todos++] = index;
