@@ -12185,9 +12185,9 @@ static void tnmi_watch_gaps(const tnmi_engine *e, uint32_t tier, tnmi_gaps *at, 
     for (int seen = 0; at->segment != TNMI_NONE && seen < TNMI_PIECE; seen++) {
         const tnmi_segment *s = tnmi_tier_segment(&e->tiers, at->segment);
         const tnmi_replica *r = NULL;
-        if (s->dedicated && s->owner != TNMI_NONE && s->used)
+        if (s->dedicated && s->owner != TNMI_NONE && s->used) /* and then it has a place in it */
             r = tnmi_tensor_replica(&e->tensors, tier, s->owner);
-        if (r && r->node != TNMI_NONE)
+        if (r)
             tnmi_watch_wall(e, tier, tnmi_space_node(&t->space, r->node), s->size, out);
         if (s->edge != TNMI_NONE && at->node == TNMI_NONE) {
             at->node = tnmi_space_node(&t->space, s->edge)->next;
@@ -12232,10 +12232,9 @@ static void tnmi_watch_number(tnmi_text *text, uint64_t number) {
         tnmi_watch_char(text, digits[--count]);
 }
 
-/* "key": number, with a comma before it unless it is the first of its object. */
+/* "key": number, which is never the first of its object. */
 static void tnmi_watch_field(tnmi_text *text, const char *key, uint64_t number) {
-    if (text->used && text->at[text->used - 1] != '{') tnmi_watch_put(text, ", ");
-    tnmi_watch_char(text, '"');
+    tnmi_watch_put(text, ", \"");
     tnmi_watch_put(text, key);
     tnmi_watch_put(text, "\": ");
     tnmi_watch_number(text, number);
@@ -12555,8 +12554,7 @@ static TNMI_RARE int tnmi_watch_check(const tnmi_engine *e) {
         free_slots++;
     broken += used != e->move.used || used + free_slots != e->move.copies;
     for (uint32_t i = 1; i < e->tensors.names.fresh; i++)
-        broken +=
-            tnmi_tensor_at(&e->tensors, i)->mark != 0 && tnmi_tensor_at(&e->tensors, i)->flags != 0;
+        broken += tnmi_tensor_at(&e->tensors, i)->mark != 0;
     return broken;
 }
 

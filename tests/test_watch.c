@@ -668,14 +668,119 @@ TEST(check_finds_broken_fences) {
     PLANT(fence->tier, 1);
     PLANT(fence->write, 0);
     PLANT(fence->prev, e->fence_tail[1]);
-    PLANT(e->fence_count, 3);
+    CHECK_EQ(rig_unpin(&g, &p[2], TNM_FENCE(1, 6)), TNM_OK);
+    PLANT(fence->value, 7); /* the next one is lower */
+    PLANT(e->fence_count, 4);
     g.sim.fence_stuck = 0;
-    for (int i = 2; i < 4; i++)
-        CHECK_EQ(rig_unpin(&g, &p[i], 0), TNM_OK);
-    g.sim.now[0] = g.sim.now[1] = 5;
+    CHECK_EQ(rig_unpin(&g, &p[3], 0), TNM_OK);
+    g.sim.now[0] = g.sim.now[1] = 6;
     rig_rest(&g);
     CHECK(*reads == 0 && *writes == 0);
     rig_end(&g);
+}
+
+TEST(check_finds_broken_uses) {
+    tnm_use uses[3];
+    tnm_pinned p;
+    open_planted(SIM_PLAIN);
+    for (int i = 0; i < 3; i++) {
+        uses[i] = rig_use(tensor[i == 1 ? 3 : i], 0, TNM_READ);
+        uses[i].step = (uint64_t)(1 + 2 * i);
+    }
+    CHECK_EQ(tnm_schedule(g.ctx, 0, uses, 3, 10), TNM_OK);
+    CHECK_EQ(tnm_prefetch(g.ctx, 1, uses, 3), TNM_OK);
+    CHECK_EQ(tnm_record(g.ctx, 2), TNM_OK);
+    for (int i = 0; i < 3; i += 2) {
+        CHECK_EQ(rig_pin(&g, tensor[i], 0, TNM_READ, &p), TNM_OK);
+        CHECK_EQ(rig_unpin(&g, &p, 0), TNM_OK);
+    }
+    tnmi_hints *h = &engine()->hints;
+    tnmi_lane *cycle = &h->lane[0], *single = &h->lane[1], *notes = &h->lane[2];
+    tnmi_use *first = tnmi_hint_use(h, cycle->cycle), *second = tnmi_hint_use(h, first->next);
+    PLANT(first->lane, 1);
+    PLANT(tnmi_hint_use(h, cycle->last)->step, 10); /* outside the period */
+    PLANT(second->prev, TNMI_NONE);
+    PLANT(first->step, 4); /* after the second */
+    PLANT(cycle->watch, cycle->watch | TNMI_LANE_FOLLOWS);
+    PLANT(cycle->cycle_count, 2);
+    PLANT(cycle->last, first->next);
+    PLANT(notes->record.count, 1);
+    PLANT(notes->record.last, TNMI_NONE);
+    PLANT(notes->watch, 0);
+    PLANT(tnmi_hint_use(h, notes->record.first)->same,
+          tnmi_hint_use(h, notes->record.first)->same + 1);
+    tnmi_use *told = tnmi_hint_use(h, single->single);
+    PLANT(told->lane, 0);
+    PLANT(told->flags, (uint8_t)(told->flags & ~TNMI_USE_SINGLE));
+    PLANT(told->prev, single->single);
+    PLANT(single->root, single->root + 1);
+    PLANT(h->lane[3].root, 0); /* a tree of none */
+    PLANT(h->loose, 1);
+    PLANT(h->watching, 0);
+    rig_end(&g);
+}
+
+TEST(check_finds_broken_learning) {
+    rig_start(&g, 1);
+    rig_tier(&g, "tier", SIM_PLAIN, 0);
+    g.desc.policy = TNM_POLICY_AUTO;
+    rig_create(&g);
+    CHECK_EQ(tnm_check(g.ctx), 0); /* without a tensor there is no habit */
+    tensor[0] = rig_tensor(&g, 64, 0);
+    tnmi_engine *e = engine();
+    tnmi_hints *h = &e->hints;
+    uint32_t c = slot_of(tensor[0]);
+    for (uint32_t k = 0; k < 6; k++)
+        tnmi_hint_used(h, c, e->clock - 5000 + k * 1000, 1);
+    CHECK_EQ(tnmi_engine_table(e, &h->uses, TNMI_FORETOLD + 1), TNM_ABSENT);
+    while (tnmi_engine_table(e, &h->uses, TNMI_FORETOLD + 1) == TNM_ABSENT)
+        tnmi_door_grow(g.ctx);
+    tnmi_hint_foretell(h, &e->tensors, c, 0, e->clock);
+    tnmi_use *use = tnmi_hint_use(h, h->lane[TNMI_LANE_LEARNED].single);
+    PLANT(h->learned.on, 0);
+    PLANT(use->flags, (uint8_t)(use->flags | TNMI_USE_SURE));
+    PLANT(h->learned.foretold, 2);
+    PLANT(h->learned.habits.capacity, 0);
+    while (h->learned.foretold < TNMI_FORETOLD)
+        tnmi_hint_foretell(h, &e->tensors, c, 0, e->clock);
+    CHECK_EQ(tnm_check(g.ctx), 0);
+    h->learned.foretold--; /* one more than there may be */
+    tnmi_hint_foretell(h, &e->tensors, c, 0, e->clock);
+    h->learned.foretold++;
+    CHECK_EQ(tnm_check(g.ctx), 1);
+    tnmi_hint_untell(h, &e->tensors, c);
+    rig_end(&g);
+}
+
+/* An open window, and nodes for its hand-over. */
+TEST(check_finds_windows_without_nodes) {
+    tnm_pinned p;
+    open_pair(SIM_HIDDEN | SIM_ASYNC, 2);
+    for (int i = 0; i < 2; i++)
+        rig_write(&g, tensor[i], 0, (uint64_t)i); /* dirty: written down before they go */
+    rig_write(&g, tensor[2], 1, 2);
+    g.sim.stuck = 1;
+    g.sim.delay = 200;
+    CHECK_EQ(rig_try(&g, tensor[2], 0, TNM_READ, &p), TNM_PENDING);
+    tnm_pump(g.ctx, TNM_ALL);
+    tnmi_tier *t = &engine()->tiers.tier[0];
+    CHECK(t->windows > 0);
+    PLANT(t->windows, 0);
+    PLANT(t->space.nodes.live, t->space.nodes.capacity);
+    g.sim.stuck = 0;
+    rig_end(&g);
+}
+
+/* Text that does not fit is cut, not written past the end. */
+TEST(text_stays_in_its_place) {
+    char buffer[8];
+    tnmi_text row;
+    memset(buffer, 'x', sizeof buffer);
+    row.at = buffer;
+    row.size = 5;
+    row.used = 0;
+    tnmi_watch_put(&row, "abcdefgh");
+    CHECK(row.used == 5 && memcmp(buffer, "abcdexxx", 8) == 0);
 }
 
 TEST(check_finds_broken_transfers) {
@@ -814,6 +919,10 @@ int main(void) {
     RUN(a_dump_of_64_tiers_is_whole);
     RUN(check_finds_broken_replicas);
     RUN(check_finds_broken_fences);
+    RUN(check_finds_broken_uses);
+    RUN(check_finds_broken_learning);
+    RUN(check_finds_windows_without_nodes);
+    RUN(text_stays_in_its_place);
     RUN(check_finds_broken_transfers);
     RUN(check_finds_broken_ledgers);
     RUN(check_counts_dedicated_places);
