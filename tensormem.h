@@ -6788,7 +6788,7 @@ static void tnmi_policy_pack(const tnmi_view *view, const tnmi_wish *wish, uint3
         int gap = kind == TNMI_SPACE_FREE && tnmi_space_size(at) >= wish->room.align;
         if (close && (replica ? tnmi_policy_is_kept(view, replica) : !gap)) continue;
         close = kind != TNMI_SPACE_FREE &&
-                !(replica && tnmi_policy_may_take(view, wish, replica, &key));
+                (!replica || !tnmi_policy_may_take(view, wish, replica, &key));
         if (close)
             out->first = TNMI_NONE;
         else if (out->first == TNMI_NONE) {
@@ -7224,7 +7224,7 @@ static void tnmi_engine_drop_claims(tnmi_engine *e, uint32_t content, uint32_t t
             m = member->next;
             if (member->content != content || member->tier != tier) continue;
             member->claimed = 0;
-            if (waits && !(bytes_gone && member->access == TNM_DISCARD)) request->result = code;
+            if (waits && (!bytes_gone || member->access != TNM_DISCARD)) request->result = code;
         }
     }
 }
@@ -8030,7 +8030,7 @@ static tnm_result tnmi_engine_find_window(tnmi_engine *e, uint32_t tier, const t
         if (tnmi_tier_segment(&e->tiers, replica->segment)->state != TNMI_SEGMENT_LIVE) continue;
         tnmi_engine_scan_near(&view, wish, oldest.index[i], out);
     }
-    if (out->first == TNMI_NONE && !(large && (wish->guess || wish->room.from > 0)))
+    if (out->first == TNMI_NONE && (!large || (!wish->guess && wish->room.from == 0)))
         tnmi_engine_scan_all(e, &view, wish, out);
     if (wish->low && wish->room.to != UINT32_MAX && (out->first == TNMI_NONE || out->kept > 0))
         tnmi_engine_pack(e, &view, wish, out);
@@ -8284,7 +8284,7 @@ static int tnmi_engine_make_way(tnmi_engine *e, uint32_t tier) {
             const tnmi_op *op = tnmi_engine_op(e, i);
             uint32_t index = i;
             i = op->next_op;
-            if (op->tier != tier || op->claims || op->next || !(op->fresh || op->via)) continue;
+            if (op->tier != tier || op->claims || op->next || (!op->fresh && !op->via)) continue;
             tnmi_engine_cancel_op(e, index);
             freed++;
         }
@@ -9202,7 +9202,7 @@ static tnm_result tnmi_engine_can_grant(tnmi_engine *e, const tnmi_member *membe
     if (!replica || tnmi_tensor_is_home(replica)) return TNM_ABSENT;
     uint64_t word = tnmi_base_load64(&replica->word);
     int filling = tnmi_tensor_is(word, TNMI_BUSY) &&
-                  !(member->access == TNM_DISCARD && tnmi_engine_is_built(e, replica));
+                  (member->access != TNM_DISCARD || !tnmi_engine_is_built(e, replica));
     if (filling && member->access != TNM_DISCARD &&
         tnmi_tensor_is_empty(&e->tensors, member->content))
         return TNM_ERR_EMPTY; /* dropped before anything was read */
@@ -10146,7 +10146,7 @@ static void tnmi_engine_walk(tnmi_engine *e, uint32_t tier, uint32_t index, int 
         const tnmi_node *node = tnmi_space_node(&t->space, at);
         uint32_t kind = tnmi_space_kind(node);
         int draining = s->state == TNMI_SEGMENT_DRAINING;
-        if (kind == TNMI_SPACE_EDGE || !(draining || s->thaw)) {
+        if (kind == TNMI_SPACE_EDGE || (!draining && !s->thaw)) {
             t->thawing -= s->thaw;
             s->thaw = 0;
             s->stop = (uint8_t)(s->stop >> 1);
@@ -14011,7 +14011,7 @@ static TNMI_APART tnm_result tnmi_door_pin_call(tnm_ctx *ctx, const tnm_use *set
     tnm_result r = tnmi_door_check_set(ctx, set, count, call);
     int asks = watching && tnmi_door_if_ready(set, count); /* no step begins by asking */
     if (r == TNM_OK && watching && !asks) tnmi_engine_follow(&ctx->e, set, count);
-    if (r == TNM_OK && !(watching && tnmi_door_hit_locked(ctx, set, count, out)))
+    if (r == TNM_OK && (!watching || !tnmi_door_hit_locked(ctx, set, count, out)))
         r = tnmi_door_pin(ctx, set, count, out, waits, call);
     if (r == TNM_OK && watching && asks) tnmi_engine_follow(&ctx->e, set, count);
     if (r == TNM_OK && ctx->e.hints.watching) tnmi_door_note(ctx, out, count);
@@ -14700,7 +14700,7 @@ static void tnmi_door_cancel(tnmi_engine *e, uint32_t content) {
         if (!tnmi_engine_is_busy(replica)) continue;
         const tnmi_op *op = tnmi_engine_filling(e, replica);
         if (op->from != TNMI_NONE && op->from < t) continue; /* a write-back */
-        if (op->class_ == TNM_CLASS_WRITE_BACK || !(op->fresh || op->via || !op->claims)) continue;
+        if (op->class_ == TNM_CLASS_WRITE_BACK || (!op->fresh && !op->via && op->claims)) continue;
         if (op->fresh || op->via || op->class_ == TNM_CLASS_DEMAND)
             tnmi_engine_cancel_op(e, replica->offset);
     }
@@ -14815,8 +14815,8 @@ static int tnmi_door_is_idle(const tnmi_engine *e) {
             return 0;
     for (uint32_t r = e->oldest_request; r != TNMI_NONE; r = tnmi_engine_request(e, r)->next)
         if (tnmi_engine_request(e, r)->result == TNM_PENDING &&
-            !(tnmi_engine_request(e, r)->admitted &&
-              tnmi_engine_is_complete(e, tnmi_engine_request(e, r))))
+            (!tnmi_engine_request(e, r)->admitted ||
+             !tnmi_engine_is_complete(e, tnmi_engine_request(e, r))))
             return 0;
     return 1;
 }
