@@ -5,7 +5,7 @@
 #include "tensormem.h"
 #include "sim.h"
 
-enum { SIZE = 2048, TENSORS = 12 };
+enum { WIDE = 2048, TENSORS = 12 };
 
 static rig g;
 static int locked;              /* by one at a time */
@@ -42,7 +42,7 @@ static void start_rig(uint64_t seed) {
 
 static void open_rig(void) {
     start_rig(1);
-    rig_pair(&g, SIM_PLAIN, rig_room(3, SIZE));
+    rig_pair(&g, SIM_PLAIN, rig_room(3, WIDE));
 }
 
 /* Runs `call` once for each moment: `what` happens in the first, in the second .., until there are
@@ -63,7 +63,7 @@ static void in_each_moment(void (*begin)(void), void (*what)(void), void (*call)
 
 static void use_names_up(void) { /* the next name needs a table to grow */
     while (tnmi_store_spare(&g.ctx->e.tensors.names) > 0)
-        rig_tensor(&g, SIZE, 0);
+        rig_tensor(&g, WIDE, 0);
 }
 
 /* ---- adopted memory takes a name, a record and a region, all at once ---- */
@@ -73,13 +73,13 @@ static int regions; /* the other thread adopts from a region of its own each tim
 static tnm_tensor adopt(void *user) {
     tnm_adopt_desc a = sim_lent(&g.sim.device[1], lent, 0);
     a.user = user;
-    return rig_adopt(&g, &a, SIZE);
+    return rig_adopt(&g, &a, WIDE);
 }
 
 static void begin_adopting(void) {
     open_rig();
-    lent = sim_lend(&g.sim.device[1], SIZE);
-    sim_fill(sim_find(&g.sim.device[1], lent)->at, 5, 0, SIZE);
+    lent = sim_lend(&g.sim.device[1], WIDE);
+    sim_fill(sim_find(&g.sim.device[1], lent)->at, 5, 0, WIDE);
     use_names_up();
 }
 
@@ -107,7 +107,7 @@ static tnm_result told;
 
 static void begin_failed(void) {
     open_rig();
-    t[0] = rig_tensor(&g, SIZE, 0);
+    t[0] = rig_tensor(&g, WIDE, 0);
     rig_write(&g, t[0], 0, 1);
     sim_break(&g.sim, SIM_COPY, 1, 0);
     for (int i = 0; i < 9 && g.sim.fired == 0; i++) {
@@ -124,7 +124,7 @@ static void flush_it(void) {
 }
 
 static void name_one(void) {
-    rig_tensor(&g, SIZE, 0);
+    rig_tensor(&g, WIDE, 0);
     CHECK_EQ(told, TNM_ERR_BACKEND);
 }
 
@@ -135,7 +135,7 @@ TEST(a_failure_is_told_while_a_table_grows) {
 /* ---- a question claims nothing, whoever gets on meanwhile ---- */
 static void begin_below(void) {
     open_rig();
-    t[0] = rig_tensor(&g, SIZE, 0);
+    t[0] = rig_tensor(&g, WIDE, 0);
     rig_write(&g, t[0], 1, 1);
 }
 
@@ -162,8 +162,8 @@ static int wrote;
 
 static void begin_empty(void) {
     open_rig();
-    rig_make(&g, t + 1, 1, SIZE, 0); /* the fast tier has its memory; the slow one has none */
-    t[0] = rig_tensor(&g, SIZE, 0);
+    rig_make(&g, t + 1, 1, WIDE, 0); /* the fast tier has its memory; the slow one has none */
+    t[0] = rig_tensor(&g, WIDE, 0);
     wrote = 0;
 }
 
@@ -176,18 +176,18 @@ static void write_all(void) {
 }
 
 static void write_part(void) {
-    uint8_t part[SIZE / 2], back[SIZE];
+    uint8_t part[WIDE / 2], back[WIDE];
     sim_fill(part, 3, 0, sizeof part);
     CHECK_EQ(tnm_write(g.ctx, t[0], 0, part, sizeof part), TNM_OK);
     int left = moments;
     moments = 0;
-    CHECK_EQ(tnm_read(g.ctx, t[0], 0, back, SIZE), TNM_OK);
+    CHECK_EQ(tnm_read(g.ctx, t[0], 0, back, WIDE), TNM_OK);
     moments = left;
     CHECK(sim_same(back, 3, 0, sizeof part) || (wrote && sim_same(back, 7, 0, sizeof part)));
     if (wrote)
-        CHECK(sim_same(back + sizeof part, 7, sizeof part, SIZE - sizeof part));
+        CHECK(sim_same(back + sizeof part, 7, sizeof part, WIDE - sizeof part));
     else
-        CHECK(sim_all(back + sizeof part, 0, SIZE - sizeof part));
+        CHECK(sim_all(back + sizeof part, 0, WIDE - sizeof part));
 }
 
 TEST(a_first_write_leaves_what_was_written_meanwhile) {
@@ -195,24 +195,24 @@ TEST(a_first_write_leaves_what_was_written_meanwhile) {
 }
 
 static void write_rest(void) {
-    uint8_t rest[SIZE / 2];
-    sim_fill(rest, 9, SIZE / 2, sizeof rest);
-    wrote = tnm_write(g.ctx, t[0], SIZE / 2, rest, sizeof rest) == TNM_OK;
+    uint8_t rest[WIDE / 2];
+    sim_fill(rest, 9, WIDE / 2, sizeof rest);
+    wrote = tnm_write(g.ctx, t[0], WIDE / 2, rest, sizeof rest) == TNM_OK;
 }
 
 static void write_front(void) {
-    uint8_t part[SIZE / 2], back[SIZE];
+    uint8_t part[WIDE / 2], back[WIDE];
     sim_fill(part, 3, 0, sizeof part);
     CHECK_EQ(tnm_write(g.ctx, t[0], 0, part, sizeof part), TNM_OK);
     int left = moments;
     moments = 0;
-    CHECK_EQ(tnm_read(g.ctx, t[0], 0, back, SIZE), TNM_OK);
+    CHECK_EQ(tnm_read(g.ctx, t[0], 0, back, WIDE), TNM_OK);
     moments = left;
     CHECK(sim_same(back, 3, 0, sizeof part));
     if (wrote)
-        CHECK(sim_same(back + sizeof part, 9, sizeof part, SIZE - sizeof part));
+        CHECK(sim_same(back + sizeof part, 9, sizeof part, WIDE - sizeof part));
     else
-        CHECK(sim_all(back + sizeof part, 0, SIZE - sizeof part));
+        CHECK(sim_all(back + sizeof part, 0, WIDE - sizeof part));
 }
 
 TEST(two_first_writes_in_part_leave_each_other) {
@@ -223,12 +223,12 @@ TEST(two_first_writes_in_part_leave_each_other) {
 static void begin_viewed(void) { /* what is adopted has come without a request */
     tnm_adopt_desc a;
     open_rig();
-    lent = sim_lend(&g.sim.device[1], SIZE);
-    sim_fill(sim_find(&g.sim.device[1], lent)->at, 5, 0, SIZE);
+    lent = sim_lend(&g.sim.device[1], WIDE);
+    sim_fill(sim_find(&g.sim.device[1], lent)->at, 5, 0, WIDE);
     a = sim_lent(&g.sim.device[1], lent, 0);
     a.writable = 1;
-    t[0] = rig_adopt(&g, &a, SIZE);
-    t[1] = rig_view(&g, t[0], 8, SIZE - 8);
+    t[0] = rig_adopt(&g, &a, WIDE);
+    t[1] = rig_view(&g, t[0], 8, WIDE - 8);
 }
 
 static void end_the_first_name(void) {
@@ -236,7 +236,7 @@ static void end_the_first_name(void) {
 }
 
 static void read_view(void) {
-    uint8_t back[SIZE - 8];
+    uint8_t back[WIDE - 8];
     CHECK_EQ(tnm_read(g.ctx, t[1], 0, back, sizeof back), TNM_OK);
     CHECK(sim_same(back, 5, 8, sizeof back));
 }
@@ -257,7 +257,7 @@ TEST(a_view_outlives_the_first_name_in_a_call) {
 static void begin_ready(void) {
     tnm_result r;
     open_rig();
-    t[0] = rig_tensor(&g, SIZE, TNM_ONCE); /* a pin of it takes the slow way */
+    t[0] = rig_tensor(&g, WIDE, TNM_ONCE); /* a pin of it takes the slow way */
     rig_write(&g, t[0], 1, 1);
     rig_pump(&g, 2);
     RIG_UNTIL(r, &g, tnm_flush(g.ctx, t[0], 1));
@@ -322,7 +322,7 @@ static void make_or_end(int i, int tier) {
         CHECK_EQ(tnm_tensor_destroy(g.ctx, fresh), TNM_OK);
         return;
     }
-    fresh = rig_tensor(&g, 1 + (uint64_t)draw(SIZE), draw(4) ? 0 : TNM_ONCE);
+    fresh = rig_tensor(&g, 1 + (uint64_t)draw(WIDE), draw(4) ? 0 : TNM_ONCE);
     tnm_result r = rig_pin(&g, fresh, tier, TNM_DISCARD, &p);
     expect_result(r);
     if (r == TNM_OK) sim_fill(sim_at(&g.sim, &p), ++keys, 0, p.bytes);
@@ -369,7 +369,7 @@ static void pin_some(int i) {
 }
 
 static void read_or_write(int i) {
-    static uint8_t bytes[2][SIZE];
+    static uint8_t bytes[2][WIDE];
     tnm_tensor it = t[i];
     uint64_t was = made[i], size = rig_info(&g, it, 0).bytes, mine;
     uint8_t *at = bytes[nested];
@@ -435,8 +435,8 @@ static void push_about(int i, int tier) {
         expect_result(tnm_flush(g.ctx, draw(2) ? t[i] : all, tier));
         break;
     case 2:
-        g.sim.device[0].limit = rig_room(4, SIZE);
-        expect_result(tnm_set_budget(g.ctx, 0, rig_room(3 + (uint64_t)draw(2), SIZE)));
+        g.sim.device[0].limit = rig_room(4, WIDE);
+        expect_result(tnm_set_budget(g.ctx, 0, rig_room(3 + (uint64_t)draw(2), WIDE)));
         break;
     case 3:
         expect_result(tnm_why(g.ctx, &use, 1, &why));
@@ -479,10 +479,10 @@ static void some_call_meanwhile(void) {
 
 static void open_any(int round) {
     static const int kinds[] = { SIM_PLAIN, SIM_PLAIN | SIM_ASYNC, SIM_HIDDEN | SIM_ASYNC };
-    static const uint64_t segments[] = { 0, 2 * SIZE, TNM_DEDICATED };
+    static const uint64_t segments[] = { 0, 2 * WIDE, TNM_DEDICATED };
     start_rig((uint64_t)round);
     g.desc.policy = round & 1 ? TNM_POLICY_AUTO : TNM_POLICY_LRU;
-    rig_tier(&g, "fast", kinds[round % 3], rig_room(4, SIZE));
+    rig_tier(&g, "fast", kinds[round % 3], rig_room(4, WIDE));
     rig_tier(&g, "slow", SIM_PLAIN, 0);
     g.tiers[0].segment_bytes = segments[round / 3 % 3];
     rig_create(&g);

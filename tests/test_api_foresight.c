@@ -546,8 +546,8 @@ static void draw_trace(told_trace *d, int n, int window) {
     d->refs = 4 * 300;
     d->window = window;
     for (int i = 0; i < d->refs; i++) {
-        int near = (int)check_draw(&draw, 8), drift = i / 40;
-        d->ref[i] = check_draw(&draw, 3) ? (drift + near) % n : (int)check_draw(&draw, (uint64_t)n);
+        int step = (int)check_draw(&draw, 8), drift = i / 40;
+        d->ref[i] = check_draw(&draw, 3) ? (drift + step) % n : (int)check_draw(&draw, (uint64_t)n);
     }
     for (int i = 0; i < n; i++)
         last[i] = 1 << 20; /* never */

@@ -4,7 +4,7 @@
 #include "tensormem.h"
 #include "check.h"
 
-enum { MANY = 20000, SIZE = 8 }; /* several steps of every walk */
+enum { MANY = 20000, WIDE = 8 }; /* several steps of every walk */
 
 static struct {
     tnm_ctx *ctx;
@@ -37,7 +37,7 @@ static void open_tiers(tnm_tier_desc *tiers, int count, void (*log)(void *, cons
     tnm_desc desc;
     memset(&desc, 0, sizeof desc);
     for (int i = 0; i < count; i++)
-        tiers[i].alignment = SIZE;
+        tiers[i].alignment = WIDE;
     desc.tiers = tiers;
     desc.tier_count = count;
     desc.alloc = check_alloc;
@@ -53,7 +53,7 @@ static void open_many(uint64_t room) {
     tnm_tier_desc tiers[2];
     memset(tiers, 0, sizeof tiers);
     tiers[0].name = "fast";
-    tiers[0].budget_bytes = room * SIZE;
+    tiers[0].budget_bytes = room * WIDE;
     tiers[1].name = "slow";
     open_tiers(tiers, 2, NULL);
 }
@@ -62,7 +62,7 @@ static tnm_tensor tensor(void) {
     tnm_tensor_desc d;
     tnm_tensor t;
     memset(&d, 0, sizeof d);
-    d.bytes = SIZE;
+    d.bytes = WIDE;
     CHECK_EQ(tnm_tensor_create(many.ctx, &d, &t), TNM_OK);
     return t;
 }
@@ -79,7 +79,7 @@ static tnm_result pin(tnm_tensor t, int tier, tnm_access access, tnm_pinned *out
 static void fill(int i) {
     tnm_pinned p;
     CHECK_EQ(pin(many.t[i], 0, TNM_DISCARD, &p), TNM_OK);
-    memset(p.host, i & 0xff, SIZE);
+    memset(p.host, i & 0xff, WIDE);
     CHECK_EQ(tnm_unpin(many.ctx, &p, 1, 0), TNM_OK);
 }
 
@@ -91,11 +91,11 @@ static void make_many(void) {
 }
 
 static void expect_many(int step) {
-    unsigned char got[SIZE];
+    unsigned char got[WIDE];
     for (int i = 0; i < MANY; i += step) {
-        CHECK_EQ(tnm_read(many.ctx, many.t[i], 0, got, SIZE), TNM_OK);
+        CHECK_EQ(tnm_read(many.ctx, many.t[i], 0, got, WIDE), TNM_OK);
         CHECK_EQ(got[0], i & 0xff);
-        CHECK_EQ(got[SIZE - 1], i & 0xff);
+        CHECK_EQ(got[WIDE - 1], i & 0xff);
     }
 }
 
@@ -159,13 +159,13 @@ TEST(no_drain_keeps_another_from_its_end) {
     for (int n = 4090; n < 8200; n += n == 4098 ? 4087 : 1) {
         tnm_tier_desc tiers[3];
         memset(tiers, 0, sizeof tiers);
-        tiers[0].budget_bytes = (uint64_t)n * SIZE;
+        tiers[0].budget_bytes = (uint64_t)n * WIDE;
         tiers[1].budget_bytes = 64;
         open_tiers(tiers, 3, NULL);
         for (int i = 0; i <= n; i++)
             CHECK_EQ(pin(tensor(), i == n, TNM_DISCARD, &p[i]), TNM_OK);
-        CHECK_EQ(tnm_set_budget(many.ctx, 0, SIZE), TNM_ERR_BUSY);
-        CHECK_EQ(tnm_set_budget(many.ctx, 1, SIZE), TNM_ERR_BUSY);
+        CHECK_EQ(tnm_set_budget(many.ctx, 0, WIDE), TNM_ERR_BUSY);
+        CHECK_EQ(tnm_set_budget(many.ctx, 1, WIDE), TNM_ERR_BUSY);
         many.most = many.holds + 10000;
         CHECK_EQ(pin(tensor(), 2, TNM_DISCARD, &p[n + 1]), TNM_OK); /* its memory is asked for */
         many.most = 0;
@@ -180,10 +180,10 @@ TEST(a_drain_that_is_called_off_gives_all_room_back) {
     make_many();
     for (int i = 0; i < MANY; i += 2)
         CHECK_EQ(tnm_tensor_destroy(many.ctx, many.t[i]), TNM_OK);
-    tnm_set_budget(many.ctx, 0, MANY * SIZE / 2);
+    tnm_set_budget(many.ctx, 0, MANY * WIDE / 2);
     for (int i = 0; i < 8; i++)
-        tnm_pump(many.ctx, 64 * SIZE);
-    tnm_set_budget(many.ctx, 0, MANY * SIZE);
+        tnm_pump(many.ctx, 64 * WIDE);
+    tnm_set_budget(many.ctx, 0, MANY * WIDE);
     for (int i = 0; i < MANY; i += 2)
         many.t[i] = tensor();
     for (int i = 0; i < 64; i++)
@@ -250,14 +250,14 @@ TEST(sight_of_many_is_cut_into_steps) {
     before = many.holds;
     CHECK_EQ(stats(0).tensors, MANY);
     CHECK(holds_since(before) > MANY / 1024);
-    CHECK_EQ(stats(0).dirty_bytes, MANY * SIZE);
+    CHECK_EQ(stats(0).dirty_bytes, MANY * WIDE);
     use.tensor = many.t[0];
     before = many.holds;
     CHECK_EQ(tnm_why(many.ctx, &use, 1, &shortage), TNM_OK);
     CHECK(holds_since(before) > MANY / 1024);
     CHECK_EQ(shortage.result, TNM_OK);
     CHECK_EQ(shortage.pinned_bytes, 0);
-    CHECK_EQ(shortage.largest_gap_bytes, MANY * SIZE);
+    CHECK_EQ(shortage.largest_gap_bytes, MANY * WIDE);
     CHECK_EQ(tnm_dump(many.ctx, TNM_DUMP_JSON, &writer), TNM_OK);
     CHECK(rows > MANY);
     before = many.holds;
@@ -364,7 +364,7 @@ static void ask_amid_the_loss(void) {
 }
 
 TEST(what_a_loss_will_take_is_nobodys_only_copy) {
-    unsigned char got[SIZE];
+    unsigned char got[WIDE];
     open_lossy();
     gone = 1;
     between = 0;
@@ -375,7 +375,7 @@ TEST(what_a_loss_will_take_is_nobodys_only_copy) {
     CHECK_EQ(between, 1);
     CHECK_EQ(tnm_check(many.ctx), 0);
     for (int i = MANY / 2 - 2; i < MANY / 2; i++) {
-        CHECK_EQ(tnm_read(many.ctx, many.t[i], 0, got, SIZE), TNM_OK);
+        CHECK_EQ(tnm_read(many.ctx, many.t[i], 0, got, WIDE), TNM_OK);
         CHECK_EQ(got[0], i & 0xff);
     }
     close_many();
@@ -394,7 +394,7 @@ static void end_and_view(void) {
     tnm_tensor view;
     CHECK_EQ(tnm_tensor_destroy(many.ctx, many.t[0]), TNM_OK);
     memset(&d, 0, sizeof d);
-    d.bytes = SIZE / 2;
+    d.bytes = WIDE / 2;
     CHECK_EQ(tnm_tensor_view(many.ctx, whole, (uint64_t)1 << 29, &d, &view), TNM_OK);
     same_slot = (uint32_t)view.id == (uint32_t)many.t[0].id;
 }
@@ -430,7 +430,7 @@ static void end_later(void) {
 }
 
 static tnm_result ask(int kind) {
-    static unsigned char bytes[SIZE];
+    static unsigned char bytes[WIDE];
     tnm_pinned p;
     tnm_use use;
     tnm_shortage why;
@@ -438,7 +438,7 @@ static tnm_result ask(int kind) {
     memset(&use, 0, sizeof use);
     use.tensor = many.t[0];
     use.access = TNM_DISCARD;
-    if (kind == 0) return tnm_write(many.ctx, many.t[0], 0, bytes, SIZE);
+    if (kind == 0) return tnm_write(many.ctx, many.t[0], 0, bytes, WIDE);
     if (kind == 1) return tnm_why(many.ctx, &use, 1, &why);
     if (kind == 2) return tnm_schedule(many.ctx, 0, &use, 1, 1);
     r = kind == 3 ? tnm_pin(many.ctx, &use, 1, &p) : tnm_try_pin(many.ctx, &use, 1, &p);

@@ -7,7 +7,7 @@ static void between(void);
 #include "tensormem.h"
 #include "sim.h"
 
-enum { SIZE = 4096 };
+enum { WIDE = 4096 };
 
 static struct {
     rig g;
@@ -25,7 +25,7 @@ static void between(void) {
 }
 
 static tnm_tensor filled(uint64_t payload) {
-    tnm_tensor tensor = rig_tensor(&at.g, SIZE, 0);
+    tnm_tensor tensor = rig_tensor(&at.g, WIDE, 0);
     rig_write(&at.g, tensor, 0, payload);
     return tensor;
 }
@@ -33,7 +33,7 @@ static tnm_tensor filled(uint64_t payload) {
 static void open_store(void) {
     memset(&at, 0, sizeof at);
     rig_start(&at.g, 1);
-    rig_pair(&at.g, SIM_PLAIN, rig_room(4, SIZE));
+    rig_pair(&at.g, SIM_PLAIN, rig_room(4, WIDE));
     at.a = filled('a');
 }
 
@@ -85,8 +85,8 @@ static void a_record_that_is_anothers_is_not_pinned(int count, tnm_access access
     use[1] = rig_use(c, 0, TNM_READ);
     at.act = take_the_record;
     CHECK_EQ(tnm_pin(at.g.ctx, use, count, p), TNM_OK);
-    CHECK(sim_same(p[0].host, 'a', 0, SIZE));
-    if (count > 1) CHECK(sim_same(p[1].host, 'c', 0, SIZE));
+    CHECK(sim_same(p[0].host, 'a', 0, WIDE));
+    if (count > 1) CHECK(sim_same(p[1].host, 'c', 0, WIDE));
     CHECK_EQ(tnm_unpin(at.g.ctx, p, count, 0), TNM_OK);
     close_store();
 }

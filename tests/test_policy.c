@@ -197,7 +197,7 @@ TEST(the_farthest_known_use_leaves_first) {
     enum { COUNT = 20 };
     for (int round = 0; round < 200; round++) {
         uint32_t all[COUNT];
-        uint64_t next[COUNT], far = 0;
+        uint64_t next[COUNT], last = 0;
         yard_open(0);
         for (int i = 0; i < COUNT; i++) {
             all[i] = content(0);
@@ -209,11 +209,11 @@ TEST(the_farthest_known_use_leaves_first) {
                 announce(all[i], 0, steps, (int)draw(2));
                 if (steps < next[i]) next[i] = steps;
             }
-            if (next[i] > far) far = next[i];
+            if (next[i] > last) last = next[i];
         }
         uint32_t victim = first_of(all, COUNT, 0);
         for (int i = 0; i < COUNT; i++)
-            if (all[i] == victim) CHECK_EQ(next[i], far);
+            if (all[i] == victim) CHECK_EQ(next[i], last);
         yard_close();
     }
 }
@@ -294,7 +294,7 @@ TEST(what_is_current_above_and_below_costs_nothing) {
 
 /* Distance over cost: what is cheap to bring back leaves before what is dear. */
 TEST(costs_divide_known_distances) {
-    enum { CLEAN, FAR, DIRTY, DROPS, KINDS };
+    enum { CLEAN, BELOW, DIRTY, DROPS, KINDS };
     static const uint64_t ratio[KINDS] = { 1, 8, 2, 1 }; /* in 8; from 64; in 8 and out 8; in 8 */
     for (int round = 0; round < 300; round++) {
         int kind[2];
@@ -307,13 +307,13 @@ TEST(costs_divide_known_distances) {
             c[i] = content(kind[i] == DROPS ? TNM_DROPPABLE : 0);
             put(c[i], 0, 1, 1);
             if (kind[i] == CLEAN) put(c[i], 1, 1, 1);
-            if (kind[i] == FAR) put(c[i], 2, 1, 1);
+            if (kind[i] == BELOW) put(c[i], 2, 1, 1);
             announce(c[i], 0, steps[i], 0);
         }
         uint64_t a = steps[0] * ratio[kind[1]], b = steps[1] * ratio[kind[0]];
-        uint64_t near = ratio[kind[0]] * ratio[kind[1]]; /* less than a tick apart: either */
-        if (a > b + near) CHECK(key_of(c[0], 0) < key_of(c[1], 0));
-        if (b > a + near) CHECK(key_of(c[1], 0) < key_of(c[0], 0));
+        uint64_t tick = ratio[kind[0]] * ratio[kind[1]]; /* less than a tick apart: either */
+        if (a > b + tick) CHECK(key_of(c[0], 0) < key_of(c[1], 0));
+        if (b > a + tick) CHECK(key_of(c[1], 0) < key_of(c[0], 0));
         yard_close();
     }
 }
@@ -388,19 +388,19 @@ TEST(auto_reads_hits_out_of_the_word) {
 
 TEST(the_cheapest_survivor_counts) {
     yard_open(0);
-    uint32_t both = content(0), far = content(0);
+    uint32_t both = content(0), deep = content(0);
     put(both, 0, 1, 1);
     put(both, 1, 1, 1);
     put(both, 2, 1, 1);
-    put(far, 0, 1, 1);
-    put(far, 2, 1, 1);
+    put(deep, 0, 1, 1);
+    put(deep, 2, 1, 1);
     tnmi_view view = view_of(0);
     CHECK_EQ(tnmi_policy_survivor(&view, both, 0), 1);
-    CHECK_EQ(tnmi_policy_survivor(&view, far, 0), 2);
+    CHECK_EQ(tnmi_policy_survivor(&view, deep, 0), 2);
     yard.in[1] = 70; /* the nearer one may be the dearer one */
     CHECK_EQ(tnmi_policy_survivor(&view, both, 0), 2);
     view = view_of(2);
-    CHECK(tnmi_policy_survivor(&view, far, 2) == TNMI_NONE); /* what is above does not stay */
+    CHECK(tnmi_policy_survivor(&view, deep, 2) == TNMI_NONE); /* what is above does not stay */
     yard_close();
 }
 
@@ -688,8 +688,8 @@ static void random_segment(void) {
         if (draw(5) != 0 || tnmi_tensor_pins(at(c, 0)->word)) continue;
         drop(c, 0);
     }
-    tnmi_room small = room_of(2, 1, 0, 0), rest = room_of(150, 1, 0, 0);
-    uint32_t held = draw(3) == 0 ? tnmi_space_find(&yard.space[0], &small) : TNMI_NONE;
+    tnmi_room two = room_of(2, 1, 0, 0), rest = room_of(150, 1, 0, 0);
+    uint32_t held = draw(3) == 0 ? tnmi_space_find(&yard.space[0], &two) : TNMI_NONE;
     if (held != TNMI_NONE) tnmi_space_hold(&yard.space[0], held, 5);
     held = draw(6) ? tnmi_space_find(&yard.space[0], &rest) : TNMI_NONE;
     if (held != TNMI_NONE) tnmi_space_hold(&yard.space[0], held, TNMI_SPACE_DRAIN);
