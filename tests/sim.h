@@ -48,6 +48,7 @@ typedef struct sim_device {
     int no_self;                 /* declines copies inside itself: such a tier is not compacted */
     int alone;                   /* declines every route but plain memory that is not adopted */
     int full;                    /* every copy is BUSY */
+    int top;                     /* blocks from here on were never used */
     sim_block blocks[SIM_BLOCKS];
 } sim_device;
 
@@ -146,7 +147,7 @@ static inline int sim_all(const void *at, int value, uint64_t size) {
 
 /* ---- blocks ---- */
 static inline sim_block *sim_find(sim_device *d, uint64_t mem) {
-    for (int i = 0; i < SIM_BLOCKS; i++)
+    for (int i = 0; i < d->top; i++)
         if (d->blocks[i].at != NULL && d->blocks[i].mem == mem) return &d->blocks[i];
     return NULL;
 }
@@ -160,14 +161,16 @@ static inline uint64_t sim_token(sim_device *d, sim_block *b) {
 static inline sim_block *sim_make(sim_device *d, uint64_t size, uint64_t align) {
     sim_block *b = d->blocks;
     uint64_t room = size + align + 2 * SIM_GUARD;
-    while (b < d->blocks + SIM_BLOCKS && b->at != NULL)
+    while (b < d->blocks + d->top && b->at != NULL)
         b++;
     if (b == d->blocks + SIM_BLOCKS || room < size || (b->raw = malloc((size_t)room)) == NULL) {
         return NULL;
     }
+    if (b == d->blocks + d->top) d->top++;
     b->at = b->raw + SIM_GUARD;
     b->at += (align - (uintptr_t)b->at % align) % align;
     b->size = size;
+    b->lent = 0;
     b->mem = sim_token(d, b);
     memset(b->at - SIM_GUARD, SIM_FENCE, SIM_GUARD);
     memset(b->at, SIM_POISON, (size_t)size);
@@ -502,7 +505,7 @@ static inline void sim_lose(sim_device *d) {
         c->doomed = 1;
         if (c->by == d) c->by = NULL;
     }
-    for (int i = 0; i < SIM_BLOCKS; i++) {
+    for (int i = 0; i < d->top; i++) {
         if (d->blocks[i].at == NULL) continue;
         check_ordinary(d->blocks[i].at, d->blocks[i].size); /* the engine's marks are void */
         memset(d->blocks[i].at, SIM_POISON, (size_t)d->blocks[i].size);
@@ -631,7 +634,9 @@ static inline void rig_release(void *user, void *ptr, size_t size) {
 
 /* chunks are small so that a tensor of a few KiB takes several */
 static inline void rig_start(rig *g, uint64_t seed) {
-    memset(g, 0, sizeof *g);
+    for (int i = 0; i < SIM_DEVICES; i++) /* not the blocks: what lies beyond `top` is not read */
+        memset(&g->sim.device[i], 0, offsetof(sim_device, blocks));
+    memset((char *)&g->sim + offsetof(sim, copies), 0, sizeof *g - offsetof(sim, copies));
     g->sim.random = seed * 2 + 0x9E3779B97F4A7C15u;
     g->sim.delay = 3;
     g->desc.tiers = g->tiers;
@@ -700,7 +705,7 @@ static inline void rig_close_sim(rig *g) {
     for (int i = 0; i < SIM_COPIES; i++)
         CHECK(g->sim.copies[i].by == NULL);
     for (int i = 0; i < SIM_DEVICES; i++) {
-        for (int k = 0; k < SIM_BLOCKS; k++) {
+        for (int k = 0; k < g->sim.device[i].top; k++) {
             sim_block *b = &g->sim.device[i].blocks[k];
             if (b->at == NULL) continue;
             CHECK(b->lent); /* given back by tnm_destroy */
