@@ -13082,6 +13082,11 @@ static uint32_t tnmi_door_max_segments(const tnmi_engine *e, uint32_t replicas) 
     return 1024;
 }
 
+/* A limit as it was given, or another. Sums and shifts of what is less stay within 32 bits. */
+static uint32_t tnmi_door_limit(uint32_t given, uint32_t otherwise) {
+    return given ? (uint32_t)tnmi_base_min(given, (uint32_t)1 << 29) : otherwise;
+}
+
 /* Table limits: what max_tensors fixes, or what the formats allow. */
 static void tnmi_door_init_tables(tnm_ctx *ctx) {
     tnmi_engine *e = &ctx->e;
@@ -13089,9 +13094,9 @@ static void tnmi_door_init_tables(tnm_ctx *ctx) {
     uint32_t tensors = d->max_tensors, tiers = e->tiers.count;
     int fixed = tensors != 0;
     uint32_t names = fixed ? tensors + 1 : ((uint32_t)1 << TNMI_INDEX_BITS) - 1;
-    uint32_t replicas = d->max_replicas ? d->max_replicas : fixed ? tensors : names;
+    uint32_t replicas = tnmi_door_limit(d->max_replicas, fixed ? tensors : names);
     uint32_t requests = fixed ? 256 : names, inline_tiers = tiers < 4 ? 4 : tiers;
-    uint32_t uses = d->max_uses ? d->max_uses : fixed ? 4 * tensors : names;
+    uint32_t uses = tnmi_door_limit(d->max_uses, fixed ? 4 * tensors : names);
     size_t name = offsetof(tnmi_tensor, rep) + ((inline_tiers + 1) / 2) * 8;
     tnmi_store_init(&e->tensors.names, "max_tensors", name, offsetof(tnmi_tensor, use), names,
                     fixed);
@@ -13105,10 +13110,7 @@ static void tnmi_door_init_tables(tnm_ctx *ctx) {
     tnmi_store_init(&e->requests, "max_replicas", sizeof(tnmi_request),
                     offsetof(tnmi_request, next), requests, fixed);
     tnmi_store_init(&e->fences, "max_fences", sizeof(tnmi_fence), offsetof(tnmi_fence, next),
-                    d->max_fences ? d->max_fences
-                    : fixed       ? 1024
-                                  : names,
-                    fixed);
+                    tnmi_door_limit(d->max_fences, fixed ? 1024 : names), fixed);
     int learns = d->policy == TNM_POLICY_AUTO;
     if (learns && fixed) uses += (uint32_t)tnmi_base_min(TNMI_FORETOLD, UINT32_MAX - uses);
     tnmi_hint_init(&e->hints, uses, learns ? names : 0, fixed);
@@ -13168,7 +13170,13 @@ static uint64_t tnmi_door_ring_bytes(const tnmi_engine *e) {
 }
 
 static uint64_t tnmi_door_stage_links(const tnmi_engine *e) {
-    return e->move.stage_links * sizeof(uint32_t);
+    uint64_t bytes;
+    return tnmi_base_mul(e->move.stage_links, sizeof(uint32_t), &bytes) ? bytes : UINT64_MAX;
+}
+
+/* UINT32_MAX slots are too many, whoever's queue_depth it was. */
+static uint64_t tnmi_door_slots(uint64_t slots) {
+    return slots < UINT32_MAX ? slots * sizeof(tnmi_copy) : UINT64_MAX;
 }
 
 /* Everything but the context itself goes back. */
@@ -13184,7 +13192,7 @@ static TNMI_RARE void tnmi_door_free_all(tnm_ctx *ctx) {
         }
     }
     tnmi_door_give(&ctx->desc, e->tell.ring, tnmi_door_ring_bytes(e));
-    tnmi_door_give(&ctx->desc, e->move.copy, e->move.copies * sizeof(tnmi_copy));
+    tnmi_door_give(&ctx->desc, e->move.copy, tnmi_door_slots(e->move.copies));
     tnmi_door_give(&ctx->desc, e->move.stage_next, tnmi_door_stage_links(e));
     tnmi_door_give(&ctx->desc, e->tensors.on, e->tiers.count * sizeof(tnmi_residents));
     tnmi_door_give(&ctx->desc, e->tiers.tier, e->tiers.count * sizeof(tnmi_tier));
@@ -13205,7 +13213,8 @@ static void tnmi_door_init_staging(tnm_ctx *ctx) {
 
 static TNMI_RARE int tnmi_door_init_memory(tnm_ctx *ctx) {
     tnmi_engine *e = &ctx->e;
-    uint32_t slots = 8, tiers = (uint32_t)ctx->desc.tier_count;
+    uint64_t slots = 8;
+    uint32_t tiers = (uint32_t)ctx->desc.tier_count;
     e->tiers.tier = (tnmi_tier *)tnmi_door_take(&ctx->desc, tiers * sizeof(tnmi_tier));
     e->tensors.on = (tnmi_residents *)tnmi_door_take(&ctx->desc, tiers * sizeof(tnmi_residents));
     if (!e->tiers.tier || !e->tensors.on) return 0;
@@ -13219,10 +13228,10 @@ static TNMI_RARE int tnmi_door_init_memory(tnm_ctx *ctx) {
     e->guess_bytes = ctx->desc.guess_bytes ? ctx->desc.guess_bytes : 2 * e->move.chunk;
     tnmi_door_init_staging(ctx);
     e->tell.capacity = ctx->desc.trace ? 4096 : 64;
-    tnmi_copy *copy = (tnmi_copy *)tnmi_door_take(&ctx->desc, slots * sizeof(tnmi_copy));
+    tnmi_copy *copy = (tnmi_copy *)tnmi_door_take(&ctx->desc, tnmi_door_slots(slots));
     e->move.stage_next = (uint32_t *)tnmi_door_take(&ctx->desc, tnmi_door_stage_links(e));
     e->tell.ring = (tnmi_tell_item *)tnmi_door_take(&ctx->desc, tnmi_door_ring_bytes(e));
-    if (copy) tnmi_move_slots(&e->move, copy, slots);
+    if (copy) tnmi_move_slots(&e->move, copy, (uint32_t)slots);
     return copy && e->move.stage_next && e->tell.ring && tnmi_door_fill_tables(ctx);
 }
 

@@ -334,10 +334,56 @@ EACH(a_context_outlives_a_destroy_that_gave_up) {
     rig_end(g);
 }
 
+static void *modest_alloc(void *user, size_t size) { /* as a machine would that has not so much */
+    return size > 64u << 20 ? NULL : rig_alloc(user, size);
+}
+
+/* three tiers of which the outer two need staging in the middle, not created yet */
+static rig *three(rig *g) {
+    rig_start(g, 1);
+    rig_tier(g, "fast", SIM_HIDDEN, 8 * ONE);
+    rig_tier(g, "host", SIM_PLAIN, 8 * ONE);
+    rig_tier(g, "slow", SIM_HIDDEN, 0);
+    g->desc.staging_tier = 1;
+    g->desc.alloc = modest_alloc;
+    return g;
+}
+
+static void too_much(rig *g) {
+    g->ctx = (tnm_ctx *)&g->desc;
+    CHECK_EQ(tnm_create(&g->desc, &g->ctx), TNM_ERR_MEMORY);
+    CHECK(g->ctx == NULL);
+    rig_close_sim(g);
+}
+
+/* What the tables of a context take is a product of the descriptor's numbers. One that wrapped gave
+ * four bytes of links for 2^62 pieces of staging, which the first staged copy wrote behind. */
+TEST(numbers_that_wrap) {
+    static rig g;
+    three(&g)->desc.staging_bytes = ((uint64_t)1 << 62) + 1;
+    g.desc.chunk_bytes = 1;
+    too_much(&g);
+    three(&g)->tiers[0].queue_depth = UINT32_MAX; /* with the others' eight: three slots */
+    too_much(&g);
+    three(&g)->tiers[0].queue_depth = (uint32_t)1 << 31;
+    g.tiers[1].queue_depth = (uint32_t)1 << 31;
+    too_much(&g);
+    three(&g)->desc.max_tensors = 4;
+    g.desc.max_replicas = ((uint32_t)1 << 31) + 1; /* two nodes each: 66 */
+    too_much(&g);
+    three(&g)->desc.max_tensors = 4;
+    g.desc.max_uses = g.desc.max_fences = UINT32_MAX;
+    too_much(&g);
+    three(&g)->desc.max_uses = UINT32_MAX; /* tables that grow */
+    g.desc.max_fences = UINT32_MAX;
+    works(&g);
+}
+
 int main(void) {
     RUN(bad_descriptors);
     RUN(bad_tiers);
     RUN(shapes_of_descriptors_that_work);
+    RUN(numbers_that_wrap);
     RUN(one_tier_is_enough);
     RUN(many_tiers);
     RUN(the_most_tiers_there_can_be);
