@@ -72,6 +72,10 @@ typedef struct conform_subject {
     int real; /* 1 = a real runtime (a CPU one counts), 0 = a stand-in */
     /* Names for `fail`, each tried for itself, NULL at the end; none = call NULL is used. */
     const char *const *calls;
+    /* The same between the very places of tensors that are pinned on the device and on the host
+     * tier, all queued at once: what a bench sets beside our own copies of them. NULL = cannot. */
+    double (*raw_pairs_s)(void *user, int to_device, const tnm_pinned *device,
+                          const tnm_pinned *host, int count);
 } conform_subject;
 
 static inline int conform(const conform_subject *s); /* how many rules are broken */

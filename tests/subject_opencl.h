@@ -292,40 +292,25 @@ static inline double subject_opencl_clock(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Between a buffer and mapped memory, all rounds queued at once: as fast as it goes. They walk
- * through 64 MiB at least, or a CPU device would copy inside its cache. */
-static inline double subject_opencl_raw(void *user, int to_device, uint64_t bytes, int rounds) {
+/* Between pinned places, all queued at once on the queue that our own copies take. */
+static inline double subject_opencl_pairs(void *user, int to_device, const tnm_pinned *device,
+                                          const tnm_pinned *host, int count) {
     subject_opencl_world *w = (subject_opencl_world *)user;
     tnm_opencl_cl_queue queue = w->cl->way[to_device ? TNM_OPENCL_UP : TNM_OPENCL_DOWN];
-    const uint64_t many = (UINT64_C(64) << 20) / bytes, room = bytes * (many > 1 ? many : 1);
-    tnm_backend device, host;
-    uint64_t mem, pinned;
-    void *at, *none;
-    double since, took = -1;
     int32_t code = 0;
-    tnm_opencl_backend(w->cl, &device);
-    tnm_opencl_host(w->cl, &host);
-    if (device.alloc(w->cl, room, 256, NULL, &mem, &none) != TNM_OK) return -1;
-    if (host.alloc(w->cl, room, 256, NULL, &pinned, &at) == TNM_OK) {
-        tnm_opencl_mem buffer = tnm_opencl_buffer(w->cl, mem);
-        memset(at, 1, (size_t)room);
-        code = w->real.EnqueueWriteBuffer(queue, buffer, 1, 0, (size_t)room, at, 0, NULL, NULL);
-        since = subject_opencl_clock(); /* every page is there now */
-        for (int i = 0; i < rounds && code == 0; i++) {
-            size_t n = (size_t)bytes, from = (size_t)((uint64_t)i * bytes % room);
-            char *mine = (char *)at + from;
-            code = to_device
-                       ? w->real.EnqueueWriteBuffer(queue, buffer, 0, from, n, mine, 0, NULL, NULL)
-                       : w->real.EnqueueReadBuffer(queue, buffer, 0, from, n, mine, 0, NULL, NULL);
-        }
-        if (w->real.Finish(queue) == 0 && code == 0) took = subject_opencl_clock() - since;
-        host.release(w->cl, pinned, room);
+    double since = subject_opencl_clock();
+    for (int i = 0; i < count && code == 0; i++) {
+        tnm_opencl_mem buffer = tnm_opencl_buffer(w->cl, device[i].mem);
+        size_t at = (size_t)device[i].offset, n = (size_t)device[i].bytes;
+        code =
+            to_device
+                ? w->real.EnqueueWriteBuffer(queue, buffer, 0, at, n, host[i].host, 0, NULL, NULL)
+                : w->real.EnqueueReadBuffer(queue, buffer, 0, at, n, host[i].host, 0, NULL, NULL);
     }
-    device.release(w->cl, mem, room);
-    return took;
+    return w->real.Finish(queue) == 0 && code == 0 ? subject_opencl_clock() - since : -1;
 }
 #else
-#    define subject_opencl_raw NULL
+#    define subject_opencl_pairs NULL
 #endif
 
 /* ---- the subject ---- */
@@ -376,7 +361,7 @@ static inline int subject_opencl_start(conform_subject *out) {
     out->fail = subject_opencl_fail;
     out->lose = subject_opencl_lose;
     out->again = subject_opencl_again;
-    out->raw_copy_s = subject_opencl_raw;
+    out->raw_pairs_s = subject_opencl_pairs;
     out->calls = calls;
     out->user = w;
     out->real = 1;

@@ -281,69 +281,45 @@ static inline double subject_vulkan_clock(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* Rounds from one place to the next of two buffers, all in one command buffer and one submission.
- * Places, so that a device which is a CPU does not find the bytes in its cache. */
-static inline double subject_vulkan_rounds(tnm_vulkan *vk, tnm_vulkan_vk_buffer to,
-                                           tnm_vulkan_vk_buffer from, uint64_t bytes, int places,
-                                           int rounds) {
+/* Between pinned places, in one command buffer and one submission. */
+static inline double subject_vulkan_pairs(void *user, int to_device, const tnm_pinned *device,
+                                          const tnm_pinned *host, int count) {
+    tnm_vulkan *vk = ((subject_vulkan_world *)user)->vk;
+    const tnm_vulkan_line *line = &vk->way[to_device ? TNM_VULKAN_UP : TNM_VULKAN_DOWN].line;
     tnm_vulkan_vk_semaphore done;
     tnm_vulkan_vk_commands commands;
     tnm_vulkan_vk_pool pool;
     tnm_vulkan_begin_info begin;
-    tnm_vulkan_region all;
     double took = -1;
-    memset(&begin, 0, sizeof begin);
-    begin.type = TNM_VULKAN_IS_BEGIN;
-    all.size = bytes;
     if (tnm_vulkan_timeline(vk, &done) != 0) return -1;
-    if (tnm_vulkan_commands(vk, vk->way[0].line.family, 1, &pool, &commands) == 0) {
-        for (uint64_t turn = 1; turn <= 2; turn++) { /* the first is a rehearsal */
-            double since = subject_vulkan_clock();
-            (void)vk->api.BeginCommandBuffer(commands, &begin);
-            for (int i = 0; i < (turn == 1 ? places : rounds); i++) {
-                all.from = all.to = (uint64_t)(i % places) * bytes;
-                vk->api.CmdCopyBuffer(commands, from, to, 1, &all);
-            }
-            (void)vk->api.EndCommandBuffer(commands);
-            tnm_vulkan_lock(vk);
-            int32_t code = tnm_vulkan_send(vk, vk->way[0].line.queue, commands, done, turn, 0);
-            tnm_vulkan_unlock(vk);
-            if (code || tnm_vulkan_sleep(vk, done, turn, UINT64_MAX)) break;
-            if (turn == 2) took = subject_vulkan_clock() - since;
+    if (tnm_vulkan_commands(vk, line->family, 1, &pool, &commands) == 0) {
+        double since = subject_vulkan_clock();
+        memset(&begin, 0, sizeof begin);
+        begin.type = TNM_VULKAN_IS_BEGIN;
+        (void)vk->api.BeginCommandBuffer(commands, &begin);
+        for (int i = 0; i < count; i++) {
+            tnm_vulkan_vk_buffer there = tnm_vulkan_buffer(vk, device[i].mem),
+                                 here = tnm_vulkan_buffer(vk, host[i].mem);
+            tnm_vulkan_region region;
+            region.from = to_device ? host[i].offset : device[i].offset;
+            region.to = to_device ? device[i].offset : host[i].offset;
+            region.size = device[i].bytes;
+            vk->api.CmdCopyBuffer(commands, to_device ? here : there, to_device ? there : here, 1,
+                                  &region);
         }
+        (void)vk->api.EndCommandBuffer(commands);
+        tnm_vulkan_lock(vk);
+        int32_t code = tnm_vulkan_send(vk, line->queue, commands, done, 1, 0);
+        tnm_vulkan_unlock(vk);
+        if (code == 0 && tnm_vulkan_sleep(vk, done, 1, UINT64_MAX) == 0)
+            took = subject_vulkan_clock() - since;
         vk->api.DestroyCommandPool(vk->device, pool, NULL);
     }
     vk->api.DestroySemaphore(vk->device, done, NULL);
     return took;
 }
-
-static inline double subject_vulkan_raw(void *user, int to_device, uint64_t bytes, int rounds) {
-    tnm_vulkan *vk = ((subject_vulkan_world *)user)->vk;
-    tnm_backend device, host;
-    uint64_t mem, mapped;
-    void *at, *none;
-    double took = -1;
-    uint64_t places = (UINT64_C(128) << 20) / bytes;
-    if (places > (uint64_t)rounds) places = (uint64_t)rounds;
-    if (places < 1) places = 1;
-    tnm_vulkan_backend(vk, &device);
-    tnm_vulkan_host(vk, &host);
-    if (device.alloc(vk, places * bytes, 256, NULL, &mem, &none) != TNM_OK) return -1;
-    if (host.alloc(vk, places * bytes, 256, NULL, &mapped, &at) == TNM_OK) {
-        tnm_vulkan_vk_buffer there = tnm_vulkan_buffer(vk, mem),
-                             here = tnm_vulkan_buffer(vk, mapped);
-        memset(at, 1, (size_t)(places * bytes));
-        took = subject_vulkan_rounds(vk, there, here, bytes, (int)places, (int)places);
-        if (took >= 0) /* now there is something in all of it */
-            took = subject_vulkan_rounds(vk, to_device ? there : here, to_device ? here : there,
-                                         bytes, (int)places, rounds);
-        host.release(vk, mapped, places * bytes);
-    }
-    device.release(vk, mem, places * bytes);
-    return took;
-}
 #else
-#    define subject_vulkan_raw NULL
+#    define subject_vulkan_pairs NULL
 #endif
 
 /* ---- the subject ---- */
@@ -399,7 +375,7 @@ static inline int subject_vulkan_start(conform_subject *out) {
     out->fail = subject_vulkan_fail;
     out->lose = subject_vulkan_lose;
     out->again = subject_vulkan_again;
-    out->raw_copy_s = subject_vulkan_raw;
+    out->raw_pairs_s = subject_vulkan_pairs;
     out->calls = calls;
     out->user = w;
     out->real = 1;
