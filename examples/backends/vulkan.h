@@ -31,7 +31,7 @@
  *
  * Copies go through queues of their own where the device has them (one for uploads and what stays
  * on the device, one for downloads), else through the first compute queue. What is recorded until
- * the engine's `submit` is one submission, or several of 8 MiB; its ticket is the value a timeline
+ * the engine's `submit` is one submission, or several of 16 MiB; its ticket is the value a timeline
  * semaphore will have. Memory that is not this host tier's (a tnm_read's, adopted, another
  * device's) goes through a few mapped pieces: its copy in has left it before copy() answers, its
  * copy out arrives when the poll answers. What is larger than a piece is waited for inside of
@@ -489,7 +489,7 @@ enum {
     TNM_VULKAN_QUEUES = 16, /* for compute */
     TNM_VULKAN_LINES = TNM_VULKAN_WAYS + TNM_VULKAN_QUEUES,
     TNM_VULKAN_PIECES = 4,
-    TNM_VULKAN_BATCH = 8 << 20, /* bytes that are worth a submission of their own */
+    TNM_VULKAN_BATCH = 16 << 20, /* lavapipe takes as long to begin one as to copy 320 KiB */
     TNM_VULKAN_MANY = 64
 };
 
