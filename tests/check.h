@@ -30,6 +30,15 @@
 #    include <valgrind/memcheck.h>
 #endif
 
+/* Are there pthreads? mingw has them; WebAssembly only if it is asked to. */
+#if defined(__EMSCRIPTEN__)
+#    ifdef __EMSCRIPTEN_PTHREADS__
+#        define CHECK_PTHREADS
+#    endif
+#elif defined(__MINGW32__) || !(defined(_WIN32) || defined(__wasi__))
+#    define CHECK_PTHREADS
+#endif
+
 #if defined(__GNUC__)
 #    define CHECK_ADD(counter, n) __atomic_add_fetch(&(counter), (n), __ATOMIC_SEQ_CST)
 #    define CHECK_LOCK()                                                                           \

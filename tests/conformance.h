@@ -22,7 +22,7 @@
  * and names those that could not be played here, with the reason. What one rule found broken may
  * break others: begin with the first line.
  *
- * Nothing but libc is needed, and pthreads for the rules about threads (not on Windows). The
+ * Nothing but libc is needed, and pthreads for the rules about threads (not for MSVC). The
  * environment: CONFORM_ONLY="copy-odd fence" plays these rules alone, TNM_TEST_SCALE=small makes
  * the long ones short. A callback that never answers is given up after CONFORM_PATIENCE seconds
  * (20). After that, and after copies that outlive their answer, no memory is safe: what is held is
@@ -36,7 +36,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
-#ifndef _WIN32
+#if defined(__EMSCRIPTEN__) ? defined(__EMSCRIPTEN_PTHREADS__)                                     \
+                            : defined(__MINGW32__) || !(defined(_WIN32) || defined(__wasi__))
 #    include <pthread.h>
 #    include <sched.h>
 #    define CONFORM_THREADS 4
@@ -273,7 +274,7 @@ static inline int conform_late(conform_kit *k, time_t since) {
 }
 
 static inline void conform_breathe(void) {
-#ifndef _WIN32
+#ifdef CONFORM_THREADS
     sched_yield();
 #endif
 }

@@ -97,7 +97,7 @@ typedef struct subject_sim_world {
     subject_sim_defect defect;
     int kind, dead, broken, nth;
     const char *failing;
-#ifndef _WIN32
+#ifdef CONFORM_THREADS
     pthread_t first;
     pthread_mutex_t mutex; /* a program queues and marks while a context asks what has passed */
 #endif
@@ -149,7 +149,7 @@ static inline int subject_sim_place(const subject_sim_device *d, uint64_t size, 
 }
 
 static inline int subject_sim_wrong_thread(const subject_sim_device *d) {
-#ifndef _WIN32
+#ifdef CONFORM_THREADS
     return subject_sim_is(d, SIM_ONE_THREAD) && !pthread_equal(d->world->first, pthread_self());
 #else
     (void)d;
@@ -389,14 +389,14 @@ static inline tnm_backend subject_sim_backend(subject_sim_device *d) {
 /* ---- fences ---- */
 
 static inline void subject_sim_lock(subject_sim_world *w) {
-#ifndef _WIN32
+#ifdef CONFORM_THREADS
     pthread_mutex_lock(&w->mutex);
 #endif
     (void)w;
 }
 
 static inline void subject_sim_unlock(subject_sim_world *w) {
-#ifndef _WIN32
+#ifdef CONFORM_THREADS
     pthread_mutex_unlock(&w->mutex);
 #endif
     (void)w;
@@ -528,7 +528,7 @@ static inline int subject_sim(conform_subject *out, int kind, subject_sim_defect
     w->random = 42;
     w->kind = kind;
     w->defect = defect;
-#ifndef _WIN32
+#ifdef CONFORM_THREADS
     w->first = pthread_self();
     pthread_mutex_init(&w->mutex, NULL);
 #endif

@@ -11,7 +11,7 @@
 #include "tensormem.h"
 #include "sim.h"
 
-#ifdef _WIN32
+#ifndef CHECK_PTHREADS
 int main(void) {
     SKIP("threads", "written for pthreads");
     return check_done();
@@ -22,7 +22,7 @@ int main(void) {
 #    include <signal.h>
 #    include <time.h>
 
-enum { SLOTS = 24, WORDS = 96, SIZE = WORDS * 8, PLACES = 9 };
+enum { SLOTS = 24, WORDS = 96, WIDE = WORDS * 8, PLACES = 9 };
 
 typedef struct slot {
     pthread_mutex_t mutex; /* of the pair below, never held over a call */
@@ -99,7 +99,7 @@ static void open_arena(int kind, uint64_t places) {
     (void)own_unlock;
 #    endif
     a.g.desc.chunk_bytes = 256;
-    rig_tier(&a.g, "fast", kind, places > 0 ? rig_room(places, SIZE) : 0);
+    rig_tier(&a.g, "fast", kind, places > 0 ? rig_room(places, WIDE) : 0);
     rig_tier(&a.g, "slow", SIM_PLAIN | (kind & SIM_ASYNC), 0);
 }
 
@@ -124,7 +124,7 @@ static tnm_tensor new_tensor(uint64_t *key) {
     tnm_pinned p;
     tnm_result r = TNM_ERR_BUDGET;
     memset(&d, 0, sizeof d);
-    d.bytes = SIZE;
+    d.bytes = WIDE;
     *key = __atomic_add_fetch(&a.keys, 1, __ATOMIC_RELAXED);
     CHECK_EQ(tnm_tensor_create(a.g.ctx, &d, &t), TNM_OK);
     u = rig_use(t, (int)(*key & 1), TNM_DISCARD);
@@ -297,7 +297,7 @@ static void *writer(void *arg) { /* on tensors of its own: the order on a replic
 static void *shrinker(void *arg) {
     uint64_t seed = (uintptr_t)arg;
     while (!stopped()) {
-        tnm_result r = tnm_set_budget(a.g.ctx, 0, rig_room(4 + check_draw(&seed, PLACES), SIZE));
+        tnm_result r = tnm_set_budget(a.g.ctx, 0, rig_room(4 + check_draw(&seed, PLACES), WIDE));
         CHECK(r >= 0 || r == TNM_ERR_BUSY);
         for (int i = 0; i < 50; i++)
             tnm_pump(a.g.ctx, TNM_ALL);
@@ -372,7 +372,7 @@ TEST(payloads_with_asynchronous_copies) {
 TEST(budget_changes_under_load) {
     void *(*const cast[])(void *) = { pinner, pinner, shrinker, churner, onlooker };
     open_arena(SIM_PLAIN | SIM_ASYNC, PLACES);
-    a.g.tiers[0].segment_bytes = rig_room(1, SIZE);
+    a.g.tiers[0].segment_bytes = rig_room(1, WIDE);
     a.g.sim.device[0].limit = UINT64_MAX; /* read by the device while a thread sets it */
     if (!rig_create(&a.g)) return;
     fill_slots();
@@ -493,7 +493,7 @@ TEST(blocking_pins_share_one_transfer) {
     a.g.sim.copied_bytes = 0;
     run_for(40, cast, 3, 3);
     CHECK_EQ(a.pins, 3);
-    CHECK_EQ(a.g.sim.copied_bytes, SIZE);
+    CHECK_EQ(a.g.sim.copied_bytes, WIDE);
     close_arena();
 }
 
@@ -522,7 +522,7 @@ TEST(a_late_unpin_ends_nothing_else) {
     CHECK_EQ(e->tensors.names.live, names - 1); /* its content has ended, once */
     tnmi_engine_unpinned(e, 0, index, before);
     CHECK_EQ(e->tensors.names.live, names - 1);
-    CHECK_EQ(tnm_set_budget(a.g.ctx, 0, rig_room(4, SIZE)), TNM_OK);
+    CHECK_EQ(tnm_set_budget(a.g.ctx, 0, rig_room(4, WIDE)), TNM_OK);
     for (int i = 0; i < 3; i++)
         fresh[i] = new_tensor(&key);
     CHECK(fresh[0].id != fresh[1].id && fresh[1].id != fresh[2].id && fresh[0].id != fresh[2].id);
@@ -617,9 +617,9 @@ static tnm_result held_alloc(void *user, uint64_t size, uint64_t align, void *it
                              void **host) {
     (void)user;
     (void)item;
-    if (posix_memalign(&held_memory, (size_t)align, (size_t)size)) return TNM_ERR_MEMORY;
+    if ((held_memory = malloc((size_t)(size + align))) == NULL) return TNM_ERR_MEMORY;
     *mem = 1;
-    *host = held_memory;
+    *host = (void *)(((uintptr_t)held_memory + align - 1) & ~(uintptr_t)(align - 1));
     return TNM_OK;
 }
 
@@ -637,10 +637,14 @@ static tnm_result held_copy(void *user, const tnm_span *dst, const tnm_span *src
     struct timespec nap = { 0, 50000000 };
     (void)ticket;
     if (copy == 1) {
+#    ifndef _WIN32
         sigset_t mask;
         CHECK_EQ(pthread_sigmask(SIG_SETMASK, NULL, &mask), 0);
         h->deaf = sigismember(&mask, SIGINT) && sigismember(&mask, SIGUSR1) &&
                   !sigismember(&mask, SIGSEGV);
+#    else
+        h->deaf = 1; /* there are none */
+#    endif
         held_wait(&h->asking);
         nanosleep(&nap, NULL);
     }
