@@ -185,9 +185,15 @@ typedef struct gguf_reader {
     unsigned char buffer[16384];
 } gguf_reader;
 
-#if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
+#if defined(__MINGW_PRINTF_FORMAT) /* what is meant by %zu on Windows depends on the library */
+#    define GGUF_FORMAT(text, first) __attribute__((format(__MINGW_PRINTF_FORMAT, text, first)))
+#elif defined(__GNUC__)
+#    define GGUF_FORMAT(text, first) __attribute__((format(printf, text, first)))
+#else
+#    define GGUF_FORMAT(text, first)
 #endif
+
+GGUF_FORMAT(2, 3)
 static inline int
 gguf_fail(gguf_reader *r, const char *format, ...) {
     if (!r->failed) {

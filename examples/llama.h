@@ -28,9 +28,7 @@ typedef struct message { /* one line for a person; empty = all is well */
     char text[400];
 } message;
 
-#if defined(__GNUC__)
-__attribute__((format(printf, 2, 3)))
-#endif
+GGUF_FORMAT(2, 3)
 static inline int
 refuse(message *why, const char *format, ...) { /* the first reason stays; always 0 */
     va_list args;

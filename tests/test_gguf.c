@@ -196,7 +196,11 @@ TEST(good_files_are_read) {
 }
 
 TEST(a_long_path_is_written_and_a_bad_one_leaves_nothing) {
+#if defined(_WIN32)
+    char path[220] = "build"; /* a path of 260 is too long there */
+#else
     char path[1500] = "build";
+#endif
     message why = { "" };
     for (size_t i = strlen(path); i + 20 < sizeof(path); i += 2) {
         memcpy(path + i, "/.", 3);
