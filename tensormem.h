@@ -2501,7 +2501,12 @@ static void tnmi_shelf_give(const tnmi_shelf_host *heap, void *ptr, size_t size)
         free(ptr);
 }
 
-#    if defined(__linux__) && defined(__GNUC__)
+/* Can a function be declared here under another name than its symbol's? */
+#    if defined(__linux__) && (defined(__GNUC__) || defined(__TINYC__))
+#        define TNMI_SHELF_NAMES
+#    endif
+
+#    ifdef TNMI_SHELF_NAMES
 #        ifndef TNMI_SHELF_MADVISE
 extern int tnmi_shelf_madvise(void *, size_t, int) __asm__("madvise"); /* hidden by strict C */
 #            define TNMI_SHELF_MADVISE tnmi_shelf_madvise
@@ -2708,7 +2713,7 @@ typedef struct tnmi_shelf_list { /* of operations, oldest first */
 } tnmi_shelf_list;
 
 /* Android ends an application that asks its kernel for a ring. */
-#        if defined(__linux__) && defined(__GNUC__) && !defined(__ANDROID__) && TNMI_ATOMICS == 1
+#        if defined(TNMI_SHELF_NAMES) && !defined(__ANDROID__) && TNMI_ATOMICS == 1
 #            if defined(SYS_io_uring_setup) && defined(SYS_io_uring_enter)
 #                define TNMI_SHELF_HAS_RING
 #            endif
@@ -2943,7 +2948,7 @@ static int tnmi_shelf_os_reserve(tnmi_shelf_file *file, uint64_t at, uint64_t si
 
 #        else
 /* ---- POSIX ---- */
-#            if defined(__linux__) && defined(__GNUC__)
+#            ifdef TNMI_SHELF_NAMES
 /* Strict C hides most of these calls, 32-bit systems hide the 64-bit ones, unless a macro was set
  * before the first header, which we cannot do. So we name the symbols ourselves: the same in every
  * mode, with 64-bit offsets, and no clash with a declaration that is visible. */
@@ -2959,11 +2964,9 @@ extern int tnmi_shelf_ftruncate(int, int64_t) TNMI_SHELF_CALL64("ftruncate");
 extern int tnmi_shelf_fallocate(int, int, int64_t, int64_t) TNMI_SHELF_CALL64("fallocate");
 extern int64_t tnmi_shelf_lseek(int, int64_t, int) TNMI_SHELF_CALL64("lseek");
 extern int tnmi_shelf_unlinkat(int, const char *, int) __asm__("unlinkat");
-#                if defined(__linux__)
 extern long tnmi_shelf_syscall(long, ...) __asm__("syscall");
 extern int tnmi_shelf_yield(void) __asm__("sched_yield");
 extern void *tnmi_shelf_mmap(void *, size_t, int, int, int, int64_t) TNMI_SHELF_CALL64("mmap");
-#                endif
 #                define TNMI_SHELF_CWD       (-100) /* AT_FDCWD */
 #                define TNMI_SHELF_KEEP_SIZE 1      /* of <linux/falloc.h> */
 #                define TNMI_SHELF_PUNCH     2
@@ -2983,9 +2986,12 @@ typedef char tnmi_shelf_needs_64_bit_off_t[sizeof(off_t) == 8 ? 1 : -1];
 #                define tnmi_shelf_pwrite    pwrite
 #                define tnmi_shelf_openat    openat
 #                define tnmi_shelf_ftruncate ftruncate
-#                define tnmi_shelf_lseek     lseek
+#                define tnmi_shelf_lseek     (lseek) /* WASI's macro of it is no C */
 #                define tnmi_shelf_unlinkat  unlinkat
 #                define TNMI_SHELF_CWD       AT_FDCWD
+#                ifdef __wasi__
+extern int tnmi_shelf_entropy(void *, size_t) __asm__("getentropy"); /* hidden by strict C */
+#                endif
 #            endif
 #            ifndef TNMI_SHELF_PREAD
 #                define TNMI_SHELF_PREAD tnmi_shelf_pread
@@ -2993,9 +2999,11 @@ typedef char tnmi_shelf_needs_64_bit_off_t[sizeof(off_t) == 8 ? 1 : -1];
 #            ifndef TNMI_SHELF_PWRITE
 #                define TNMI_SHELF_PWRITE tnmi_shelf_pwrite
 #            endif
-#            if !defined(TNMI_SHELF_STATX) && defined(SYS_statx) && !defined(__ANDROID__)
-#                define TNMI_SHELF_STATX(fd, about) /* of a descriptor: direct alignments */       \
-                    tnmi_shelf_syscall(SYS_statx, fd, "", 0x1000, 0x2000, about)
+#            if !defined(TNMI_SHELF_STATX) && defined(TNMI_SHELF_NAMES) && !defined(__ANDROID__)
+#                ifdef SYS_statx
+#                    define TNMI_SHELF_STATX(fd, about) /* of a descriptor: direct alignments */   \
+                        tnmi_shelf_syscall(SYS_statx, fd, "", 0x1000, 0x2000, about)
+#                endif
 #            endif
 #            ifdef TNMI_SHELF_HAS_RING
 #                ifndef TNMI_SHELF_SETUP
@@ -3053,6 +3061,15 @@ static int tnmi_shelf_os_create(int folder, const char *name) {
     return -1;
 }
 
+#            ifdef __wasi__
+static int tnmi_shelf_os_noise(uint64_t noise[2]) { /* there is no such device */
+    return tnmi_shelf_entropy(noise, 16) == 0;
+}
+
+static long tnmi_shelf_os_process(void) { /* nothing forks here */
+    return 0;
+}
+#            else
 static int tnmi_shelf_os_noise(uint64_t noise[2]) {
     int fd = tnmi_shelf_os_at(TNMI_SHELF_CWD, "/dev/urandom", O_RDONLY);
     if (fd < 0) return 0;
@@ -3060,6 +3077,11 @@ static int tnmi_shelf_os_noise(uint64_t noise[2]) {
     (void)TNMI_SHELF_CLOSE(fd);
     return got == 16;
 }
+
+static long tnmi_shelf_os_process(void) {
+    return (long)getpid();
+}
+#            endif
 
 static int tnmi_shelf_os_inside(const char *path) {
     char name[48];
@@ -3164,10 +3186,6 @@ static int64_t tnmi_shelf_os_io(tnmi_shelf_op *op) {
                             : TNMI_SHELF_PREAD(fd, step->at, size, at);
     while (done < 0 && (errno == EINTR || errno == EAGAIN));
     return done >= 0 ? done : tnmi_shelf_os_error(op, errno);
-}
-
-static long tnmi_shelf_os_process(void) {
-    return (long)getpid();
 }
 
 static int tnmi_shelf_os_resize(tnmi_shelf_file *file, uint64_t size) {
