@@ -9214,8 +9214,15 @@ static int tnmi_engine_is_complete(const tnmi_engine *e, const tnmi_request *req
     return 1;
 }
 
-/* OK if the member can be granted now, PENDING if not yet, BUSY if a live pin forbids it. */
-static tnm_result tnmi_engine_can_grant(tnmi_engine *e, const tnmi_member *member) {
+/* Is this a place that is built for younger requests alone? */
+static int tnmi_engine_gives_way(const tnmi_engine *e, const tnmi_op *op, uint64_t age) {
+    return op->kind == TNMI_OP_BUILD && op->state != TNMI_OP_DRAINING && op->claims &&
+           !tnmi_engine_has_elder(e, op->content, op->tier, age);
+}
+
+/* OK if the member, of a request of that age, can be granted now, PENDING if not yet, BUSY if a live
+ * pin forbids it. */
+static tnm_result tnmi_engine_can_grant(tnmi_engine *e, const tnmi_member *member, uint64_t age) {
     tnmi_replica *replica = tnmi_engine_on(e, member->content, member->tier);
     if (!replica || tnmi_tensor_is_home(replica)) return TNM_ABSENT;
     uint64_t word = tnmi_base_load64(&replica->word);
@@ -9242,8 +9249,9 @@ static tnm_result tnmi_engine_can_grant(tnmi_engine *e, const tnmi_member *membe
         uint32_t index = tnmi_engine_index(e, member->content, t);
         if (tnmi_engine_is_busy(other)) {
             const tnmi_op *op = tnmi_engine_filling(e, other);
-            /* what stop_others would take back at once is not in the way of a rehearsal */
-            if (!e->rehearsing || op->claims || op->out || op->state == TNMI_OP_DRAINING)
+            int wanted = op->claims && !tnmi_engine_gives_way(e, op, age);
+            /* what a grant would take back at once is not in the way of a rehearsal */
+            if (!e->rehearsing || wanted || op->out || op->state == TNMI_OP_DRAINING)
                 r = TNM_PENDING;
             else if (op->from == member->tier)
                 source = 0;
@@ -9434,15 +9442,12 @@ static void tnmi_engine_break(tnmi_engine *e, uint32_t op_index) {
 /* A place that is built for DISCARD comes to an end only with its grant, and two requests that
  * build one content on two tiers would each wait for the other's: the older one is granted, and the
  * younger plans again. */
-static void tnmi_engine_outrank(tnmi_engine *e, uint32_t index, const tnmi_member *member) {
-    uint64_t age = tnmi_engine_request(e, index)->age;
+static void tnmi_engine_outrank(tnmi_engine *e, uint64_t age, const tnmi_member *member) {
     for (uint32_t t = 0; member->access != TNM_READ && t < e->tiers.count; t++) {
         const tnmi_replica *other = tnmi_engine_on(e, member->content, t);
-        if (t == member->tier || !tnmi_engine_is_busy(other)) continue;
-        const tnmi_op *op = tnmi_engine_filling(e, other);
-        if (op->kind != TNMI_OP_BUILD || op->state == TNMI_OP_DRAINING || !op->claims) continue;
-        if (tnmi_engine_has_elder(e, member->content, t, age)) continue;
-        tnmi_engine_break(e, other->offset);
+        if (t != member->tier && tnmi_engine_is_busy(other) &&
+            tnmi_engine_gives_way(e, tnmi_engine_filling(e, other), age))
+            tnmi_engine_break(e, other->offset);
     }
 }
 
@@ -9453,11 +9458,11 @@ static tnm_result tnmi_engine_grant(tnmi_engine *e, uint32_t index, const tnm_us
     tnm_result worst = TNM_OK;
     uint32_t m = tnmi_engine_is_complete(e, request) ? request->members : TNMI_NONE;
     for (; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next) {
-        tnmi_engine_outrank(e, index, tnmi_engine_member(e, m));
+        tnmi_engine_outrank(e, request->age, tnmi_engine_member(e, m));
         tnmi_engine_stop_others(e, tnmi_engine_member(e, m), TNMI_NONE);
     }
     for (m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next) {
-        tnm_result r = tnmi_engine_can_grant(e, tnmi_engine_member(e, m));
+        tnm_result r = tnmi_engine_can_grant(e, tnmi_engine_member(e, m), request->age);
         if (r < 0) return request->result = r;
         if (r == TNM_ABSENT) request->admitted = 0; /* a writer dropped it: ask anew */
         if (r != TNM_OK) worst = TNM_PENDING;
@@ -11985,7 +11990,7 @@ static void tnmi_engine_forget_bytes(tnmi_engine *e, uint32_t tier, uint32_t ind
 /* What would the grant of a planned request say? */
 static tnm_result tnmi_engine_rehearse_grant(tnmi_engine *e, const tnmi_request *request) {
     for (uint32_t m = request->members; m != TNMI_NONE; m = tnmi_engine_member(e, m)->next) {
-        tnm_result r = tnmi_engine_can_grant(e, tnmi_engine_member(e, m));
+        tnm_result r = tnmi_engine_can_grant(e, tnmi_engine_member(e, m), request->age);
         if (r != TNM_OK) return r;
     }
     return TNM_OK;
