@@ -10333,7 +10333,7 @@ static void tnmi_engine_end_shift(tnmi_engine *e, uint32_t op_index, int done) {
         tnmi_store_heap_drop(order, node);
         tnmi_store_heap_push(order, op.place, key);
         place->a = op.replica;
-        place->b = 0;
+        place->b = tnmi_space_node(&t->space, node)->b; /* claims that came meanwhile */
         replica->node = op.place;
         replica->segment = op.place_segment;
         replica->offset = op.place_offset;

@@ -103,9 +103,19 @@
 { "look-destroy", ASYNC, 2, "00", "", { "D", "x0n0d0u0" }, STALE, 0 },
 { "check-pin", ASYNC, 1, "01", "", { "CCC", "p1u1" }, BUDGET, 0 },
 { "why-displace", ASYNC, 1, "01", "", { "Y0Y1", "p1u1" }, BUDGET | STALE, 0 },
-/* compaction: three of four go, so that the last one is in the way of two together */
-{ "compact-pin", ASYNC, 4, "0000", "x0x2", { "p1u1", "mmm" }, BUDGET, 0 },
-{ "compact-write", ASYNC, 4, "0000", "x0x2", { "w1u1", "mmm" }, BUDGET, 0 },
+/* compaction: two of four have gone, and what is between them is in the way of one as large as both */
+{ "compact-pin", ASYNC, 4, "0000", "x0x2", { "p1u1", "X" }, BUDGET, ONE },
+{ "compact-write", ASYNC, 4, "0000", "x0x2", { "w1u1", "X" }, BUDGET, ONE },
+{ "compact-hits", ASYNC, 4, "0000", "x0x2", { "p1u1p1u1", "Xm" }, BUDGET, ONE },
+{ "compact-destroy", ASYNC, 4, "0000", "x0x2", { "x1x3", "X" }, BUDGET, ONE },
+{ "compact-plain-write", ASYNC, 4, "0000", "x0x2", { "R1R3", "X" }, BUDGET, ONE },
+{ "compact-discard", ASYNC, 4, "0000", "x0x2", { "d1u1d3u3", "X" }, BUDGET, ONE },
+{ "compact-fence", ASYNC, 4, "0000", "x0x2", { "p1v1", "X", "a" }, BUDGET, ONE },
+/* the first of everything: tables grow in the middle of a call */
+{ "first-pin-destroy", PLAIN, 2, "-", "", { "d0u0", "x0" }, STALE, 0 },
+{ "first-view-pin-destroy", PLAIN, 2, "--", "x1y0", { "d1u1", "x1" }, STALE, 0 },
+{ "first-view-try-destroy", PLAIN, 2, "--", "x1y0", { "q1u1i0u0", "x1x0" }, STALE | EMPTY, 0 },
+{ "first-pins", PLAIN, 2, "--", "", { "d0u0", "d1u1" }, 0, 0 },
 /* pump, wait, and who gives up */
 { "pump-pump", ASYNC, 2, "11", "g0g1", { "mm", "mm" }, 0, 0 },
 { "wait-pin", ASYNC, 2, "11", "g0", { "z", "p1u1" }, 0, 0 },
