@@ -11158,11 +11158,7 @@ static void tnmi_engine_answer(tnmi_engine *e, const tnmi_ask *ask) {
     case TNMI_ASK_PASSED:
         tnmi_engine_passed(e, ask->index, ask->value);
         break;
-    case TNMI_ASK_RELEASED:
-    case TNMI_ASK_SUBMIT:
-    case TNMI_ASK_BREATH:
-    case TNMI_ASK_IDLE:
-    case TNMI_ASK_DONE:
+    default: /* the others only had to be done */
         break;
     }
 }
@@ -12210,8 +12206,7 @@ static void tnmi_watch_gaps(const tnmi_engine *e, uint32_t tier, tnmi_gaps *at, 
         const tnmi_replica *r = NULL;
         if (s->dedicated && s->owner != TNMI_NONE && s->used) /* and then it has a place in it */
             r = tnmi_tensor_replica(&e->tensors, tier, s->owner);
-        if (r)
-            tnmi_watch_wall(e, tier, tnmi_space_node(&t->space, r->node), s->size, out);
+        if (r) tnmi_watch_wall(e, tier, tnmi_space_node(&t->space, r->node), s->size, out);
         if (s->edge != TNMI_NONE && at->node == TNMI_NONE) {
             at->node = tnmi_space_node(&t->space, s->edge)->next;
             at->run = 0;
@@ -12899,8 +12894,7 @@ static void tnmi_door_perform(tnm_ctx *ctx, tnmi_ask *ask) {
         ask->result =
             ctx->desc.idle && (ctx->desc.idle)(ctx->desc.user, ask->value) ? TNM_PENDING : TNM_OK;
         break;
-    case TNMI_ASK_BREATH:
-    case TNMI_ASK_DONE:
+    default: /* BREATH: that the lock opens is all of it */
         break;
     }
     tnmi_door_lock(ctx);
@@ -12943,21 +12937,13 @@ static int tnmi_door_is_progress(const tnmi_ask *ask) {
     case TNMI_ASK_ALLOC:
         return ask->result == TNM_OK;
     case TNMI_ASK_POLL:
-    case TNMI_ASK_WAIT:
         return ask->result != TNM_PENDING;
     case TNMI_ASK_PASSED:
     case TNMI_ASK_BREATH:
-    case TNMI_ASK_IDLE:
-    case TNMI_ASK_DONE:
         return 0;
-    case TNMI_ASK_HOST:
-    case TNMI_ASK_RELEASE:
-    case TNMI_ASK_SUBMIT:
-    case TNMI_ASK_RELEASED:
-    case TNMI_ASK_ZERO:
-        break;
+    default: /* memory came or went; to wait and to be idle is no part of a round */
+        return 1;
     }
-    return 1;
 }
 
 /* All asks of one round. Returns whether anything happened. */

@@ -46,6 +46,17 @@ static void some_lock(void *user) {
     (void)user;
 }
 
+static tnm_result some_poll(void *user, uint64_t ticket) {
+    (void)user;
+    (void)ticket;
+    return TNM_OK;
+}
+
+static uint64_t some_room(void *user) {
+    (void)user;
+    return TNM_ALL;
+}
+
 TEST(bad_descriptors) {
     static rig g;
     two(&g)->desc.tiers = NULL;
@@ -68,6 +79,16 @@ TEST(bad_descriptors) {
     refused(&g);
     two(&g)->desc.policy = (tnm_policy)9;
     refused(&g);
+    two(&g)->desc.policy = (tnm_policy)-1;
+    refused(&g);
+    two(&g)->desc.max_tensors = UINT32_MAX;
+    refused(&g);
+    two(&g)->desc.pump_thread = 1; /* this is built without threads */
+    refused(&g);
+    two(&g)->desc.tag = 256; /* nobody listens: it is printed */
+    g.desc.log = NULL;
+    CHECK_EQ(tnm_create(&g.desc, &g.ctx), TNM_ERR_ARGUMENT);
+    rig_close_sim(&g);
     two(&g)->desc.staging_tier = 2;
     refused(&g);
     two(&g)->desc.staging_tier = -1;
@@ -90,6 +111,19 @@ TEST(bad_tiers) {
     refused(&g);
     two(&g)->tiers[0].backend.release = NULL;
     refused(&g);
+    two(&g)->tiers[0].backend.granularity = 48;
+    refused(&g);
+    two(&g)->tiers[0].backend.granularity = 4096;
+    works(&g);
+    for (int only = 0; only < 4; only++) { /* callbacks beside nothing */
+        tnm_backend all = two(&g)->tiers[0].backend, *b = &g.tiers[0].backend;
+        memset(b, 0, sizeof *b);
+        if (only == 0) b->poll = all.poll ? all.poll : some_poll;
+        if (only == 1) b->wait = some_poll;
+        if (only == 2) b->submit = some_lock;
+        if (only == 3) b->available = some_room;
+        refused(&g);
+    }
 }
 
 TEST(shapes_of_descriptors_that_work) {
@@ -121,6 +155,28 @@ TEST(shapes_of_descriptors_that_work) {
     two(&g)->desc.passed = NULL;
     works(&g);
     two(&g)->tiers[0].name = NULL;
+    works(&g);
+    two(&g)->tiers[1].read_cost = 3;
+    g.tiers[1].write_cost = 5;
+    works(&g);
+    two(&g)->desc.max_tensors = 4;
+    g.desc.max_replicas = 5;
+    g.tiers[0].segment_bytes = TNM_DEDICATED;
+    works(&g);
+    two(&g)->tiers[0].budget_bytes = (uint64_t)1 << 50; /* granules are as large as they must be */
+    g.tiers[0].alignment = 8;
+    g.tiers[0].segment_bytes = 64 * KIB;
+    g.sim.device[0].limit = (uint64_t)1 << 50;
+    works(&g);
+    two(&g)->desc.max_tensors = 4; /* on the context's allocator, and yet not at create */
+    memset(&g.tiers[0].backend, 0, sizeof g.tiers[0].backend);
+    g.tiers[0].segment_bytes = TNM_DEDICATED;
+    works(&g);
+    rig_start(&g, 1); /* copies that take their time, and no idle to wait in */
+    rig_tier(&g, "fast", SIM_HIDDEN | SIM_ASYNC, 8 * ONE);
+    rig_tier(&g, "slow", SIM_PLAIN | SIM_ASYNC, 0);
+    g.sim.delay = 3;
+    g.desc.idle = NULL;
     works(&g);
 }
 

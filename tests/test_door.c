@@ -560,6 +560,8 @@ TEST(arguments_of_uses) {
     REFUSED(tnm_try_pin, (ctx, &use, 1, &p));
     use = rig_use(known, 0, (tnm_access)3);
     REFUSED(tnm_pin, (ctx, &use, 1, &p));
+    use = rig_use(known, 0, (tnm_access)-1);
+    REFUSED(tnm_pin, (ctx, &use, 1, &p));
     use = rig_use(known, 0, TNM_READ);
     use.flags = 8;
     REFUSED(tnm_pin, (ctx, &use, 1, &p));
@@ -585,6 +587,24 @@ TEST(arguments_of_uses) {
     CHECK_EQ(tnm_unpin(ctx, &p, 1, 0), TNM_OK);
     CHECK(p.id == 0 && p.host == NULL);
     REFUSED(tnm_unpin, (ctx, &q, 1, 0)); /* twice */
+    use = rig_use(known, 0, (tnm_access)3); /* and so where it would be a hit */
+    REFUSED(tnm_pin, (ctx, &use, 1, &p));
+    use = rig_use(known, 0, (tnm_access)-1);
+    REFUSED(tnm_pin, (ctx, &use, 1, &p));
+    use = rig_use(known, 0, TNM_READ);
+    CHECK_EQ(tnm_pin(ctx, &use, 1, &p), TNM_OK);
+    q = p;
+    q.access = TNM_WRITE; /* of another access than was granted */
+    REFUSED(tnm_unpin, (ctx, &q, 1, 0));
+    q = p;
+    q.access = (tnm_access)3;
+    REFUSED(tnm_unpin, (ctx, &q, 1, 0));
+    CHECK_EQ(tnm_unpin(ctx, &p, 1, 0), TNM_OK);
+    tnm_use twice[2] = { rig_use(known, 0, TNM_READ), rig_use(known, 0, TNM_READ) };
+    tnm_pinned both[2];
+    twice[1].flags = TNM_SURE; /* a word for tnm_prefetch: here it changes nothing */
+    CHECK_EQ(tnm_pin(ctx, twice, 2, both), TNM_OK);
+    CHECK_EQ(tnm_unpin(ctx, both, 2, 0), TNM_OK);
     CHECK_EQ(tnm_pin(ctx, NULL, 0, NULL), TNM_OK);
     CHECK_EQ(tnm_unpin(ctx, NULL, 0, 0), TNM_OK);
     REFUSED(tnm_read, (ctx, known, 0, NULL, 1));
@@ -755,6 +775,32 @@ static void starve(uint32_t max_tensors, int own) {
     ctx = NULL;
 }
 
+TEST(no_memory_of_no_size) {
+    describe();
+    create();
+    CHECK(tnmi_door_take(&ctx->desc, 0) == NULL);
+    CHECK(tnmi_door_take(&ctx->desc, (uint64_t)SIZE_MAX / 2 + 1) == NULL);
+    end();
+}
+
+/* Items without a listener: whatever an item has is printed, and nothing it has not. */
+TEST(items_are_printed_with_what_they_have) {
+    tnm_log log;
+    memset(&log, 0, sizeof log);
+    log.rule = "a test of what is printed";
+    log.tier = -1;
+    tnmi_door_print(&log);
+    log.level = TNM_LOG_INFO;
+    log.have = 5;
+    log.label = "label";
+    tnmi_door_print(&log);
+    log.need = 7;
+    log.have = 0;
+    log.tier = 1;
+    log.call = "tnm_test";
+    tnmi_door_print(&log);
+}
+
 TEST(create_fails_at_every_allocation) {
     starve(0, 1);
     starve(16, 1);
@@ -809,6 +855,8 @@ int main(void) {
     RUN(idle_gives_up_and_the_copies_go_on);
     RUN(a_flood_of_items_is_counted_not_kept);
     RUN(a_pin_that_needs_no_copy_waits_for_none);
+    RUN(no_memory_of_no_size);
+    RUN(items_are_printed_with_what_they_have);
     RUN(create_fails_at_every_allocation);
     return check_done();
 }

@@ -1589,6 +1589,30 @@ TEST(a_crew_is_as_large_as_it_can_be) {
     way = QUEUE;
 }
 
+/* The same through the front door: a context makes four locks and a thread, or none is left. */
+TEST(a_context_has_its_locks_or_is_none) {
+    for (int n = 1; n <= 6; n++) {
+        tnm_tier_desc tier;
+        tnm_desc desc;
+        tnm_ctx *ctx;
+        memset(&tier, 0, sizeof tier);
+        memset(&desc, 0, sizeof desc);
+        tier.budget_bytes = 1 << 16;
+        desc.tiers = &tier;
+        desc.tier_count = 1;
+        desc.pump_thread = 1;
+        desc.alloc = check_alloc;
+        desc.release = check_release;
+        memset(&hook, 0, sizeof hook);
+        hook.make_in = n;
+        tnm_result r = tnm_create(&desc, &ctx);
+        hook.make_in = 0;
+        CHECK_EQ(r == TNM_OK, n == 6);
+        CHECK_EQ(r < 0, ctx == NULL);
+        if (r == TNM_OK) CHECK_EQ(tnm_destroy(ctx), TNM_OK);
+    }
+}
+
 TEST(links_and_pipes_at_the_path_are_refused) {
     tnm_backend backend;
     struct stat about;
@@ -2705,6 +2729,7 @@ int main(int argc, char **argv) {
     RUN_HOOKED(a_failed_transfer_is_told_and_the_next_works);
     RUN(a_refused_file_is_told_and_leaves_nothing);
     RUN(a_crew_is_as_large_as_it_can_be);
+    RUN(a_context_has_its_locks_or_is_none);
     RUN(links_and_pipes_at_the_path_are_refused);
     RUN(a_spill_file_is_private_and_has_no_name);
     RUN(names_inside_a_folder_differ);

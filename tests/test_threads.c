@@ -700,6 +700,59 @@ TEST(a_granted_pin_does_not_wait_for_the_next_prefetch) {
 }
 #    endif
 
+#    ifndef THREADS_OWN_LOCK
+static int locked, locks;
+
+static void take_lock(void *user) {
+    (void)user;
+    CHECK(!locked);
+    locked = 1;
+    locks++;
+}
+
+static void give_lock(void *user) {
+    (void)user;
+    CHECK(locked);
+    locked = 0;
+}
+
+/* Built with threads, and yet the application brings the lock. */
+TEST(the_application_may_bring_its_lock) {
+    static rig g;
+    rig_start(&g, 1);
+    rig_tier(&g, "fast", SIM_HIDDEN | SIM_ASYNC, rig_room(2, SIZE));
+    rig_tier(&g, "slow", SIM_PLAIN | SIM_ASYNC, 0);
+    g.sim.delay = 3;
+    g.desc.lock = take_lock;
+    g.desc.unlock = give_lock;
+    locked = locks = 0;
+    CHECK(rig_create(&g));
+    tnm_tensor t[4];
+    for (int i = 0; i < 4; i++) {
+        t[i] = rig_tensor(&g, SIZE, 0);
+        rig_write(&g, t[i], 0, (uint64_t)i + 1);
+    }
+    for (int i = 0; i < 4; i++)
+        rig_expect(&g, t[i], 0, (uint64_t)i + 1);
+    CHECK(locks > 8 && !locked);
+    rig_end(&g);
+}
+
+/* A thread that knocks has the lock next: others wait in the anteroom. */
+TEST(who_knocks_is_let_in_first) {
+    static rig g;
+    rig_start(&g, 1);
+    rig_tier(&g, "fast", SIM_PLAIN, 0);
+    CHECK(rig_create(&g));
+    tnm_ctx *ctx = g.ctx;
+    tnmi_base_store32(&ctx->knocking, 1);
+    tnmi_door_lock(ctx);
+    CHECK_EQ(tnmi_base_load32(&ctx->knocking), 0); /* and has come in */
+    tnmi_door_unlock(ctx);
+    rig_end(&g);
+}
+#    endif
+
 int main(int argc, char **argv) { /* test_threads [sets] */
     if (argc > 1 && strcmp(argv[1], "sets") == 0) {
         RUN(sets_against_sets);
@@ -716,6 +769,8 @@ int main(int argc, char **argv) { /* test_threads [sets] */
     RUN(a_late_unpin_ends_nothing_else);
     RUN(what_is_destroyed_before_it_is_noted_is_not_recorded);
 #    ifndef THREADS_OWN_LOCK
+    RUN(the_application_may_bring_its_lock);
+    RUN(who_knocks_is_let_in_first);
     RUN(pump_thread_brings_a_prefetch);
     RUN(a_granted_pin_does_not_wait_for_the_next_prefetch);
 #    endif
