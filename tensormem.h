@@ -6949,7 +6949,8 @@ typedef struct tnmi_engine {
     uint64_t submit; /* tiers that took copies since their last submit, as bits */
     uint64_t left;   /* tiers with copies out and others waiting when the last round ended */
     uint64_t losing; /* tiers with `losing`, as bits */
-    uint32_t passed_at, shifts;
+    uint32_t passed_at;
+    uint32_t shifts, shift[TNMI_SHIFTS]; /* operations that move a replica within its tier */
     uint32_t close_at;   /* names, then segments, that the context's end has gone over */
     int stage_likely;    /* two tiers have backends that may not know each other */
     uint32_t stage_wish; /* tier + 1 the application named for staging, 0 = none */
@@ -7160,8 +7161,18 @@ static void tnmi_engine_open_place(tnmi_engine *e, uint32_t tier, uint32_t segme
     tnmi_base_undefined(host, bytes + tnmi_engine_tier(e, tier)->desc.tail_bytes);
 }
 
+/* Is a replica that is current being moved to another place of its tier? */
+static int tnmi_engine_is_shifted(const tnmi_engine *e, uint32_t tier, uint32_t index) {
+    for (uint32_t i = 0; i < e->shifts; i++) {
+        const tnmi_op *op = tnmi_engine_op(e, e->shift[i]);
+        if (op->tier == tier && op->replica == index) return 1;
+    }
+    return 0;
+}
+
 /* Does some other BUSY replica, or a shift, still read this one? */
 static int tnmi_engine_has_reader(const tnmi_engine *e, uint32_t content, uint32_t tier) {
+    if (e->shifts && tnmi_engine_is_shifted(e, tier, tnmi_engine_index(e, content, tier))) return 1;
     for (uint32_t t = 0; t < e->tiers.count; t++) {
         const tnmi_replica *other = tnmi_engine_on(e, content, t);
         if (t == tier || !tnmi_engine_is_busy(other)) continue;
@@ -9257,7 +9268,8 @@ static tnm_result tnmi_engine_can_grant(tnmi_engine *e, const tnmi_member *membe
                 source = 0;
         } else if (tnmi_engine_live_pins(e, t, index, 0))
             return TNM_ERR_BUSY;
-        else if (tnmi_tensor_pins(tnmi_base_load64(&other->word)))
+        else if (tnmi_tensor_pins(tnmi_base_load64(&other->word)) ||
+                 tnmi_engine_is_shifted(e, t, index))
             r = TNM_PENDING;
     }
     return source ? TNM_PENDING : r;
@@ -10289,7 +10301,7 @@ static int tnmi_engine_shift(tnmi_engine *e, uint32_t tier, uint32_t node) {
         tnmi_space_take(&t->space, hole, &room, TNMI_NONE);
         tnmi_engine_settle(e, op_index, hole);
         tnmi_move_enqueue(&e->move, op_index, TNM_CLASS_DEMAND);
-        e->shifts++;
+        e->shift[e->shifts++] = op_index;
         return 1;
     }
     return 0;
@@ -10323,7 +10335,8 @@ static void tnmi_engine_end_shift(tnmi_engine *e, uint32_t op_index, int done) {
         tnmi_tier_forgive(&t->stiff);
     else if (op.error != TNM_OK)
         tnmi_tier_back_off(&t->stiff, e->tick);
-    e->shifts--;
+    for (uint32_t i = 0; i < e->shifts; i++)
+        if (e->shift[i] == op_index) e->shift[i] = e->shift[--e->shifts];
     tnmi_move_delete(&e->move, op_index);
     if (done && tnmi_tensor_claim(replica)) {
         uint32_t node = replica->node, segment = replica->segment;

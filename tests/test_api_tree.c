@@ -169,6 +169,72 @@ EACH(a_bottom_is_compacted) { /* holes between what must stay make one large eno
     rig_end(g);
 }
 
+/* What is being moved within its tier is read, whoever writes the content elsewhere meanwhile. */
+enum { WRITTEN, FETCHED_AND_DESTROYED, DESTROYED };
+
+static void holes_are_closed_slowly(rig *g, int kind, int how) {
+    enum { N = 16 };
+    tnm_tensor big;
+    tnm_pinned p;
+    tnm_result r;
+    if ((kind & SIM_ASYNC) == 0) return;
+    rig_tier(g, "fast", SIM_PLAIN, rig_room(N, 1024));
+    rig_tier(g, "bottom", kind, rig_room(N, 1024));
+    rig_create(g);
+    rig_make(g, t, N, 1024, 1);
+    for (int i = 1; i < N && how != FETCHED_AND_DESTROYED; i += 2)
+        rig_expect(g, t[i], 0, (uint64_t)i); /* on both */
+    for (int i = 0; i < N; i += 2)
+        CHECK_EQ(tnm_tensor_destroy(g->ctx, t[i]), TNM_OK);
+    big = rig_tensor(g, 7 * 1024, 0);
+    g->sim.stuck = 1;
+    CHECK_EQ(rig_try(g, big, 1, TNM_DISCARD, &p), TNM_PENDING);
+    for (int i = 0; i < 50 && sim_running(&g->sim.device[1]) == 0; i++)
+        tnm_pump(g->ctx, TNM_ALL);
+    CHECK(sim_running(&g->sim.device[1]) > 0);
+    for (int i = 1; i < N; i += 2) {
+        int dies = how == DESTROYED || how == FETCHED_AND_DESTROYED;
+        if (how == FETCHED_AND_DESTROYED) {
+            for (int n = 0; n < 9 && (r = rig_try(g, t[i], 0, TNM_READ, &p)) == TNM_PENDING; n++)
+                tnm_pump(g->ctx, TNM_ALL);
+            if (r == TNM_OK) CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+        }
+        if (dies) CHECK_EQ(tnm_tensor_destroy(g->ctx, t[i]), TNM_OK);
+        if (dies) t[i] = rig_tensor(g, 1024, 0);
+        r = rig_try(g, t[i], 0, dies ? TNM_DISCARD : TNM_WRITE, &p);
+        if (r != TNM_OK) continue;
+        sim_fill(sim_at(&g->sim, &p), (uint64_t)i + 100, 0, 1024);
+        CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+        CHECK_EQ(tnm_check(g->ctx), 0);
+    }
+    g->sim.stuck = 0;
+    rig_pump(g, 40);
+    for (int i = 1; i < N; i += 2) { /* those that had to wait; and all of them once more */
+        RIG_UNTIL(r, g, rig_try(g, t[i], 0, TNM_DISCARD, &p));
+        CHECK_EQ(r, TNM_OK);
+        if (r != TNM_OK) continue;
+        sim_fill(sim_at(&g->sim, &p), (uint64_t)i + 200, 0, 1024);
+        CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    }
+    rig_healthy(g);
+    for (int i = 1; i < N; i += 2)
+        rig_expect(g, t[i], 0, (uint64_t)i + 200);
+    rig_rest(g);
+    rig_end(g);
+}
+
+EACH(what_is_shifted_is_written_elsewhere) {
+    holes_are_closed_slowly(g, kind, WRITTEN);
+}
+
+EACH(what_is_shifted_is_fetched_and_destroyed) { /* the fetch read it as well */
+    holes_are_closed_slowly(g, kind, FETCHED_AND_DESTROYED);
+}
+
+EACH(what_is_shifted_is_destroyed) {
+    holes_are_closed_slowly(g, kind, DESTROYED);
+}
+
 EACH(destroy_in_every_place) {
     two_over_one(g, kind);
     rig_make(g, t, 12, ONE, 0);
@@ -493,6 +559,9 @@ int main(void) {
     RUN(larger_than_the_middle);
     RUN(exchange_of_full_tiers_is_refused);
     RUN(a_bottom_is_compacted);
+    RUN(what_is_shifted_is_written_elsewhere);
+    RUN(what_is_shifted_is_fetched_and_destroyed);
+    RUN(what_is_shifted_is_destroyed);
     RUN(destroy_in_every_place);
     RUN(a_lost_device);
     RUN(a_failed_write_over_what_was_lost_leaves_it_lost);
