@@ -2,7 +2,9 @@
 /* The conformance kit itself: a device that keeps the contract breaks no rule, and each defect that
  * is planted in it is named by the rule it breaks. */
 #define TENSORMEM_IMPLEMENTATION
-#define TENSORMEM_THREADS
+#ifndef __wasm__
+#    define TENSORMEM_THREADS
+#endif
 #include "tensormem.h"
 #include "check.h"
 #include "conformance.h"
@@ -92,6 +94,9 @@ TEST(each_defect_is_named_by_its_rule) {
     for (int i = 0; i < COUNT; i++) {
         int broken = play(all[i].kind, all[i].defect, all[i].only);
         seen[all[i].defect] = 1;
+#ifndef CONFORM_THREADS
+        if (all[i].rule == CONFORM_THREAD_HOP) continue;
+#endif
         if (broken >= 1 && kit.broken[all[i].rule]) continue;
         printf("defect %d was not named by %s\n", (int)all[i].defect,
                conform_rule_name(all[i].rule));
