@@ -8411,6 +8411,7 @@ static tnm_result tnmi_engine_drain_oldest(tnmi_engine *e, tnmi_plan *plan, uint
         if (!stays[oldest.count - 1]) have += s->size;
     }
     tnmi_engine_put_back(e, tier, &oldest);
+    if (!oldest.more) e->rekeys[tier] = 0;
     if (oldest.more && !e->rehearsing) e->changed++;
     if (have < need) return oldest.more ? TNM_PENDING : tnmi_engine_classify(e, plan, tier, need);
     if (e->rehearsing) return TNM_PENDING;
@@ -10099,9 +10100,10 @@ static void tnmi_engine_clean_ahead(tnmi_engine *e) {
         uint64_t unsure = 0;
         if (tier->spill < 0 || view.sick || tier->budget == UINT64_MAX) continue;
         if (tnmi_tier_used(tier) + tier->budget / 8 < tier->budget) continue;
-        uint64_t waits = tnmi_engine_backlog(e, (uint32_t)tier->spill);
+        uint64_t waits = tnmi_engine_backlog(e, (uint32_t)tier->spill), rekeys = e->rekeys[t];
         oldest.count = 0;
         oldest.more = 0;
+        e->rekeys[t] = 0; /* a search for room that goes on later goes on where it was */
         while (oldest.count < 8 && waits < e->move.chunk &&
                tnmi_engine_pop_oldest(e, &view, &oldest, &steps)) {
             uint32_t index = oldest.index[oldest.count - 1];
@@ -10118,6 +10120,7 @@ static void tnmi_engine_clean_ahead(tnmi_engine *e) {
             waits += content->bytes;
         }
         tnmi_engine_put_back(e, t, &oldest);
+        e->rekeys[t] = rekeys;
         for (uint32_t i = 0; i < count; i++)
             tnmi_engine_write_down(e, dirty[i], t, TNM_CLASS_WRITE_BACK);
     }

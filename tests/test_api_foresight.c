@@ -534,6 +534,47 @@ EACH(least_recently_pinned_leaves) { /* equal sizes, one thread: textbook LRU, e
     rig_end(g);
 }
 
+/* So they do where each has memory of its own, and where what is dirty is written down before its
+ * room is asked for: a search for the oldest has its steps for itself, and no other one's make it
+ * end early, with another. */
+static void leave_by_age(rig *g, int kind, uint64_t segment, tnm_access access) {
+    enum { N = 9, C = 5 };
+    int last[N] = { 0 }, clock = 0, misses = 0;
+    uint64_t draw = 7;
+    tnm_pinned p;
+    rig_tier(g, "fast", kind, rig_room(C, ONE));
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    g->tiers[0].segment_bytes = segment;
+    rig_create(g);
+    rig_make(g, t, N, ONE, 1);
+    for (int n = 0; n < 200; n++) {
+        int i = (int)check_draw(&draw, N), here = 0, oldest = -1;
+        for (int k = 0; k < N; k++) {
+            here += last[k] > 0;
+            if (last[k] > 0 && (oldest < 0 || last[k] < last[oldest])) oldest = k;
+        }
+        misses += last[i] == 0;
+        if (last[i] == 0 && here == C) last[oldest] = 0;
+        last[i] = ++clock;
+        CHECK_EQ(rig_pin(g, t[i], 0, access, &p), TNM_OK);
+        CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+        for (int k = 0; k < N; k++)
+            CHECK_EQ(rig_state(g, t[k], 0) == TNM_STATE_READY, last[k] > 0);
+        if (check_draw(&draw, 2)) rig_rest(g);
+    }
+    CHECK_EQ(rig_stats(g, 0).misses, misses);
+    CHECK_EQ(rig_stats(g, 0).lru_inexact, 0);
+    rig_end(g);
+}
+
+EACH(least_recently_pinned_leaves_dirty_or_alone) {
+    static const uint64_t segments[] = { 0, TNM_DEDICATED };
+    for (int i = 0; i < (kind & SIM_ASYNC ? 2 : 4); i++) { /* what is on its way down leaves later */
+        if (i > 0) rig_start(g, (uint64_t)i + 1);
+        leave_by_age(g, kind, segments[i & 1], i & 2 ? TNM_WRITE : TNM_READ);
+    }
+}
+
 /* Requests of four references each. A request is a step; each tensor's next use within the next
  * `window` requests is told. */
 typedef struct {
@@ -860,6 +901,7 @@ int main(void) {
     RUN(no_flag_of_ours_passes_for_the_callers);
     RUN(hints_never_change_results);
     RUN(least_recently_pinned_leaves);
+    RUN(least_recently_pinned_leaves_dirty_or_alone);
     RUN(lru_among_what_is_not_told);
     RUN(knowing_more_hits_more);
     RUN(told_backwards);
