@@ -723,6 +723,7 @@ typedef enum tnm_result {
  * alloc    gives `size` bytes at `align` (a power of two): a token in *mem, and in *host the CPU
  *          address, or NULL if the CPU cannot see them. `item` is the tensor's desc.user for
  *          TNM_DEDICATED tiers, else NULL. Any error is a refusal; the engine makes do with less.
+ *          LOST says besides that what was given before is gone.
  * release  gives it back: the same token and size.
  * copy     moves `size` >= 1 bytes between two spans that never overlap. OK = done now. PENDING =
  *          under way, *ticket (never 0) will be polled; several copies may share a ticket.
@@ -7582,6 +7583,12 @@ static void tnmi_engine_drained(tnmi_engine *e, uint32_t op_index) {
     tnmi_engine_reap(e, content);
 }
 
+/* What whoever asks for the bytes of a content is told that has none: lost, never written, or
+ * dropped. */
+static tnm_result tnmi_engine_nothing(const tnmi_engine *e, uint32_t content) {
+    return tnmi_engine_content(e, content)->flags & TNMI_BROKEN ? TNM_ERR_LOST : TNM_ERR_EMPTY;
+}
+
 /* A transfer ends without success. What is out must come home before its place is reused. */
 static void tnmi_engine_fail(tnmi_engine *e, uint32_t op_index, tnm_result code) {
     tnmi_op *op = tnmi_engine_op(e, op_index);
@@ -8935,7 +8942,7 @@ static void tnmi_engine_orphan_build(tnmi_engine *e, uint32_t index) {
     tnmi_op *op = tnmi_engine_op(e, index);
     if (tnmi_engine_has_builder(e, op->content, op->tier)) return;
     if (tnmi_tensor_is_empty(&e->tensors, op->content)) {
-        tnmi_engine_fail(e, index, TNM_ERR_EMPTY);
+        tnmi_engine_fail(e, index, tnmi_engine_nothing(e, op->content));
         if (op->out == 0) tnmi_engine_drained(e, index);
         return;
     }
@@ -9245,7 +9252,7 @@ static tnm_result tnmi_engine_can_grant(tnmi_engine *e, const tnmi_member *membe
                   (member->access != TNM_DISCARD || !tnmi_engine_is_built(e, replica));
     if (filling && member->access != TNM_DISCARD &&
         tnmi_tensor_is_empty(&e->tensors, member->content))
-        return TNM_ERR_EMPTY; /* dropped before anything was read */
+        return tnmi_engine_nothing(e, member->content); /* before anything was read */
     if (filling && member->access == TNM_READ) return TNM_PENDING;
     if (word & TNMI_LOST) {
         uint32_t index = tnmi_engine_index(e, member->content, member->tier);
@@ -10636,6 +10643,12 @@ static int tnmi_engine_lose_next(tnmi_engine *e, uint32_t tier, uint32_t at) {
     return 1;
 }
 
+/* Are a replica's bytes gone, or going? */
+static int tnmi_engine_is_lost(const tnmi_engine *e, uint32_t tier, uint32_t index) {
+    const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+    return (tnmi_base_load64(&replica->word) & TNMI_LOST) != 0 || ((e->losing >> tier) & 1u);
+}
+
 /* Of a tier that loses its memory a bounded part drops. Until all of it has, nothing new is placed
  * there, so that what comes after the loss is not taken for what was before. 0 = there is none. */
 static int tnmi_engine_lose_some(tnmi_engine *e) {
@@ -10843,9 +10856,15 @@ static uint32_t tnmi_engine_start_chunk(tnmi_engine *e, uint32_t op_index) {
     int bounce, odd_ends, zero = tnmi_engine_is_zero(op);
     tnm_span to;
     if (op->next == op->bytes || e->move.free_copy == TNMI_NONE) return TNMI_NONE;
-    if ((op->kind == TNMI_OP_READ || op->kind == TNMI_OP_WRITE) &&
-        tnmi_tensor_fenced(&e->tensors, op->tier, op->replica, op->kind == TNMI_OP_READ))
-        return TNMI_NONE; /* a queue has not passed yet */
+    if (op->kind == TNMI_OP_READ || op->kind == TNMI_OP_WRITE) {
+        if (tnmi_engine_is_lost(e, op->tier, op->replica)) { /* its pin alone keeps it */
+            tnmi_engine_fail(e, op_index, TNM_ERR_LOST);
+            if (op->out == 0) tnmi_engine_end_op(e, op_index);
+            return TNMI_NONE;
+        }
+        if (tnmi_tensor_fenced(&e->tensors, op->tier, op->replica, op->kind == TNMI_OP_READ))
+            return TNMI_NONE; /* a queue has not passed yet */
+    }
     if (op->orphan) {
         if (op->out > 0) return TNMI_NONE;
         op->from = TNMI_NONE; /* another one, from the start, and by a route of its own */
@@ -10855,8 +10874,7 @@ static uint32_t tnmi_engine_start_chunk(tnmi_engine *e, uint32_t op_index) {
     if (op->kind == TNMI_OP_FILL && op->from == TNMI_NONE &&
         !tnmi_engine_choose_source(e, op_index)) {
         if (!tnmi_tensor_is_empty(&e->tensors, op->content)) return TNMI_NONE;
-        int lost = (tnmi_engine_content(e, op->content)->flags & TNMI_BROKEN) != 0;
-        tnmi_engine_fail(e, op_index, lost ? TNM_ERR_LOST : TNM_ERR_EMPTY); /* or dropped */
+        tnmi_engine_fail(e, op_index, tnmi_engine_nothing(e, op->content));
         tnmi_engine_end_op(e, op_index);
         return TNMI_NONE;
     }
@@ -11162,6 +11180,7 @@ static void tnmi_engine_answer(tnmi_engine *e, const tnmi_ask *ask) {
         break;
     case TNMI_ASK_ALLOC:
         tnmi_engine_answer_alloc(e, ask);
+        if (ask->result == TNM_ERR_LOST) tnmi_engine_lose_tier(e, ask->tier);
         break;
     case TNMI_ASK_RELEASE:
         tnmi_engine_answer_release(e, ask);
@@ -12000,6 +12019,7 @@ static int tnmi_engine_finish_close(tnmi_engine *e) {
 static void tnmi_engine_forget_bytes(tnmi_engine *e, uint32_t tier, uint32_t index) {
     tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
     tnmi_tensor_mark(replica, TNMI_LOST | TNMI_NOTIFY, 0);
+    tnmi_tensor_set_flags(tnmi_engine_content(e, replica->content), 0, TNMI_BROKEN);
 }
 
 /* What would the grant of a planned request say? */
@@ -14331,6 +14351,7 @@ static tnm_result tnmi_door_by_cpu(tnm_ctx *ctx, tnmi_plain *plain, uint64_t at,
     tnm_event how;
     while (tnmi_tensor_fenced(&e->tensors, tier, index, reads))
         if (!tnmi_door_turn(ctx, &rounds, 1)) return TNM_PENDING;
+    if (tnmi_engine_is_lost(e, tier, index)) return TNM_ERR_LOST; /* while we waited */
     memset(&how, 0, sizeof how);
     how.tier = reads ? -1 : (int)tier;
     how.from = reads ? (int)tier : -1;

@@ -1,0 +1,140 @@
+/* Failures and losses in odd moments, from outside: what test_fault has found, one by one. P4, P5. */
+#define TENSORMEM_IMPLEMENTATION
+#include "tensormem.h"
+#include "sim.h"
+
+enum { ONE = 1280 };
+
+static uint8_t back[ONE];
+
+static tnm_result wrote(rig *g, tnm_tensor t, uint64_t from, uint64_t bytes, uint64_t key) {
+    static uint8_t what[ONE];
+    sim_fill(what, key, from, bytes);
+    return tnm_write(g->ctx, t, from, what, bytes);
+}
+
+/* The segment that is asked for tells that the device was away: what lay there is gone. */
+TEST(alloc_may_say_that_the_memory_is_gone) {
+    static rig g;
+    tnm_tensor t[2];
+    tnm_pinned at;
+    rig_start(&g, 1);
+    rig_tier(&g, "fast", SIM_HIDDEN, rig_room(4, ONE));
+    rig_tier(&g, "slow", SIM_PLAIN, 0);
+    g.tiers[0].segment_bytes = TNM_DEDICATED;
+    CHECK(rig_create(&g));
+    rig_make(&g, t, 1, ONE, 0);
+    t[1] = rig_tensor(&g, ONE, 0);
+    sim_lose(&g.sim.device[0]);
+    CHECK(rig_pin(&g, t[1], 0, TNM_DISCARD, &at) < 0);
+    g.sim.device[0].lost = 0;
+    CHECK_EQ(tnm_read(g.ctx, t[0], 0, back, ONE), TNM_ERR_LOST);
+    rig_pump(&g, 4); /* its back-off ends */
+    rig_write(&g, t[0], 0, 7);
+    rig_write(&g, t[1], 0, 8);
+    rig_expect(&g, t[0], 0, 7);
+    rig_end(&g);
+}
+
+static sim_device *dies; /* when its fence is asked for; and is back once it has said so */
+
+static uint64_t dying_passed(void *user, uint32_t queue, uint64_t wait_for) {
+    if (dies != NULL) sim_lose(dies);
+    dies = NULL;
+    return sim_passed(user, queue, wait_for);
+}
+
+static tnm_result told_poll(void *user, uint64_t ticket) {
+    tnm_result r = sim_poll(user, ticket);
+    if (r == TNM_ERR_LOST) ((sim_device *)user)->lost = 0;
+    return r;
+}
+
+/* A tnm_read holds a replica whose memory goes before its bytes have begun to move. */
+TEST(nothing_is_read_from_memory_that_is_gone) {
+    static rig g;
+    tnm_tensor t[2];
+    tnm_pinned at;
+    tnm_use u;
+    rig_start(&g, 1);
+    rig_tier(&g, "fast", SIM_HIDDEN | SIM_ASYNC, rig_room(2, ONE));
+    rig_tier(&g, "host", SIM_PLAIN, 0);
+    g.tiers[0].backend.poll = told_poll;
+    g.desc.passed = dying_passed;
+    g.sim.delay = 9;
+    CHECK(rig_create(&g));
+    rig_make(&g, t, 2, ONE, 1);
+    CHECK_EQ(rig_pin(&g, t[0], 0, TNM_WRITE, &at), TNM_OK);
+    CHECK_EQ(rig_unpin(&g, &at, TNM_FENCE(1, 1)), TNM_OK);
+    u = rig_use(t[1], 0, TNM_READ);
+    CHECK_EQ(tnm_prefetch(g.ctx, 0, &u, 1), TNM_OK);
+    g.sim.stuck = 1;
+    CHECK(tnm_pump(g.ctx, ONE) >= 0);
+    g.sim.stuck = 0;
+    memset(g.sim.holds, 0, sizeof g.sim.holds);
+    dies = &g.sim.device[0];
+    CHECK_EQ(tnm_read(g.ctx, t[0], 0, back, ONE), TNM_ERR_LOST);
+    CHECK(dies == NULL);
+    CHECK_EQ(tnm_read(g.ctx, t[0], 0, back, ONE), TNM_ERR_LOST);
+    rig_expect(&g, t[1], 1, 1);
+    CHECK_EQ(wrote(&g, t[0], 0, ONE, 5), TNM_OK);
+    rig_expect(&g, t[0], 1, 5);
+    rig_end(&g);
+}
+
+TEST(a_loss_is_told_as_a_loss) { /* to whoever waits for the bytes, not as "never written" */
+    static rig g;
+    tnm_tensor t[4];
+    tnm_pinned at[3];
+    tnm_use u[4];
+    tnm_result r = TNM_PENDING;
+    rig_start(&g, 1);
+    rig_tier(&g, "fast", SIM_ASYNC, rig_room(3, ONE));
+    rig_tier(&g, "slow", SIM_PLAIN, 0);
+    g.tiers[1].segment_bytes = TNM_DEDICATED;
+    CHECK(rig_create(&g));
+    rig_make(&g, t, 3, ONE, 1);
+    t[3] = rig_tensor(&g, ONE, 0);
+    g.sim.stuck = 1; /* copies to the fast tier stay under way */
+    for (int i = 0; i < 4; i++)
+        u[i] = rig_use(t[i], i < 3 ? 0 : 1, i < 3 ? TNM_READ : TNM_DISCARD);
+    CHECK_EQ(tnm_try_pin(g.ctx, u, 3, at), TNM_PENDING);
+    CHECK(tnm_pump(g.ctx, TNM_ALL) >= 0);
+    sim_lose(&g.sim.device[1]);
+    CHECK_EQ(tnm_try_pin(g.ctx, &u[3], 1, at), TNM_PENDING);
+    CHECK(tnm_pump(g.ctx, TNM_ALL) >= 0); /* its segment is refused: LOST */
+    g.sim.stuck = 0;
+    for (int i = 0; i < 200 && r == TNM_PENDING; i++) {
+        r = tnm_try_pin(g.ctx, u, 3, at);
+        if (r == TNM_PENDING) CHECK(tnm_pump(g.ctx, TNM_ALL) >= 0);
+    }
+    CHECK_EQ(r, TNM_ERR_LOST);
+    g.sim.device[1].lost = 0;
+    rig_end(&g);
+}
+
+TEST(a_first_write_that_is_lost_leaves_nothing) {
+    static rig g;
+    tnm_tensor t;
+    rig_start(&g, 1);
+    rig_tier(&g, "only", SIM_HIDDEN, rig_room(4, ONE));
+    CHECK(rig_create(&g));
+    rig_make(&g, &t, 1, ONE, 0); /* the tier has memory */
+    CHECK_EQ(tnm_tensor_destroy(g.ctx, t), TNM_OK);
+    t = rig_tensor(&g, ONE, 0);
+    g.sim.device[0].lost = 1;
+    CHECK_EQ(wrote(&g, t, 0, ONE, 3), TNM_ERR_LOST);
+    g.sim.device[0].lost = 0;
+    CHECK_EQ(tnm_read(g.ctx, t, 0, back, ONE), TNM_ERR_EMPTY);
+    CHECK_EQ(wrote(&g, t, 0, ONE, 4), TNM_OK);
+    rig_expect(&g, t, 0, 4);
+    rig_end(&g);
+}
+
+int main(void) {
+    RUN(alloc_may_say_that_the_memory_is_gone);
+    RUN(nothing_is_read_from_memory_that_is_gone);
+    RUN(a_loss_is_told_as_a_loss);
+    RUN(a_first_write_that_is_lost_leaves_nothing);
+    return check_done();
+}
