@@ -10139,6 +10139,7 @@ static int tnmi_engine_drain_one(tnmi_engine *e, uint32_t tier, tnmi_segment *s,
     tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
     tnmi_view view = tnmi_engine_view(e, tier);
     uint32_t content = replica->content;
+    tnm_result r;
     if (tnmi_engine_is_used(e, tier, index, 1)) s->stop |= 2;
     if (tnmi_engine_is_busy(replica)) {
         tnmi_engine_cancel_op(e, replica->offset);
@@ -10146,7 +10147,11 @@ static int tnmi_engine_drain_one(tnmi_engine *e, uint32_t tier, tnmi_segment *s,
     }
     switch (tnmi_policy_may_leave(&view, replica)) {
     case TNMI_LEAVE_DIRTY:
-        tnmi_engine_write_down(e, content, tier, TNM_CLASS_DEMAND);
+        r = tnmi_engine_write_down(e, content, tier, TNM_CLASS_DEMAND);
+        if (r == TNM_ERR_MEMORY || r == TNM_ERR_CAPACITY) { /* whoever waits for it is told */
+            tnmi_tier_back_off(&tnmi_engine_tier(e, tier)->sick, e->tick);
+            tnmi_engine_tier(e, tier)->sick_of = r;
+        }
         return TNMI_HEAVY;
     case TNMI_LEAVE_NOW:
         if (tnmi_engine_try_leave(e, tier, index))
@@ -10798,7 +10803,7 @@ static void tnmi_engine_set_aside(tnmi_engine *e) {
         tnmi_engine_tier(e, t)->set_aside = tnmi_engine_tier(e, t)->spared = 0;
     if (!tnmi_engine_choose_staging(e)) return;
     tnmi_tier *t = tnmi_engine_tier(e, e->move.stage_tier);
-    if (t->budget == UINT64_MAX) return;
+    if (t->budget == UINT64_MAX || e->move.stage_bytes > t->budget) return; /* not in there */
     if (e->stage_wish || !t->own_backend)
         t->set_aside = tnmi_base_min(e->move.stage_bytes, t->budget);
     else if (t->visible)
@@ -11256,7 +11261,7 @@ static int tnmi_engine_next_staging(tnmi_engine *e, tnmi_ask *ask) {
     }
     t->set_aside = t->spared = 0;
     if (move->stage_bytes > tnmi_tier_room(t)) {
-        if (t->space.used_granules == 0 &&
+        if (t->space.used_granules == 0 && move->stage_bytes <= t->budget &&
             tnmi_engine_make_ledger(e, move->stage_tier, move->stage_bytes, 0))
             return 0;
         move->stage_state = TNMI_STAGING_REFUSED;
@@ -11770,11 +11775,17 @@ static void tnmi_engine_begin_following(tnmi_engine *e, uint32_t lane_index, uin
     lane->began = latest; /* that step has been done */
 }
 
-/* The error of a background failure on this tier, once. */
-static tnm_result tnmi_engine_reported(tnmi_tensor *content, uint32_t tier) {
+/* The error of a background failure on this tier that nobody was told of. */
+static tnm_result tnmi_engine_untold(const tnmi_tensor *content, uint32_t tier) {
     if (!(content->failed >> 16) || ((content->failed >> 8) & 0xffu) != tier) return TNM_OK;
-    content->failed &= 0xffffu;
     return (tnm_result) - (int)(content->failed & 0xffu);
+}
+
+/* The same, once. */
+static tnm_result tnmi_engine_reported(tnmi_tensor *content, uint32_t tier) {
+    tnm_result r = tnmi_engine_untold(content, tier);
+    if (r != TNM_OK) content->failed &= 0xffffu;
+    return r;
 }
 
 /* OK when the content has left the tier, PENDING while it is on its way, or what forbids it. */
@@ -14813,8 +14824,19 @@ TENSORMEM_API tnm_result tnm_evict(tnm_ctx *ctx, tnm_tensor tensor, int tier) {
     return tnmi_door_leave(ctx, r);
 }
 
-/* Every content, in bounded steps. PENDING if any is, else the first obstacle. When enough is under
- * way the next call goes on from there: a record for each of many tensors would be memory too. */
+/* Who asked for all has been told of one failure: all of them start anew. */
+static void tnmi_door_told_all(tnm_ctx *ctx, uint32_t tier) {
+    tnmi_engine *e = &ctx->e;
+    for (uint32_t i = 0; i < e->tensors.names.fresh; i++) {
+        if (i % TNMI_PIECE == TNMI_PIECE - 1) tnmi_door_breath(ctx);
+        tnmi_engine_reported(tnmi_engine_content(e, i), tier);
+    }
+}
+
+/* Every content, in bounded steps. PENDING if any is, else the first obstacle: until then what has
+ * failed is not tried again, or those that fail by turns would keep it PENDING for ever. When enough
+ * is under way the next call goes on from there: a record for each of many tensors would be memory
+ * too. */
 static tnm_result tnmi_door_flush_all(tnm_ctx *ctx, uint32_t tier) {
     tnmi_engine *e = &ctx->e;
     tnmi_tier *t = &e->tiers.tier[tier];
@@ -14827,13 +14849,16 @@ static tnm_result tnmi_door_flush_all(tnm_ctx *ctx, uint32_t tier) {
         const tnmi_tensor *tensor = tnmi_engine_content(e, i);
         if ((tensor->flags & TNMI_VIEW) || tensor->refs == 0) continue;
         if (tensor->flags & TNMI_BROKEN) continue;
-        tnm_result r = tnmi_door_leave_tier(ctx, none, i, tier, 1);
+        tnm_result r = tnmi_engine_untold(tensor, tier);
+        if (r == TNM_OK) r = tnmi_door_leave_tier(ctx, none, i, tier, 1);
         if (r == TNM_PENDING) worst = r;
         if (r < 0 && first == TNM_OK) first = r;
         if (r != TNM_OK) tnmi_door_breath(ctx); /* a plan was made */
     }
     t->flush_at = left ? i : 0;
-    return worst == TNM_PENDING || left ? TNM_PENDING : first;
+    if (worst == TNM_PENDING || left) return TNM_PENDING;
+    if (first != TNM_OK) tnmi_door_told_all(ctx, tier);
+    return first;
 }
 
 TENSORMEM_API tnm_result tnm_flush(tnm_ctx *ctx, tnm_tensor tensor, int tier) {

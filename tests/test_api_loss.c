@@ -1,4 +1,4 @@
-/* Failures and losses in odd moments, from outside: what test_fault has found, one by one. P4, P5. */
+/* Failures and losses in odd moments: what test_fault has found, one by one. P1, P4, P5. */
 #define TENSORMEM_IMPLEMENTATION
 #include "tensormem.h"
 #include "sim.h"
@@ -82,6 +82,38 @@ TEST(nothing_is_read_from_memory_that_is_gone) {
     rig_end(&g);
 }
 
+/* Room is made by writing down, and that takes records for which there may be no memory. Whichever
+ * of them it is, no call waits for it: sim_idle would say so. */
+EACH(room_that_no_memory_can_make_is_not_waited_for) {
+    uint64_t fired = 1;
+    for (uint64_t n = 1; fired > 0; n++) {
+        tnm_tensor t[3];
+        rig_start(g, n);
+        rig_tier(g, "fast", kind, rig_room(2, ONE));
+        rig_tier(g, "slow", SIM_PLAIN, 0);
+        memset(&g->tiers[1].backend, 0, sizeof g->tiers[1].backend); /* the same allocator's */
+        g->sim.device[1].world = NULL;
+        g->tiers[0].segment_bytes = TNM_DEDICATED;
+        g->desc.policy = TNM_POLICY_AUTO;
+        rig_create(g);
+        for (int i = 0; i < 3; i++)
+            t[i] = rig_tensor(g, ONE, 0);
+        sim_break(&g->sim, SIM_HOST_ALLOC, n, 1);
+        for (int i = 0; i < 3; i++) {
+            tnm_pinned at;
+            if (rig_pin(g, t[i], 0, TNM_DISCARD, &at) == TNM_OK)
+                CHECK_EQ(rig_unpin(g, &at, 0), TNM_OK);
+        }
+        fired = g->sim.fired;
+        g->sim.fault_at = 0;
+        rig_pump(g, 8);
+        for (int i = 0; i < 3; i++)
+            rig_write(g, t[i], 0, (uint64_t)i);
+        rig_expect_all(g, t, 3, 1);
+        rig_end(g);
+    }
+}
+
 TEST(a_loss_is_told_as_a_loss) { /* to whoever waits for the bytes, not as "never written" */
     static rig g;
     tnm_tensor t[4];
@@ -113,6 +145,27 @@ TEST(a_loss_is_told_as_a_loss) { /* to whoever waits for the bytes, not as "neve
     rig_end(&g);
 }
 
+EACH(flushing_all_ends_though_nothing_can_be_written) {
+    tnm_tensor t[4], all = { 0 };
+    tnm_result r = TNM_PENDING;
+    rig_tier(g, "fast", kind | SIM_HIDDEN, rig_room(4, ONE));
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    rig_create(g);
+    rig_make(g, t, 4, ONE, 0);
+    sim_break(&g->sim, SIM_COPY, 1, 1);
+    for (int i = 0; i < 400 && r == TNM_PENDING; i++) {
+        r = tnm_flush(g->ctx, all, 1);
+        if (r == TNM_PENDING) CHECK(tnm_pump(g->ctx, ONE) >= 0); /* they fail by turns */
+    }
+    CHECK_EQ(r, TNM_ERR_BACKEND);
+    g->sim.fault_at = 0;
+    RIG_UNTIL(r, g, tnm_flush(g->ctx, all, 1));
+    if (r < 0) RIG_UNTIL(r, g, tnm_flush(g->ctx, all, 1)); /* what has failed since, once */
+    CHECK_EQ(r, TNM_OK);
+    rig_expect_all(g, t, 4, 1);
+    rig_end(g);
+}
+
 TEST(a_first_write_that_is_lost_leaves_nothing) {
     static rig g;
     tnm_tensor t;
@@ -131,10 +184,31 @@ TEST(a_first_write_that_is_lost_leaves_nothing) {
     rig_end(&g);
 }
 
+/* The bounce buffer of a grain of 4 KiB is larger than the tier it would come from. Before, a pin
+ * had a segment made and taken back for it, for ever. */
+TEST(staging_that_never_fits_is_not_waited_for) {
+    static rig g;
+    tnm_tensor t[5];
+    rig_start(&g, 1);
+    rig_tier(&g, "fast", SIM_HIDDEN, rig_room(2, ONE));
+    rig_tier(&g, "host", SIM_PLAIN, rig_room(4, ONE) + 16 * 1024);
+    rig_tier(&g, "disk", SIM_PLAIN | SIM_HIDDEN, 0);
+    g.tiers[1].segment_bytes = 16 * 1024;
+    g.tiers[2].backend.granularity = g.sim.device[2].granularity = 4096;
+    g.desc.staging_tier = 1;
+    CHECK(rig_create(&g));
+    rig_make(&g, t, 5, ONE, 0);
+    rig_expect_all(&g, t, 5, 0);
+    rig_end(&g);
+}
+
 int main(void) {
     RUN(alloc_may_say_that_the_memory_is_gone);
     RUN(nothing_is_read_from_memory_that_is_gone);
+    RUN(room_that_no_memory_can_make_is_not_waited_for);
     RUN(a_loss_is_told_as_a_loss);
+    RUN(flushing_all_ends_though_nothing_can_be_written);
     RUN(a_first_write_that_is_lost_leaves_nothing);
+    RUN(staging_that_never_fits_is_not_waited_for);
     return check_done();
 }
