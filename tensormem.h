@@ -9242,7 +9242,7 @@ static int tnmi_engine_gives_way(const tnmi_engine *e, const tnmi_op *op, uint64
            !tnmi_engine_has_elder(e, op->content, op->tier, age);
 }
 
-/* OK if the member, of a request of that age, can be granted now, PENDING if not yet, BUSY if a live
+/* OK if the member of a request of that age can be granted now, PENDING if not yet, BUSY if a live
  * pin forbids it. */
 static tnm_result tnmi_engine_can_grant(tnmi_engine *e, const tnmi_member *member, uint64_t age) {
     tnmi_replica *replica = tnmi_engine_on(e, member->content, member->tier);
