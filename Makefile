@@ -80,12 +80,20 @@ tsan: ## the tests with threads under ThreadSanitizer, by gcc and clang
 lint: ## the house rules against the files
 	@tests/lint.sh
 
-coverage: ## line coverage of the header by the tests, by gcov
+coverage: ## lines, branches and MC/DC of the header by the tests; fails below 100 %; needs clang-19
 	@tests/coverage.sh
 
-nightly: ## coverage, then every test at full scale and half an hour for each fuzzer
-	@tests/coverage.sh
-	@NIGHTLY=1 FUZZ_SECONDS=1800 tests/run.sh
+proof: ## contracts, bit tricks and two models, proved by Frama-C, Z3 and Spin: 3 minutes
+	@tests/proof.sh
+
+schedules: ## every order of two or three threads, and planted bugs; PARTS=all for the whole search
+	@tests/schedule.sh $(PARTS)
+
+full: ## every test at full scale, optimised, every checker
+	@NIGHTLY=1 tests/run.sh
+
+nightly: ## the long campaigns but the longest, and a table of them: hours
+	@FUZZ_SECONDS=1800 tests/campaigns.sh coverage proof schedules full
 
 tools: ## install what the tests and benchmarks use (Debian, Ubuntu)
 	@tests/tools.sh
@@ -138,4 +146,4 @@ $(OUT)/tests/bench_stream: EXTRA = $(if $(STARPU),-DBENCH_STARPU $(STARPU))
 -include $(wildcard $(OUT)/*.d $(OUT)/*/*.d build/standin/*.d)
 
 .PHONY: all demo test conformance standins bench bench-disk bench-llama bench-scale charts fuzz valgrind asan ubsan tsan \
-	lint coverage nightly tools install clean help
+	lint coverage proof schedules full nightly tools install clean help

@@ -81,7 +81,7 @@ planted() {
     plant two-grow-one-table 's/if \(ask->kind == TNMI_ASK_HOST && ask->table->capacity != capacity\)/if (0)/'
     plant names-not-looked-at-again 's/(tnmi_door_grow\(ctx\);\n        r = )tnmi_door_are_named\(ctx, set, count\);/$1TNM_OK;/'
     plant knock-never-answered 's/tnmi_base_acquire\(&ctx->mutex\);\n        tnmi_base_store32\(&ctx->knocking, 0\);/tnmi_base_acquire(&ctx->mutex);/; s/tnmi_base_release\(&ctx->anteroom\);\n        return;/return;/'
-    plant both-wait 's/tnmi_engine_outrank\(e, index, tnmi_engine_member\(e, m\)\);//'
+    plant both-wait 's/tnmi_engine_outrank\(e, request->age, tnmi_engine_member\(e, m\)\);//'
     plant unpin-ends-twice 's/(static .*tnmi_engine_unpinned\(.*?\{\n)/$1    before |= TNMI_NOTIFY;\n/s'
     plant unhit-keeps-the-pin 's/tnmi_door_release_pin\(ctx, replica, tier, index, pinned->access, locked\);/(void)locked;/'
     plant view-of-anything 's/if \(!tnmi_tensor_is_named\(\*name, id\)\) return 0;//; s/return tnmi_tensor_is_named\(\*name, id\);/return 1;/'
