@@ -4865,6 +4865,7 @@ typedef enum tnmi_staging {
     TNMI_STAGING_WANTED,     /* to be asked for */
     TNMI_STAGING_ALLOCATING, /* being asked for; from here on it is in the ledger */
     TNMI_STAGING_LIVE,
+    TNMI_STAGING_LOST,     /* its memory is gone, and copies are in it yet */
     TNMI_STAGING_UNWANTED, /* to be given back */
     TNMI_STAGING_RELEASING /* being given back */
 } tnmi_staging;
@@ -5056,6 +5057,13 @@ static int tnmi_move_unstage(tnmi_move *move, uint32_t tier) {
     if (!tnmi_move_has_staging(move, tier) || move->used > 0) return 0;
     move->stage_state = TNMI_STAGING_UNWANTED;
     return 1;
+}
+
+/* What was lost is given back when nobody is in it any more. */
+static void tnmi_move_unstage_lost(tnmi_move *move) {
+    if (move->stage_state == TNMI_STAGING_LOST &&
+        move->stage_count == move->stage_bytes / move->stage_size)
+        move->stage_state = TNMI_STAGING_UNWANTED;
 }
 
 /* How many staging chunks, and slots, must stay free when a chunk of this class is started: guesses
@@ -7165,6 +7173,15 @@ static void tnmi_engine_open_place(tnmi_engine *e, uint32_t tier, uint32_t segme
     tnmi_base_undefined(host, bytes + tnmi_engine_tier(e, tier)->desc.tail_bytes);
 }
 
+/* Is a copy of this transfer in its source's memory at this moment, handed out and not answered? */
+static int tnmi_engine_reads_now(const tnmi_engine *e, uint32_t op) {
+    for (uint32_t i = e->move.live_copy; i != TNMI_NONE; i = e->move.copy[i].next) {
+        const tnmi_copy *copy = &e->move.copy[i];
+        if (copy->op == op && copy->state != TNMI_COPY_READY && copy->hop != TNMI_HOP_OUT) return 1;
+    }
+    return 0;
+}
+
 /* Is a replica that is current being moved to another place of its tier? */
 static int tnmi_engine_is_shifted(const tnmi_engine *e, uint32_t tier, uint32_t index) {
     for (uint32_t i = 0; i < e->shifts; i++) {
@@ -7174,14 +7191,16 @@ static int tnmi_engine_is_shifted(const tnmi_engine *e, uint32_t tier, uint32_t 
     return 0;
 }
 
-/* Does some other BUSY replica, or a shift, still read this one? */
+/* Does some other BUSY replica, or a shift, still read this one? What lost its source will read
+ * another, but what is out reads this one yet. */
 static int tnmi_engine_has_reader(const tnmi_engine *e, uint32_t content, uint32_t tier) {
     if (e->shifts && tnmi_engine_is_shifted(e, tier, tnmi_engine_index(e, content, tier))) return 1;
     for (uint32_t t = 0; t < e->tiers.count; t++) {
         const tnmi_replica *other = tnmi_engine_on(e, content, t);
         if (t == tier || !tnmi_engine_is_busy(other)) continue;
         const tnmi_op *op = tnmi_engine_filling(e, other);
-        if (op->from == tier && !op->orphan) return 1;
+        if (op->from != tier) continue;
+        if (!op->orphan || (op->out > 0 && tnmi_engine_reads_now(e, other->offset))) return 1;
     }
     return 0;
 }
@@ -9731,6 +9750,25 @@ static void tnmi_engine_advance_requests(tnmi_engine *e) {
     }
 }
 
+/* ---- what is lost ---- */
+/* A lost replica leaves when nobody is in its memory any more: no pin, and no copy, which another
+ * tier's backend may be at. */
+static void tnmi_engine_leave_lost(tnmi_engine *e, uint32_t tier, uint32_t index) {
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
+    if (tnmi_engine_has_reader(e, replica->content, tier)) return;
+    if (tnmi_tensor_claim(replica)) tnmi_engine_leave(e, tier, index, 0);
+}
+
+/* A copy of a transfer that lost its source is not in the source's memory any more. */
+static void tnmi_engine_let_go_lost(tnmi_engine *e, const tnmi_op *op) {
+    uint32_t tier = op->from, content = op->content;
+    if (!op->orphan || op->kind != TNMI_OP_FILL || tier == TNMI_NONE) return;
+    const tnmi_replica *source = tnmi_engine_on(e, content, tier);
+    if (!source || !(tnmi_base_load64(&source->word) & TNMI_LOST)) return;
+    tnmi_engine_leave_lost(e, tier, tnmi_engine_index(e, content, tier));
+    e->changed++;
+}
+
 /* ---- fences ---- */
 /* A pin has gone: what was only waiting for it happens now. The subtraction was made without the
  * lock, so that the record may have left, and be another's, before the lock was ours. */
@@ -9743,12 +9781,12 @@ static void tnmi_engine_unpinned(tnmi_engine *e, uint32_t tier, uint32_t index, 
     if (tnmi_tensor_is(word, TNMI_ABSENT)) return;
     uint32_t content = replica->content;
     tnmi_engine_rekey(e, tier, index);
-    if ((before & TNMI_LOST) && tnmi_tensor_claim(replica)) tnmi_engine_leave(e, tier, index, 0);
+    if (before & TNMI_LOST) tnmi_engine_leave_lost(e, tier, index);
     tnmi_engine_reap(e, content);
 }
 
-/* What is filled from a replica whose bytes are gone begins again. Its record may stay under pins,
- * or its tier have another by then, which is not what was read from. */
+/* What is filled from a replica whose bytes are gone begins again. Its record may stay under pins
+ * and copies, or its tier have another by then, which is not what was read from. */
 static void tnmi_engine_orphan_readers(tnmi_engine *e, uint32_t content, uint32_t tier) {
     for (uint32_t t = 0; t < e->tiers.count; t++) {
         const tnmi_replica *other = tnmi_engine_on(e, content, t);
@@ -9766,10 +9804,8 @@ static void tnmi_engine_lose(tnmi_engine *e, uint32_t tier, uint32_t index) {
     tnmi_engine_orphan_readers(e, content, tier);
     if (tnmi_tensor_is_empty(&e->tensors, content))
         tnmi_tensor_set_flags(tnmi_engine_content(e, content), TNMI_BROKEN, 0);
-    if (tnmi_tensor_claim(replica)) {
-        tnmi_engine_leave(e, tier, index, 0);
-        tnmi_engine_reap(e, content);
-    }
+    tnmi_engine_leave_lost(e, tier, index);
+    tnmi_engine_reap(e, content);
 }
 
 static void tnmi_engine_fall(tnmi_engine *e, const tnmi_fence *fence, int dead) {
@@ -10356,7 +10392,8 @@ static void tnmi_engine_end_shift(tnmi_engine *e, uint32_t op_index, int done) {
     for (uint32_t i = 0; i < e->shifts; i++)
         if (e->shift[i] == op_index) e->shift[i] = e->shift[--e->shifts];
     tnmi_move_delete(&e->move, op_index);
-    if (done && tnmi_tensor_claim(replica)) {
+    int lost = (tnmi_base_load64(&replica->word) & TNMI_LOST) != 0; /* it waited for this */
+    if (done && !lost && tnmi_tensor_claim(replica)) {
         uint32_t node = replica->node, segment = replica->segment;
         tnmi_node *place = tnmi_space_node(&t->space, op.place);
         tnmi_heap *order = &e->tensors.on[op.tier].order;
@@ -10374,6 +10411,7 @@ static void tnmi_engine_end_shift(tnmi_engine *e, uint32_t op_index, int done) {
     } else
         tnmi_engine_free_node(e, op.tier, op.place, op.place_segment);
     tnmi_engine_end_source(e, op.content, op.tier);
+    if (lost) tnmi_engine_leave_lost(e, op.tier, op.replica);
     tnmi_engine_reap(e, op.content);
 }
 
@@ -10520,6 +10558,7 @@ static void tnmi_engine_end_copy(tnmi_engine *e, uint32_t copy_index) {
     uint32_t op_index = copy->op;
     tnmi_move_slot_give(&e->move, copy_index);
     tnmi_op *op = tnmi_engine_op(e, op_index);
+    tnmi_engine_let_go_lost(e, op);
     if (op->state == TNMI_OP_DRAINING ? op->out == 0 : op->done == op->bytes)
         tnmi_engine_end_op(e, op_index);
 }
@@ -10576,11 +10615,25 @@ static void tnmi_engine_count_link(tnmi_engine *e, tnmi_copy *copy, int add) {
     }
 }
 
+/* What was read from memory that was lost meanwhile counts for nothing, whatever its backend says:
+ * the transfer begins again when all that is out of it has come home. */
+static void tnmi_engine_hop_void(tnmi_engine *e, uint32_t copy_index) {
+    const tnmi_copy *copy = &e->move.copy[copy_index];
+    tnmi_op *op = tnmi_engine_op(e, copy->op);
+    if (op->next == op->bytes) tnmi_move_enqueue(&e->move, copy->op, (int)op->class_);
+    op->next = copy->at;
+    tnmi_engine_end_copy(e, copy_index);
+}
+
 /* One hop of a chunk was answered OK. */
 static void tnmi_engine_hop_done(tnmi_engine *e, uint32_t copy_index) {
     tnmi_copy *copy = &e->move.copy[copy_index];
     tnmi_op *op = tnmi_engine_op(e, copy->op);
     tnmi_engine_tell_copy(e, TNM_EVENT_COPY_END, copy, TNM_OK);
+    if (op->orphan && copy->hop != TNMI_HOP_OUT && op->state != TNMI_OP_DRAINING) {
+        tnmi_engine_hop_void(e, copy_index);
+        return;
+    }
     if (copy->hop == TNMI_HOP_IN && op->state != TNMI_OP_DRAINING) {
         copy->hop = TNMI_HOP_OUT;
         copy->state = TNMI_COPY_READY;
@@ -10664,7 +10717,6 @@ static int tnmi_engine_lose_some(tnmi_engine *e) {
             if (!tnmi_engine_lose_next(e, tier, t->losing++ - 1)) {
                 t->losing = 0;
                 e->losing &= ~((uint64_t)1 << tier);
-                tnmi_move_unstage(&e->move, tier);
                 e->changed++;
                 break;
             }
@@ -10673,9 +10725,29 @@ static int tnmi_engine_lose_some(tnmi_engine *e) {
     return 0;
 }
 
+/* The bounce buffer went with its tier: what is in it, or on its way there, has failed, and begins
+ * anew with whoever asks. */
+static void tnmi_engine_lose_staging(tnmi_engine *e) {
+    for (uint32_t i = e->move.live_copy; i != TNMI_NONE; i = e->move.copy[i].next)
+        if (e->move.copy[i].stage != TNMI_NONE)
+            tnmi_engine_fail(e, e->move.copy[i].op, TNM_ERR_BACKEND);
+    e->move.stage_state = TNMI_STAGING_LOST;
+}
+
+/* The end of a copy whose backend lost its memory: nothing but the bounce buffer may have been
+ * there. */
+static void tnmi_engine_hop_lost(tnmi_engine *e, uint32_t copy_index) {
+    const tnmi_copy *copy = &e->move.copy[copy_index];
+    const tnmi_op *op = tnmi_engine_op(e, copy->op);
+    int ours = op->tier == copy->tier || op->from == copy->tier;
+    tnmi_engine_hop_failed(e, copy_index, ours ? TNM_ERR_LOST : TNM_ERR_BACKEND);
+}
+
 /* A callback said its memory is gone: every replica there drops, what was out counts as answered,
- * the segments are given back, and the tier starts empty. */
+ * the segments are given back, and the tier starts empty. What other backends copy from or to that
+ * memory they go on with, and it stays until they have answered. */
 static void tnmi_engine_lose_tier(tnmi_engine *e, uint32_t tier) {
+    if (tnmi_move_has_staging(&e->move, tier)) tnmi_engine_lose_staging(e);
     tnmi_engine_log(e, TNM_LOG_ERROR, TNM_ERR_LOST, "a backend said that its memory is gone", tier,
                     TNMI_NONE);
     for (uint32_t i = e->move.live_copy; i != TNMI_NONE;) {
@@ -10684,7 +10756,7 @@ static void tnmi_engine_lose_tier(tnmi_engine *e, uint32_t tier) {
         i = copy->next;
         if (copy->tier != tier || copy->state != TNMI_COPY_OUT) continue;
         tnmi_engine_count_link(e, copy, 0);
-        tnmi_engine_hop_failed(e, index, TNM_ERR_LOST);
+        tnmi_engine_hop_lost(e, index);
         i = e->move.live_copy;
     }
     tnmi_engine_tier(e, tier)->losing = 1;
@@ -10928,6 +11000,7 @@ static void tnmi_engine_take_back(tnmi_engine *e, uint32_t index) {
     op->next = copy->at;
     e->allowance = e->allowance == TNM_ALL ? TNM_ALL : e->allowance + copy->size;
     tnmi_move_slot_give(&e->move, index);
+    tnmi_engine_let_go_lost(e, op);
     if (op->state == TNMI_OP_DRAINING) {
         if (op->out == 0) tnmi_engine_end_op(e, op_index);
     } else
@@ -11028,7 +11101,7 @@ static void tnmi_engine_answer_copy(tnmi_engine *e, const tnmi_ask *ask) {
         return;
     case TNM_ERR_LOST: {
         uint32_t tier = copy->tier;
-        tnmi_engine_hop_failed(e, ask->index, TNM_ERR_LOST);
+        tnmi_engine_hop_lost(e, ask->index);
         tnmi_engine_lose_tier(e, tier);
         return;
     }
@@ -11099,9 +11172,10 @@ static void tnmi_engine_answer_poll(tnmi_engine *e, const tnmi_ask *ask) {
         e->changed++;
         if (ask->result == TNM_OK)
             tnmi_engine_hop_done(e, index);
+        else if (ask->result == TNM_ERR_LOST)
+            tnmi_engine_hop_lost(e, index);
         else
-            tnmi_engine_hop_failed(e, index,
-                                   ask->result == TNM_ERR_LOST ? TNM_ERR_LOST : TNM_ERR_BACKEND);
+            tnmi_engine_hop_failed(e, index, TNM_ERR_BACKEND);
         i = e->move.live_copy; /* the list was rearranged */
     }
     if (ask->result == TNM_ERR_LOST) tnmi_engine_lose_tier(e, ask->tier);
@@ -11247,6 +11321,7 @@ static int tnmi_engine_next_segment(tnmi_engine *e, tnmi_ask *ask) {
 static int tnmi_engine_next_staging(tnmi_engine *e, tnmi_ask *ask) {
     tnmi_move *move = &e->move;
     tnmi_tier *t = tnmi_engine_tier(e, move->stage_tier);
+    tnmi_move_unstage_lost(move);
     if (move->stage_state != TNMI_STAGING_WANTED && move->stage_state != TNMI_STAGING_UNWANTED)
         return 0;
     ask->tier = move->stage_tier;
@@ -14386,8 +14461,14 @@ static tnm_result tnmi_door_by_cpu(tnm_ctx *ctx, tnmi_plain *plain, uint64_t at,
 static tnm_result tnmi_door_move_plain(tnm_ctx *ctx, tnmi_plain *plain, uint64_t at, void *bytes,
                                        uint64_t size) {
     if (size == 0) return TNM_OK;
-    return plain->pinned.host ? tnmi_door_by_cpu(ctx, plain, at, bytes, size)
-                              : tnmi_door_transfer(ctx, plain, at, bytes, size);
+    tnm_result r = plain->pinned.host ? tnmi_door_by_cpu(ctx, plain, at, bytes, size)
+                                      : tnmi_door_transfer(ctx, plain, at, bytes, size);
+    const tnmi_replica *replica = tnmi_tensor_replica(&ctx->e.tensors, (uint32_t)plain->pinned.tier,
+                                                      (uint32_t)plain->pinned.id);
+    int lost = (tnmi_base_load64(&replica->word) & TNMI_LOST) != 0; /* while it was read */
+    if (r != TNM_OK || !lost || plain->kind != TNMI_OP_READ) return r;
+    return tnmi_tensor_at(&ctx->e.tensors, replica->content)->flags & TNMI_BROKEN ? TNM_ERR_LOST
+                                                                                  : TNM_ERR_BACKEND;
 }
 
 /* Common to read and write: the name, its range, the content. */

@@ -57,7 +57,7 @@ typedef struct sim_copying {
     sim_device *touches[2];
     uint8_t *to, *from;
     uint64_t size, ticket, hash;
-    int left, submitted, doomed;
+    int left, submitted, doomed, fails;
 } sim_copying;
 
 typedef struct sim_held { /* memory a pin or a fence promises not to touch */
@@ -78,6 +78,8 @@ typedef struct sim {
     int reading;          /* a tnm_read runs: the one reader beside a writer */
     int busy, deny, fail; /* chances in 256: copy is BUSY, alloc refuses, copy or poll fails */
     int peers;            /* hidden devices can copy to each other */
+    int lives_on;         /* a device that dies ends no copy of another from or to its memory: 1 =
+                           * such a copy ends well, with what it finds; 2 = in its time, badly */
     int inside;
     uint64_t tickets, open_ticket, open_count;
     uint64_t calls[SIM_CLASSES];
@@ -404,7 +406,7 @@ static inline tnm_result sim_start(sim_copying what, uint64_t *ticket) {
 
 static inline tnm_result sim_copy(void *user, const tnm_span *dst, const tnm_span *src,
                                   uint64_t size, uint64_t *ticket) {
-    sim_copying c = { (sim_device *)user, { NULL, NULL }, NULL, NULL, size, 0, 0, 0, 0, 0 };
+    sim_copying c = { (sim_device *)user, { NULL, NULL }, NULL, NULL, size, 0, 0, 0, 0, 0, 0 };
     sim *w = c.by->world;
     tnm_result r = sim_enter(w, SIM_COPY, TNM_ERR_BACKEND);
     SIM_MUST(size >= 1);
@@ -419,6 +421,8 @@ static inline tnm_result sim_copy(void *user, const tnm_span *dst, const tnm_spa
     if (r == TNM_OK) sim_check_clear(w, c.to, c.from, size, dst->tier < 0 || src->tier < 0);
     if (r == TNM_OK && (c.by->full || sim_chance(w, w->busy))) r = TNM_ERR_BUSY;
     if (r == TNM_OK && sim_chance(w, w->fail)) r = TNM_ERR_BACKEND;
+    for (int i = 0; r == TNM_OK && w->lives_on == 2 && i < 2; i++)
+        if (c.touches[i] != NULL && c.touches[i]->lost) r = TNM_ERR_BACKEND;
     if (r == TNM_ERR_BACKEND && c.to != NULL) memset(c.to, SIM_GARBAGE, (size_t)(size + 1) / 2);
     if (r == TNM_OK) r = sim_start(c, ticket);
     if (r >= 0) w->accepted_bytes += size;
@@ -455,7 +459,7 @@ static inline int sim_due(sim_device *d, uint64_t ticket, int now, int *doomed) 
         sim_copying *c = &d->world->copies[i];
         if (c->by != d || c->ticket != ticket) continue;
         SIM_MUST(c->submitted || (d->kind & SIM_SUBMIT) == 0);
-        *doomed |= c->doomed;
+        *doomed |= c->doomed | c->fails;
         found = 1;
         if (!now && c->left-- > 0) waiting++;
     }
@@ -502,6 +506,10 @@ static inline void sim_lose(sim_device *d) {
         sim_copying *c = &w->copies[i];
         if (c->by == NULL) continue;
         if (c->by != d && c->touches[0] != d && c->touches[1] != d) continue;
+        if (c->by != d && w->lives_on) {
+            c->fails = w->lives_on == 2;
+            continue;
+        }
         c->doomed = 1;
         if (c->by == d) c->by = NULL;
     }
@@ -510,6 +518,9 @@ static inline void sim_lose(sim_device *d) {
         check_ordinary(d->blocks[i].at, d->blocks[i].size); /* the engine's marks are void */
         memset(d->blocks[i].at, SIM_POISON, (size_t)d->blocks[i].size);
     }
+    for (int i = 0; i < SIM_COPIES; i++) /* those that run on read what is there now */
+        if (w->copies[i].by != NULL && !w->copies[i].doomed)
+            w->copies[i].hash = sim_hash(w->copies[i].from, w->copies[i].size);
 }
 
 /* ---- fences, idle, log, trace ---- */

@@ -170,7 +170,7 @@ EACH(a_bottom_is_compacted) { /* holes between what must stay make one large eno
 }
 
 /* What is being moved within its tier is read, whoever writes the content elsewhere meanwhile. */
-enum { WRITTEN, FETCHED_AND_DESTROYED, DESTROYED };
+enum { WRITTEN, FETCHED_AND_DESTROYED, DESTROYED, LOST_WITH_THEM };
 
 static void holes_are_closed_slowly(rig *g, int kind, int how) {
     enum { N = 16 };
@@ -192,6 +192,7 @@ static void holes_are_closed_slowly(rig *g, int kind, int how) {
     for (int i = 0; i < 50 && sim_running(&g->sim.device[1]) == 0; i++)
         tnm_pump(g->ctx, TNM_ALL);
     CHECK(sim_running(&g->sim.device[1]) > 0);
+    if (how == LOST_WITH_THEM) sim_lose(&g->sim.device[1]);
     for (int i = 1; i < N; i += 2) {
         int dies = how == DESTROYED || how == FETCHED_AND_DESTROYED;
         if (how == FETCHED_AND_DESTROYED) {
@@ -209,6 +210,7 @@ static void holes_are_closed_slowly(rig *g, int kind, int how) {
     }
     g->sim.stuck = 0;
     rig_pump(g, 40);
+    g->sim.device[1].lost = 0;
     for (int i = 1; i < N; i += 2) { /* those that had to wait; and all of them once more */
         RIG_UNTIL(r, g, rig_try(g, t[i], 0, TNM_DISCARD, &p));
         CHECK_EQ(r, TNM_OK);
@@ -233,6 +235,10 @@ EACH(what_is_shifted_is_fetched_and_destroyed) { /* the fetch read it as well */
 
 EACH(what_is_shifted_is_destroyed) {
     holes_are_closed_slowly(g, kind, DESTROYED);
+}
+
+EACH(what_is_shifted_is_lost) {
+    holes_are_closed_slowly(g, kind, LOST_WITH_THEM);
 }
 
 EACH(destroy_in_every_place) {
@@ -418,6 +424,247 @@ EACH(a_source_lost_behind_the_last_chunk) { /* which waits in staging */
     rig_end(g);
 }
 
+/* ---- a tier that dies while another one's backend is at work in its memory: slowly ---- */
+/* A copy from the dead tier: its memory stays until that is answered, or is adopted and not let go.
+ * `way` 1: nobody waits for the copy any more; 2: a pin holds the source as well. */
+static void die_under_a_reader(rig *g, int kind, int way) {
+    tnm_pinned p, q;
+    tnm_result r;
+    if ((kind & SIM_ASYNC) == 0) return;
+    rig_tier(g, "fast", kind, rig_room(4, ONE));
+    rig_tier(g, "middle", SIM_PLAIN, rig_room(4, ONE));
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    rig_create(g);
+    rig_make(g, t, 2, ONE, 2);
+    rig_expect(g, t[0], 1, 0);
+    if (way == 2) CHECK_EQ(rig_pin(g, t[0], 1, TNM_READ, &q), TNM_OK);
+    g->sim.stuck = g->sim.lives_on = 1;
+    CHECK_EQ(rig_try(g, t[0], 0, TNM_READ, &p), TNM_PENDING);
+    rig_pump(g, 3);
+    CHECK(sim_running(&g->sim.device[0]) > 0);
+    if (way == 1) CHECK_EQ(tnm_cancel(g->ctx, &t[0], 1), TNM_OK);
+    memset(g->sim.holds, 0, sizeof g->sim.holds); /* nobody can hold what is gone */
+    sim_lose(&g->sim.device[1]);
+    CHECK_EQ(rig_try(g, t[1], 1, TNM_READ, &p), TNM_PENDING);
+    for (int i = 0; i < 600; i++) { /* the sim sees to it that nothing is released under a copy */
+        if (i == 300) g->sim.device[1].lost = 0;
+        tnm_pump(g->ctx, TNM_ALL);
+        if (i % 50 == 0) CHECK_EQ(tnm_check(g->ctx), 0);
+        r = rig_try(g, t[0], 1, TNM_READ, &p); /* a new one there waits for the old one to go */
+        CHECK(r == TNM_PENDING || way == 2);
+        if (r == TNM_OK) CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    }
+    CHECK(sim_running(&g->sim.device[0]) > 0);
+    g->sim.stuck = 0;
+    if (way == 2) CHECK_EQ(tnm_unpin(g->ctx, &q, 1, 0), TNM_OK);
+    RIG_UNTIL(r, g, rig_try(g, t[0], 0, TNM_READ, &p));
+    CHECK_EQ(r, TNM_OK);
+    if (r == TNM_OK) {
+        CHECK(sim_same(sim_at(&g->sim, &p), 0, 0, ONE));
+        CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    }
+    rig_pump(g, 600);
+    for (int tier = 0; tier < 3; tier++)
+        rig_expect_all(g, t, 2, tier);
+    rig_end(g);
+}
+
+EACH(a_tier_dies_under_a_reader) {
+    die_under_a_reader(g, kind, 0);
+}
+
+EACH(a_tier_dies_under_a_cancelled_reader) {
+    die_under_a_reader(g, kind, 1);
+}
+
+EACH(a_tier_dies_under_a_reader_and_a_pin) {
+    die_under_a_reader(g, kind, 2);
+}
+
+/* A copy into the dead tier, by the backend it comes from. */
+EACH(a_tier_dies_under_a_writer) {
+    tnm_pinned p;
+    tnm_result r;
+    if ((kind & SIM_ASYNC) == 0 || (kind & SIM_HIDDEN) == 0) return; /* or the dead one writes */
+    rig_tier(g, "fast", kind, rig_room(4, ONE));
+    rig_tier(g, "middle", SIM_PLAIN, rig_room(4, ONE));
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    rig_create(g);
+    rig_make(g, t, 2, ONE, 2);
+    rig_write(g, t[0], 0, 7);
+    g->sim.stuck = g->sim.lives_on = 1;
+    for (int i = 0; i < 5; i++) {
+        CHECK_EQ(tnm_flush(g->ctx, t[0], 1), TNM_PENDING);
+        tnm_pump(g->ctx, TNM_ALL);
+    }
+    CHECK(sim_running(&g->sim.device[0]) > 0);
+    sim_lose(&g->sim.device[1]);
+    CHECK_EQ(rig_try(g, t[1], 1, TNM_READ, &p), TNM_PENDING);
+    for (int i = 0; i < 600; i++) {
+        if (i == 300) g->sim.device[1].lost = 0;
+        tnm_pump(g->ctx, TNM_ALL);
+    }
+    CHECK_EQ(tnm_check(g->ctx), 0);
+    g->sim.stuck = 0;
+    rig_pump(g, 600);
+    rig_expect(g, t[0], 0, 7);
+    CHECK(tnm_flush(g->ctx, t[0], 1) < 0); /* is told what became of it, once */
+    RIG_UNTIL(r, g, tnm_flush(g->ctx, t[0], 1));
+    CHECK_EQ(r, TNM_OK);
+    rig_expect(g, t[0], 1, 7);
+    rig_end(g);
+}
+
+static int let_go;
+
+static void on_released(void *user, uint64_t mem, uint64_t offset) {
+    (void)user, (void)mem, (void)offset;
+    let_go++;
+}
+
+EACH(adopted_memory_is_let_go_behind_its_reader) {
+    tnm_adopt_desc from;
+    tnm_pinned p;
+    tnm_result r;
+    if ((kind & SIM_ASYNC) == 0) return;
+    let_go = 0;
+    rig_tier(g, "fast", kind, rig_room(4, ONE));
+    rig_tier(g, "middle", SIM_PLAIN, rig_room(4, ONE));
+    rig_tier(g, "slow", SIM_PLAIN, 0);
+    rig_create(g);
+    rig_make(g, t, 2, ONE, 2);
+    from = sim_lent(&g->sim.device[1], sim_lend(&g->sim.device[1], ONE), 0);
+    from.released = on_released;
+    t[2] = rig_adopt(g, &from, ONE);
+    rig_expect(g, t[1], 1, 1);
+    g->sim.stuck = g->sim.lives_on = 1;
+    CHECK_EQ(rig_try(g, t[2], 0, TNM_READ, &p), TNM_PENDING);
+    rig_pump(g, 3);
+    CHECK(sim_running(&g->sim.device[0]) > 0);
+    sim_lose(&g->sim.device[1]);
+    CHECK_EQ(rig_try(g, t[0], 1, TNM_READ, &p), TNM_PENDING);
+    rig_pump(g, 300);
+    CHECK_EQ(rig_state(g, t[2], 1), TNM_STATE_LOST);
+    CHECK_EQ(let_go, 0);
+    g->sim.stuck = g->sim.device[1].lost = 0;
+    rig_pump(g, 600);
+    CHECK_EQ(let_go, 1);
+    RIG_UNTIL(r, g, rig_try(g, t[2], 0, TNM_READ, &p));
+    CHECK_EQ(r, TNM_ERR_LOST);
+    rig_expect_all(g, t, 2, 0);
+    rig_end(g);
+}
+
+/* The bounce buffer dies with bytes in it: before they were handed on (`out` 0), or meanwhile. */
+static void the_staging_dies(rig *g, int kind, int out) {
+    tnm_pinned p;
+    tnm_result r;
+    if ((kind & SIM_ASYNC) == 0 || (kind & SIM_HIDDEN) == 0) return;
+    rig_tier(g, "fast", kind, rig_room(4, ONE));
+    rig_tier(g, "middle", SIM_PLAIN, rig_room(16, ONE));
+    rig_tier(g, "slow", SIM_HIDDEN, 0);
+    g->tiers[0].spill_to = 2; /* straight to the bottom, by way of staging */
+    g->desc.staging_tier = 1;
+    rig_create(g);
+    rig_make(g, t, 2, ONE, 2);
+    g->sim.lives_on = 1;
+    g->sim.stuck = out;
+    g->sim.device[0].full = !out;
+    CHECK_EQ(rig_try(g, t[0], 0, TNM_READ, &p), TNM_PENDING);
+    rig_pump(g, 10);
+    CHECK_EQ(sim_running(&g->sim.device[0]) > 0, out);
+    sim_lose(&g->sim.device[1]);
+    CHECK_EQ(rig_try(g, t[1], 1, TNM_READ, &p), TNM_PENDING); /* finds out */
+    for (int i = 0; i < 600; i++) {
+        tnm_pump(g->ctx, TNM_ALL);
+        if (i % 50 == 0) CHECK_EQ(tnm_check(g->ctx), 0);
+    }
+    g->sim.stuck = g->sim.device[0].full = g->sim.device[1].lost = 0;
+    rig_pump(g, 600);
+    for (int told = 0;; told++) { /* once */
+        RIG_UNTIL(r, g, rig_try(g, t[0], 0, TNM_READ, &p));
+        CHECK(r == TNM_OK || (r == TNM_ERR_BACKEND && told == 0));
+        if (r == TNM_OK || told > 0) break;
+    }
+    if (r == TNM_OK) {
+        CHECK(sim_same(sim_at(&g->sim, &p), 0, 0, ONE));
+        CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    }
+    rig_expect_all(g, t, 2, 0);
+    rig_end(g);
+}
+
+EACH(the_staging_dies_with_bytes_in_it) {
+    the_staging_dies(g, kind, 0);
+}
+
+EACH(the_staging_dies_under_a_reader) {
+    the_staging_dies(g, kind, 1);
+}
+
+/* Tiers die at any time, with copies of all kinds in flight that others go on with, and come back
+ * empty. What lies at the bottom is never wrong, and nothing is released under a copy. */
+EACH(tiers_die_at_random) {
+    enum { N = 10, BIG = 2 * ONE };
+    int rounds = check_scale(400, 60);
+    for (int i = 0; i < N; i++)
+        memset(&t[i], 0, sizeof t[i]);
+    rig_tier(g, "fast", kind, rig_room(4, BIG));
+    rig_tier(g, "middle", kind & ~SIM_HIDDEN, rig_room(6, BIG));
+    rig_tier(g, "slow", kind, 0);
+    g->desc.staging_tier = 1;
+    g->desc.chunk_bytes = 4 * KIB;
+    g->sim.delay = 20;
+    if (!rig_create(g)) return;
+    g->sim.lives_on = 2;
+    for (int i = 0; i < N; i++) {
+        t[i] = rig_tensor(g, (uint64_t)(BIG - i * 700), 0);
+        rig_write(g, t[i], 2, (uint64_t)i);
+    }
+    for (int round = 0; round < rounds; round++) {
+        tnm_pinned p;
+        for (int n = (int)sim_draw(&g->sim, 24); n > 0; n--) {
+            int i = (int)sim_draw(&g->sim, N), tier = (int)sim_draw(&g->sim, 2);
+            switch (sim_draw(&g->sim, 8)) {
+            case 0:
+                tnm_evict(g->ctx, t[i], tier);
+                break;
+            case 1:
+                tnm_cancel(g->ctx, &t[i], 1);
+                break;
+            case 2:
+                tnm_pump(g->ctx, 4 * KIB);
+                break;
+            default:
+                if (rig_try(g, t[i], tier, TNM_READ, &p) == TNM_OK)
+                    CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+                tnm_pump(g->ctx, sim_draw(&g->sim, 2) ? TNM_ALL : 0);
+            }
+        }
+        sim_device *dead = &g->sim.device[sim_draw(&g->sim, 2)];
+        sim_lose(dead);
+        for (int n = 0; n < 40; n++) { /* somebody finds out */
+            if (rig_try(g, t[n % N], dead->tier, TNM_READ, &p) == TNM_OK)
+                CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+            tnm_evict(g->ctx, t[n % N], dead->tier);
+            tnm_pump(g->ctx, TNM_ALL);
+        }
+        CHECK_EQ(tnm_check(g->ctx), 0);
+        dead->lost = 0;
+        rig_pump(g, 300);
+        for (int n = 0; n < 2; n++) /* the first may tell of a failure */
+            for (int i = 0; i < N; i++) {
+                tnm_result r;
+                RIG_UNTIL(r, g, rig_try(g, t[i], n, TNM_READ, &p));
+                CHECK(r == TNM_OK || n == 0);
+                if (r != TNM_OK) continue;
+                CHECK(sim_same(sim_at(&g->sim, &p), (uint64_t)i, 0, p.bytes));
+                CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+            }
+    }
+    rig_end(g);
+}
+
 EACH(destroy_with_a_lost_device) {
     rig_pair(g, kind, rig_room(3, ONE));
     rig_make(g, t, 3, ONE, 0);
@@ -562,6 +809,7 @@ int main(void) {
     RUN(what_is_shifted_is_written_elsewhere);
     RUN(what_is_shifted_is_fetched_and_destroyed);
     RUN(what_is_shifted_is_destroyed);
+    RUN(what_is_shifted_is_lost);
     RUN(destroy_in_every_place);
     RUN(a_lost_device);
     RUN(a_failed_write_over_what_was_lost_leaves_it_lost);
@@ -570,6 +818,14 @@ int main(void) {
     RUN(a_source_lost_before_a_chunk_is_taken);
     RUN(a_source_lost_under_a_pin);
     RUN(a_source_lost_behind_the_last_chunk);
+    RUN(a_tier_dies_under_a_reader);
+    RUN(a_tier_dies_under_a_cancelled_reader);
+    RUN(a_tier_dies_under_a_reader_and_a_pin);
+    RUN(a_tier_dies_under_a_writer);
+    RUN(adopted_memory_is_let_go_behind_its_reader);
+    RUN(the_staging_dies_with_bytes_in_it);
+    RUN(the_staging_dies_under_a_reader);
+    RUN(tiers_die_at_random);
     RUN(destroy_with_a_lost_device);
     RUN(demands_on_a_full_device_do_not_hide_one_on_another);
     RUN(a_failure_further_down_does_not_keep_the_top);
