@@ -7338,11 +7338,10 @@ static void tnmi_engine_leave(tnmi_engine *e, uint32_t tier, uint32_t index, int
             tnmi_engine_rekey(e, u, tnmi_engine_index(e, content, u));
 }
 
-/* Claim and drop, if nothing holds it and the bytes survive elsewhere. */
+/* It may leave now: claim and drop it. 0 = a pin was faster. */
 static int tnmi_engine_try_leave(tnmi_engine *e, uint32_t tier, uint32_t index) {
     tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
     tnmi_view view = tnmi_engine_view(e, tier);
-    if (tnmi_policy_may_leave(&view, replica) != TNMI_LEAVE_NOW) return 0;
     if (!tnmi_tensor_claim(replica)) return 0;
     tnmi_engine_tier(e, tier)->evictions_clean +=
         !tnmi_policy_is_dirty(&view, replica->content, tier);
@@ -7866,7 +7865,7 @@ static int tnmi_engine_make_ledger(tnmi_engine *e, uint32_t tier, uint64_t need,
     for (;;) {
         uint64_t have = tnmi_engine_returning(e, tier), want;
         if (!tnmi_base_add(t->reserved, need, &want)) return 0;
-        if (want <= t->budget || want - t->budget <= have) return 1;
+        if (tnmi_base_less(want, t->budget) <= have) return 1;
         uint32_t index = tnmi_engine_cheapest(e, tier, pinned);
         if (index == TNMI_NONE) return 0;
         tnmi_engine_drain_segment(e, tier, index);
@@ -10193,13 +10192,9 @@ static int tnmi_engine_drain_one(tnmi_engine *e, uint32_t tier, tnmi_segment *s,
         if (tnmi_engine_try_leave(e, tier, index))
             tnmi_engine_reap(e, content); /* its last pin may have gone this very moment */
         return TNMI_HEAVY;
-    case TNMI_LEAVE_LATER:
-    case TNMI_LEAVE_SICK:
-    case TNMI_LEAVE_STUCK:
-    case TNMI_LEAVE_PINNED:
-        break;
+    default: /* not now */
+        return 0;
     }
-    return 0;
 }
 
 /* The walk comes to a segment. 1 = its nodes have to be looked at, from space.at on; 0 = it has
@@ -10543,7 +10538,7 @@ static void tnmi_engine_end_op(tnmi_engine *e, uint32_t op_index) {
             tnmi_move_unqueue(&e->move, op_index); /* the grant publishes it */
         e->changed++;
         break;
-    case TNMI_OP_FILL:
+    default: /* FILL */
         if (failed)
             tnmi_engine_drained(e, op_index);
         else
@@ -11889,11 +11884,9 @@ static tnm_result tnmi_engine_evict(tnmi_engine *e, uint32_t content, uint32_t t
     case TNMI_LEAVE_DIRTY:
         return tnmi_engine_write_down(e, content, tier, TNM_CLASS_SURE) < 0 ? TNM_ERR_BUDGET
                                                                             : TNM_PENDING;
-    case TNMI_LEAVE_LATER:
-    case TNMI_LEAVE_PINNED:
-        break;
+    default: /* not now */
+        return TNM_PENDING;
     }
-    return TNM_PENDING;
 }
 
 /* OK when `tier` or one further down is current. */

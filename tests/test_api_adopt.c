@@ -15,6 +15,8 @@ typedef struct lent {
 } lent;
 
 static int in_call; /* `released` runs in pump, wait or destroy only */
+static int kept;    /* set: becomes 2 if a range is let go with the bytes of kept_key, else 1 */
+static uint64_t kept_key;
 
 static void on_released(void *user, uint64_t mem, uint64_t offset) {
     lent *l = (lent *)user;
@@ -22,6 +24,7 @@ static void on_released(void *user, uint64_t mem, uint64_t offset) {
     CHECK_EQ(mem, l->mem);
     CHECK_EQ(offset, l->offset);
     l->released++;
+    if (kept) kept = 1 + sim_same(l->at, kept_key, 0, ONE);
     memset(l->at, SIM_POISON, ONE); /* the caller does with it what he likes */
 }
 
@@ -82,6 +85,26 @@ EACH(a_write_gives_it_bytes_of_its_own) {
     rig_expect(g, l.t, 0, 2);
     rig_end(g);
     CHECK_EQ(l.released, 1);
+}
+
+/* Advice may come later: what is ours is wiped when it leaves, what was lent is as it was. */
+EACH(a_lent_range_is_never_scrubbed) {
+    lent l;
+    rig_pair(g, kind, rig_room(2, ONE));
+    lend(g, &l, 1, 0, 0, 1);
+    rig_expect(g, l.t, 0, 1);
+    CHECK_EQ(tnm_advise(g->ctx, l.t, TNM_SCRUB), TNM_OK);
+    kept = 1;
+    kept_key = 1;
+    rig_change(g, l.t, 0, 1, 2);
+    rig_rest(g);
+    CHECK_EQ(l.released, 1);
+    CHECK_EQ(kept, 2);
+    kept = 0;
+    for (int i = 0; i < ONE; i++)
+        if (l.at[i] != SIM_POISON) check_fail(__FILE__, __LINE__, "written after it was let go");
+    rig_expect(g, l.t, 1, 2);
+    rig_end(g);
 }
 
 EACH(discard_lets_the_range_go) {
@@ -335,6 +358,7 @@ TEST(a_file) {
 }
 
 int main(void) {
+    RUN(a_lent_range_is_never_scrubbed);
     RUN(read_only_costs_nothing_below);
     RUN(a_write_gives_it_bytes_of_its_own);
     RUN(discard_lets_the_range_go);

@@ -772,7 +772,50 @@ EACH(a_drain_yields_to_a_writer) { /* who would take back its write-back, and be
     rig_end(g);
 }
 
+/* Staging is charged to its tier, goes when that is to be empty, and comes back when needed. */
+TEST(a_budget_of_nothing_takes_the_staging) {
+    static rig g;
+    tnm_tensor t[4];
+    tnm_result r = TNM_PENDING;
+    uint64_t budget = rig_room(2, ONE) + 64 * KIB;
+    rig_start(&g, 1);
+    rig_tier(&g, "fast", SIM_HIDDEN | SIM_ASYNC, rig_room(2, ONE));
+    rig_tier(&g, "host", SIM_PLAIN, budget);
+    rig_tier(&g, "disk", SIM_HIDDEN | SIM_ASYNC, 0);
+    g.tiers[0].spill_to = 2;
+    g.desc.staging_tier = 1;
+    g.desc.staging_bytes = 32 * KIB;
+    g.desc.chunk_bytes = 4 * KIB;
+    CHECK(rig_create(&g));
+    for (int round = 0; round < 2; round++) {
+        if (round == 0) rig_make(&g, t, 4, ONE, 0);
+        rig_expect_all(&g, t, 4, 0); /* by way of the host */
+        CHECK(rig_stats(&g, 1).reserved_bytes > 0);
+        g.sim.stuck = 1; /* a copy holds a part of it */
+        tnm_use use = rig_use(t[round], 0, TNM_READ);
+        tnm_pinned p;
+        CHECK_EQ(tnm_try_pin(g.ctx, &use, 1, &p), TNM_PENDING);
+        tnm_pump(g.ctx, TNM_ALL);
+        CHECK_EQ(rig_budget(&g, 1, 0), TNM_PENDING);
+        tnm_pump(g.ctx, TNM_ALL);
+        CHECK_EQ(rig_budget(&g, 1, 0), TNM_PENDING);
+        g.sim.stuck = 0;
+        for (int i = 0; i < 300 && r == TNM_PENDING; i++) {
+            tnm_pump(g.ctx, TNM_ALL);
+            r = rig_budget(&g, 1, 0);
+        }
+        CHECK_EQ(r, TNM_OK);
+        CHECK_EQ(rig_stats(&g, 1).reserved_bytes, 0);
+        CHECK_EQ(tnm_check(g.ctx), 0);
+        CHECK_EQ(rig_budget(&g, 1, budget), TNM_OK);
+        r = TNM_PENDING;
+    }
+    rig_expect_all(&g, t, 4, 0);
+    rig_end(&g);
+}
+
 int main(void) {
+    RUN(a_budget_of_nothing_takes_the_staging);
     RUN(whole_budget_is_usable);
     RUN(segments_are_charged);
     RUN(larger_than_a_segment);

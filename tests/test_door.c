@@ -693,6 +693,8 @@ TEST(odd_answers_of_a_backend_are_failures) {
         copy_says = (tnm_result)odd[i];
         CHECK_EQ(tnm_pin(ctx, &use, 1, &p), TNM_ERR_BACKEND);
     }
+    copy_says = TNM_PENDING; /* with a ticket that names nothing */
+    CHECK_EQ(tnm_pin(ctx, &use, 1, &p), TNM_ERR_BACKEND);
     copy_says = TNM_OK;
     CHECK_EQ(tnm_pin(ctx, &use, 1, &p), TNM_OK);
     CHECK_EQ(tnm_unpin(ctx, &p, 1, 0), TNM_OK);
