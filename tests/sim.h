@@ -165,7 +165,8 @@ static inline sim_block *sim_make(sim_device *d, uint64_t size, uint64_t align) 
     uint64_t room = size + align + 2 * SIM_GUARD;
     while (b < d->blocks + d->top && b->at != NULL)
         b++;
-    if (b == d->blocks + SIM_BLOCKS || room < size || (b->raw = malloc((size_t)room)) == NULL) {
+    if (b == d->blocks + SIM_BLOCKS || room < size ||
+        (b->raw = (uint8_t *)malloc((size_t)room)) == NULL) {
         return NULL;
     }
     if (b == d->blocks + d->top) d->top++;
@@ -628,7 +629,7 @@ static inline void sim_let_go(sim *w, const tnm_pinned *p, uint64_t fence) {
 
 /* ---- the rig: a world with a context ---- */
 typedef struct rig {
-    sim sim;
+    struct sim sim;
     tnm_tier_desc tiers[SIM_DEVICES];
     tnm_desc desc;
     tnm_ctx *ctx;

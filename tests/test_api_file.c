@@ -5,7 +5,9 @@
 #    include <sys/stat.h>
 #    include <unistd.h>
 #elif !defined(_WIN32)
-#    define _GNU_SOURCE
+#    ifndef _GNU_SOURCE
+#        define _GNU_SOURCE
+#    endif
 #    define HAS_LIMITS /* and signals, and calls that can be hooked */
 #    include <signal.h>
 #    include <stddef.h>

@@ -1,7 +1,7 @@
 /* needs: -pthread */
 /* The room [shelf] from inside: host memory, spill files, adopted files. The system calls that move
  * and reserve bytes pass through hooks here, so that interrupted, short and failing ones happen. */
-#if defined(__linux__)
+#if defined(__linux__) && !defined(_GNU_SOURCE)
 #    define _GNU_SOURCE
 #endif
 #include <stddef.h>
