@@ -2,6 +2,9 @@
 #if !defined(_POSIX_C_SOURCE)
 #    define _POSIX_C_SOURCE 200809L
 #endif
+#if !defined(_FILE_OFFSET_BITS)
+#    define _FILE_OFFSET_BITS 64 /* or a 32-bit program cannot read every folder */
+#endif
 #include <dirent.h>
 #include <stddef.h>
 #include <stdint.h>
