@@ -629,8 +629,10 @@ static int memory_create_tiers(memory *m, const budgets *b) {
     memory_describe_tiers(m, b, tier);
     desc.tiers = tier;
     desc.tier_count = b->tiers;
-    desc.chunk_bytes = 1u << 20; /* staging is paid from the host's budget: a little will do */
-    desc.staging_bytes = 4u << 20;
+    desc.chunk_bytes = 1u << 20;
+    /* paid from the host's budget; it is all reads from a file past the page cache go through, and
+     * without that almost nothing does */
+    desc.staging_bytes = b->direct ? 4u << 20 : 1u << 20;
     desc.staging_tier = HOST - (STORAGE - m->bottom); /* of two tiers 0, the default: the host */
     desc.pump_thread = b->pump_thread;
     desc.user = m;
