@@ -14327,12 +14327,14 @@ static int tnmi_door_could_hold(const tnmi_engine *e, uint32_t content, uint32_t
                               tnmi_tier_placed(t, tnmi_tensor_at(&e->tensors, content)->bytes, 0));
 }
 
-/* The cheapest current replica (of those the CPU sees), or TNMI_NONE. */
-static uint32_t tnmi_door_current(const tnmi_engine *e, uint32_t content, int writes, int seen) {
+/* The cheapest current replica (of those the CPU sees), or TNMI_NONE. `tried`: tiers, as bits, that
+ * are out of the question. */
+static uint32_t tnmi_door_current(const tnmi_engine *e, uint32_t content, int writes, int seen,
+                                  uint64_t tried) {
     uint32_t best = TNMI_NONE;
     for (uint32_t t = 0; t < e->tiers.count; t++) {
         const tnmi_replica *replica = tnmi_tensor_on(&e->tensors, content, t);
-        if (!tnmi_tensor_is_ready(replica)) continue;
+        if (!tnmi_tensor_is_ready(replica) || ((tried >> t) & 1u)) continue;
         if (writes && tnmi_tensor_is_lent(&e->tensors, replica)) continue;
         if (seen && !tnmi_door_sees(e, content, t)) continue;
         if (best == TNMI_NONE || e->cost_in[t] < e->cost_in[best]) best = t;
@@ -14343,7 +14345,7 @@ static uint32_t tnmi_door_current(const tnmi_engine *e, uint32_t content, int wr
 /* The tier on which plain bytes meet the content: the cheapest current replica; for an empty one
  * the slowest tier of the first one's spill path that can hold it. */
 static uint32_t tnmi_door_meet(const tnmi_engine *e, uint32_t content, int writes) {
-    uint32_t best = tnmi_door_current(e, content, writes, 0), slowest = 0;
+    uint32_t best = tnmi_door_current(e, content, writes, 0, 0), slowest = 0;
     for (int t = 0; best == TNMI_NONE && t >= 0; t = e->tiers.tier[t].spill) {
         if (tnmi_tensor_on(&e->tensors, content, (uint32_t)t)) continue;
         if (tnmi_door_could_hold(e, content, (uint32_t)t)) slowest = (uint32_t)t;
@@ -14356,7 +14358,7 @@ static uint32_t tnmi_door_meet(const tnmi_engine *e, uint32_t content, int write
  * hold one or has memory of its own for it; `known` 0: also one that has never had memory, so that
  * nobody knows. Or TNMI_NONE. */
 static uint32_t tnmi_door_meet_seen(const tnmi_engine *e, uint32_t content, int known) {
-    uint32_t best = tnmi_door_current(e, content, 1, 1);
+    uint32_t best = tnmi_door_current(e, content, 1, 1, 0);
     for (uint32_t t = 0; best == TNMI_NONE && t < e->tiers.count; t++) {
         const tnmi_replica *there = tnmi_tensor_on(&e->tensors, content, t);
         if (tnmi_tensor_is_ready(there) || (!there && !tnmi_door_could_hold(e, content, t)))
@@ -14512,14 +14514,20 @@ TENSORMEM_API tnm_result tnm_read(tnm_ctx *ctx, tnm_tensor tensor, uint64_t offs
     if (!rule && bytes > SIZE_MAX / 2) rule = "the range is larger than memory";
     if (!tnmi_door_begin(ctx, call, rule)) return TNM_ERR_ARGUMENT;
     tnm_result r = tnmi_door_range(ctx, tensor, offset, bytes, call, &content, &base);
-    if (r == TNM_OK) {
+    uint32_t tier = r == TNM_OK ? tnmi_door_meet(&ctx->e, content, 0) : TNMI_NONE;
+    uint64_t tried = 0;
+    while (tier != TNMI_NONE) {
         tnmi_plain plain;
-        uint32_t tier = tnmi_door_meet(&ctx->e, content, 0);
         r = tnmi_door_pin_whole(ctx, tensor, tier, TNM_READ, 0, &plain, call);
         if (r == TNM_OK) {
             r = tnmi_door_move_plain(ctx, &plain, base + offset, dst, bytes);
             tnmi_door_drop_pin(ctx, &plain.pinned);
         }
+        if (r != TNM_ERR_BACKEND && r != TNM_ERR_LOST) break;
+        tried |= (uint64_t)1 << tier; /* it is readable wherever it has a current replica */
+        tnm_result gone = tnmi_door_range(ctx, tensor, offset, bytes, call, &content, &base);
+        if (gone != TNM_OK) break;
+        tier = tnmi_door_current(&ctx->e, content, 0, 0, tried);
     }
     return tnmi_door_leave(ctx, r);
 }

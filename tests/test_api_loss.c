@@ -82,6 +82,20 @@ TEST(nothing_is_read_from_memory_that_is_gone) {
     rig_end(&g);
 }
 
+EACH(what_is_current_elsewhere_is_read_from_there) {
+    tnm_tensor t;
+    rig_pair(g, kind | SIM_HIDDEN, rig_room(2, ONE));
+    rig_make(g, &t, 1, ONE, 1);
+    rig_expect(g, t, 0, 0);
+    sim_break(&g->sim, SIM_COPY, 1, 1); /* the fast tier's, which is the nearer one */
+    CHECK_EQ(tnm_read(g->ctx, t, 0, back, ONE), TNM_OK);
+    CHECK(sim_same(back, 0, 0, ONE));
+    CHECK(g->sim.fired > 0);
+    g->sim.fault_at = 0;
+    rig_expect(g, t, 0, 0);
+    rig_end(g);
+}
+
 /* Room is made by writing down, and that takes records for which there may be no memory. Whichever
  * of them it is, no call waits for it: sim_idle would say so. */
 EACH(room_that_no_memory_can_make_is_not_waited_for) {
@@ -205,6 +219,7 @@ TEST(staging_that_never_fits_is_not_waited_for) {
 int main(void) {
     RUN(alloc_may_say_that_the_memory_is_gone);
     RUN(nothing_is_read_from_memory_that_is_gone);
+    RUN(what_is_current_elsewhere_is_read_from_there);
     RUN(room_that_no_memory_can_make_is_not_waited_for);
     RUN(a_loss_is_told_as_a_loss);
     RUN(flushing_all_ends_though_nothing_can_be_written);
