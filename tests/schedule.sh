@@ -70,7 +70,6 @@ planted() {
     plant claim-a-pinned-one 's/if \(!tnmi_tensor_is\(word, TNMI_READY\) \|\| tnmi_tensor_pins\(word\) != 0\) return 0;/if (!tnmi_tensor_is(word, TNMI_READY)) return 0;/'
     plant claim-without-comparing 's/(static int tnmi_tensor_claim.*?\} while \()!tnmi_base_swap64\(&replica->word, &word, (.*?)\)\);/$1(tnmi_base_poke64(&replica->word, $2), 0));/s'
     plant hit-a-busy-one 's/const uint64_t deny = full \| TNMI_BUSY \| /const uint64_t deny = full | /; s/return \(word & \(deny \| TNMI_READY\)\) == TNMI_READY;/return (word & deny) == 0;/'
-    plant hit-a-claimed-one 's/TNMI_BUSY \| TNMI_LOST \| TNMI_CLAIM;/TNMI_BUSY | TNMI_LOST;/'
     plant write-into-a-source 's/\(deny \| writers \| TNMI_SOURCE \| alone\)/(deny | writers | alone)/'
     plant write-beside-others 's/const uint64_t alone = TNMI_READY \| TNMI_ALONE;/const uint64_t alone = TNMI_READY;/'
     plant sleep-after-unlocking 's/tnmi_base_acquire\(&ctx->asleep\);\n    tnmi_door_unlock\(ctx\);\n    while \(rung == ctx->rung\)/tnmi_door_unlock(ctx);\n    tnmi_base_acquire(&ctx->asleep);\n    rung = ctx->rung;\n    while (rung == ctx->rung)/'
@@ -82,9 +81,8 @@ planted() {
     plant names-not-looked-at-again 's/(tnmi_door_grow\(ctx\);\n        r = )tnmi_door_are_named\(ctx, set, count\);/$1TNM_OK;/'
     plant knock-never-answered 's/tnmi_base_acquire\(&ctx->mutex\);\n        tnmi_base_store32\(&ctx->knocking, 0\);/tnmi_base_acquire(&ctx->mutex);/; s/tnmi_base_release\(&ctx->anteroom\);\n        return;/return;/'
     plant both-wait 's/tnmi_engine_outrank\(e, request->age, tnmi_engine_member\(e, m\)\);//'
-    plant unpin-ends-twice 's/(static .*tnmi_engine_unpinned\(.*?\{\n)/$1    before |= TNMI_NOTIFY;\n/s'
+    plant move-forgets-claims 's/place->b = tnmi_space_node\(&t->space, node\)->b;/place->b = 0;/'
     plant unhit-keeps-the-pin 's/tnmi_door_release_pin\(ctx, replica, tier, index, pinned->access, locked\);/(void)locked;/'
-    plant view-of-anything 's/if \(!tnmi_tensor_is_named\(\*name, id\)\) return 0;//; s/return tnmi_tensor_is_named\(\*name, id\);/return 1;/'
     plant framed-unseen 's/while \(r >= 0 && \(tnmi_tensor_at\(&e->tensors, content\)->flags & TNMI_FRAMED\)\)/while (0)/'
 }
 

@@ -103,7 +103,7 @@
 { "look-destroy", ASYNC, 2, "00", "", { "D", "x0n0d0u0" }, STALE, 0 },
 { "check-pin", ASYNC, 1, "01", "", { "CCC", "p1u1" }, BUDGET, 0 },
 { "why-displace", ASYNC, 1, "01", "", { "Y0Y1", "p1u1" }, BUDGET | STALE, 0 },
-/* compaction: two of four have gone, and what is between them is in the way of one as large as both */
+/* compaction: two of four have gone, and what is between them is in the way of a larger one */
 { "compact-pin", ASYNC, 4, "0000", "x0x2", { "p1u1", "X" }, BUDGET, ONE },
 { "compact-write", ASYNC, 4, "0000", "x0x2", { "w1u1", "X" }, BUDGET, ONE },
 { "compact-hits", ASYNC, 4, "0000", "x0x2", { "p1u1p1u1", "Xm" }, BUDGET, ONE },
