@@ -49,9 +49,13 @@
 #    define SCHEDULE_RELEASE(x) ((void)(x))
 #endif
 
-/* One baton among pthreads does where there is no ucontext. */
-#if !defined(SCHEDULE_BATON) && !defined(__GLIBC__)
+/* One baton among pthreads does where there is no ucontext, and where a tool watches the stacks;
+ * what it was told of memory cannot be copied back. */
+#if !defined(SCHEDULE_BATON) && (!defined(__GLIBC__) || defined(TENSORMEM_VALGRIND))
 #    define SCHEDULE_BATON 1
+#endif
+#if defined(TENSORMEM_VALGRIND) && !defined(SCHEDULE_ANEW)
+#    define SCHEDULE_ANEW 1
 #endif
 #ifndef SCHEDULE_BATON
 #    include <ucontext.h>
@@ -84,7 +88,6 @@ typedef struct schedule_fiber {
     const char *at; /* told of the last place */
     uint64_t priority;
 #ifdef SCHEDULE_BATON
-    pthread_t thread;
     uintptr_t ticket; /* of its thread; 0 = it has none */
 #else
     ucontext_t context;
@@ -127,11 +130,14 @@ static uint64_t schedule_stack[SCHEDULE_MOST][SCHEDULE_STACK / 8];
 static pthread_mutex_t schedule_hand = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t schedule_baton = PTHREAD_COND_INITIALIZER;
 static uintptr_t schedule_holder, schedule_tickets; /* the main program's is 0 */
+static pthread_t schedule_threads[1 << 10];
+static int schedule_over;
 
 static void schedule_await(uintptr_t ticket) {
-    while (schedule_holder != ticket)
+    while (schedule_holder != ticket && !schedule_over)
         pthread_cond_wait(&schedule_baton, &schedule_hand);
     pthread_mutex_unlock(&schedule_hand);
+    if (schedule_over) pthread_exit(NULL);
 }
 
 static void schedule_go(int from, int to) {
@@ -486,8 +492,11 @@ SCHEDULE_QUIET static int schedule_spawn(void *(*run)(void *), void *arg) {
     SCHEDULE_RELEASE(f);
 #ifdef SCHEDULE_BATON
     if (f->ticket) return i;
+    if (schedule_tickets == sizeof schedule_threads / sizeof schedule_threads[0]) return -1;
     f->ticket = ++schedule_tickets;
-    return pthread_create(&f->thread, NULL, schedule_main, (void *)f->ticket) ? -1 : i;
+    return pthread_create(&schedule_threads[f->ticket - 1], NULL, schedule_main, (void *)f->ticket)
+               ? -1
+               : i;
 #else
     schedule_prepare(&f->context, schedule_stack[i]);
 #    ifdef SCHEDULE_TSAN
@@ -642,6 +651,18 @@ SCHEDULE_QUIET static void schedule_forget(void) { /* before another play */
     memset(schedule.word, 0, sizeof schedule.word);
     schedule.longest = 0;
     schedule.random = 1;
+}
+
+/* Nothing is left of the fibers. */
+SCHEDULE_QUIET static void schedule_close(void) {
+#ifdef SCHEDULE_BATON
+    pthread_mutex_lock(&schedule_hand);
+    schedule_over = 1;
+    pthread_cond_broadcast(&schedule_baton);
+    pthread_mutex_unlock(&schedule_hand);
+    for (uintptr_t i = 0; i < schedule_tickets; i++)
+        pthread_join(schedule_threads[i], NULL);
+#endif
 }
 
 /* ---- from here on a pthread is a fiber ---- */

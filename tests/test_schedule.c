@@ -960,7 +960,8 @@ int main(int argc, char **argv) {
             explore(&scenarios[i], all && argc > 2 ? atoi(argv[2]) : 2,
                     all ? 3000000 : check_scale(3000, 60));
     }
-    printf("%ld schedules of %d scenarios\n", all_schedules, SCENARIOS);
+    schedule_close();
+    printf("%ld schedules of %d scenarios\n", all_schedules, check_passed + check_failed - !chance);
     return check_done();
 }
 #endif
