@@ -735,7 +735,7 @@ static void give_lock(void *user) {
 TEST(the_application_may_bring_its_lock) {
     static rig g;
     rig_start(&g, 1);
-    rig_tier(&g, "fast", SIM_HIDDEN | SIM_ASYNC, rig_room(2, SIZE));
+    rig_tier(&g, "fast", SIM_HIDDEN | SIM_ASYNC, rig_room(2, WIDE));
     rig_tier(&g, "slow", SIM_PLAIN | SIM_ASYNC, 0);
     g.sim.delay = 3;
     g.desc.lock = take_lock;
@@ -744,7 +744,7 @@ TEST(the_application_may_bring_its_lock) {
     CHECK(rig_create(&g));
     tnm_tensor t[4];
     for (int i = 0; i < 4; i++) {
-        t[i] = rig_tensor(&g, SIZE, 0);
+        t[i] = rig_tensor(&g, WIDE, 0);
         rig_write(&g, t[i], 0, (uint64_t)i + 1);
     }
     for (int i = 0; i < 4; i++)
