@@ -4541,9 +4541,6 @@ typedef struct tnmi_tier {
     uint32_t granule_log; /* a granule is a power of two */
     uint64_t refused;     /* the smallest segment size alloc refused; 0 = none */
     uint32_t flush_at;    /* the name at which a flush of all goes on */
-    uint32_t shrink_at;   /* the place in the order at which a look at what cannot leave goes on, */
-    tnm_result shrink_by; /* and what it found */
-    int shrink_stranded;
     uint64_t in_flight_bytes;
     uint64_t wanted[2]; /* until that round: one that goes up, down, waits for a slot */
     uint32_t downward;  /* of the copies in flight, those that go down */
@@ -11921,20 +11918,29 @@ static int tnmi_engine_takes(const tnmi_engine *e, uint32_t content, uint32_t do
            tnmi_space_bin_next(&t->space, bin + 1) < TNMI_SPACE_BINS;
 }
 
+/* A look, piece by piece, at what cannot leave a tier that is above its budget. Each call has one
+ * of its own: what another has seen is older than its question. */
+typedef struct tnmi_shrink {
+    uint32_t at;      /* the place in the order at which it goes on */
+    tnm_result by;    /* what it found that holds a replica there */
+    int stranded;     /* one goes when pins below do */
+    uint64_t changed; /* the engine's, when it began */
+} tnmi_shrink;
+
 /* What keeps one replica of a tier that is above its budget: PENDING if nothing does. */
 static tnm_result tnmi_engine_keeps(tnmi_engine *e, const tnmi_view *view, uint32_t index,
-                                    uint64_t *most) {
+                                    tnmi_shrink *look, uint64_t *most) {
     tnmi_tier *t = tnmi_engine_tier(e, view->tier);
     const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, view->tier, index);
     if (tnmi_tier_segment(&e->tiers, replica->segment)->state != TNMI_SEGMENT_DRAINING)
         return TNM_OK;
     if (tnmi_engine_live_pins(e, view->tier, index, 0)) {
-        t->shrink_by = TNM_ERR_BUSY;
+        look->by = TNM_ERR_BUSY;
         return TNM_OK;
     }
     tnmi_leave leave = tnmi_policy_may_leave(view, replica);
     if (leave == TNMI_LEAVE_SICK || leave == TNMI_LEAVE_STUCK) {
-        t->shrink_by = leave == TNMI_LEAVE_SICK ? tnmi_engine_sick_of(view, t) : TNM_ERR_BUDGET;
+        look->by = leave == TNMI_LEAVE_SICK ? tnmi_engine_sick_of(view, t) : TNM_ERR_BUDGET;
         return TNM_OK;
     }
     if (leave != TNMI_LEAVE_DIRTY) return TNM_PENDING;
@@ -11945,17 +11951,16 @@ static tnm_result tnmi_engine_keeps(tnmi_engine *e, const tnmi_view *view, uint3
         most[0] = 1;
     }
     if (!tnmi_engine_is_stranded(e, view, index, most)) return TNM_PENDING;
-    t->shrink_stranded = 1; /* it goes when pins below do */
+    look->stranded = 1;
     return TNM_OK;
 }
 
 /* OK when the tier's ledger is within its budget; PENDING while it drains; else what forbids it.
- * ABSENT: the look at what forbids it is not at its end, ask again. */
-static tnm_result tnmi_engine_shrink(tnmi_engine *e, uint32_t tier) {
+ * ABSENT: the look at what forbids it (zeroed at first) is not at its end, ask again. */
+static tnm_result tnmi_engine_shrink(tnmi_engine *e, uint32_t tier, tnmi_shrink *look) {
     tnmi_tier *t = tnmi_engine_tier(e, tier);
     uint64_t most[TNM_MAX_TIERS];
-    uint32_t i = t->shrink_at;
-    t->shrink_at = 0;
+    uint32_t i = look->at;
     if (t->reserved <= t->budget) return TNM_OK;
     if (i == 0) {
         if (t->spill < 0 && tnmi_move_unstage(&e->move, tier))
@@ -11967,8 +11972,7 @@ static tnm_result tnmi_engine_shrink(tnmi_engine *e, uint32_t tier) {
             g = s->next;
             if (s->state == TNMI_SEGMENT_RELEASING || s->used == 0) return TNM_PENDING;
         }
-        t->shrink_by = TNM_OK;
-        t->shrink_stranded = 0;
+        look->changed = e->changed;
     }
     const tnmi_heap *order = &e->tensors.on[tier].order;
     tnmi_view view = tnmi_engine_view(e, tier);
@@ -11976,13 +11980,14 @@ static tnm_result tnmi_engine_shrink(tnmi_engine *e, uint32_t tier) {
     for (int seen = 0; i < order->count; i++) {
         uint32_t index = tnmi_space_node(&t->space, tnmi_store_slot(order, i)->owner)->a;
         if (seen++ == TNMI_PIECE) {
-            t->shrink_at = i;
+            look->at = i;
             return TNM_ABSENT;
         }
-        if (tnmi_engine_keeps(e, &view, index, most) == TNM_PENDING) return TNM_PENDING;
+        if (tnmi_engine_keeps(e, &view, index, look, most) == TNM_PENDING) return TNM_PENDING;
     }
-    tnm_result worst = t->shrink_by;
-    if (t->shrink_stranded && worst == TNM_OK) return TNM_ERR_BUDGET;
+    tnm_result worst = look->by;
+    if (look->changed != e->changed) return TNM_PENDING; /* under its eyes: ask again */
+    if (look->stranded && worst == TNM_OK) return TNM_ERR_BUDGET;
     for (i = t->segments; worst == TNM_ERR_BUDGET && t->spill < 0 && i != TNMI_NONE;) {
         tnmi_segment *s = tnmi_tier_segment(&e->tiers, i);
         i = s->next;
@@ -14967,7 +14972,9 @@ TENSORMEM_API tnm_result tnm_set_budget(tnm_ctx *ctx, int tier, uint64_t bytes) 
         e->changed++;
     }
     tnm_result r;
-    while ((r = tnmi_engine_shrink(e, (uint32_t)tier)) == TNM_ABSENT)
+    tnmi_shrink look;
+    memset(&look, 0, sizeof look);
+    while ((r = tnmi_engine_shrink(e, (uint32_t)tier, &look)) == TNM_ABSENT)
         tnmi_door_breath(ctx);
     return tnmi_door_leave(ctx, r);
 }

@@ -288,6 +288,62 @@ static void pin_if_ready(void) { /* a set for which the table of members has to 
         CHECK_EQ(rig_state(&g, t[0], 0), TNM_STATE_ABSENT);
 }
 
+/* ---- a budget is told what keeps a tier above it now, not what another call has seen ---- */
+enum { LITTLE = 256, MANY = 400 };
+
+static tnm_tensor little[MANY];
+static tnm_pinned held[MANY];
+static int told_apart;
+
+static void begin_pinned(void) {
+    start_rig(1);
+    rig_pair(&g, SIM_PLAIN, rig_room(MANY, LITTLE));
+    rig_make(&g, little, MANY, LITTLE, 0);
+    for (int i = 0; i < MANY; i++) {
+        tnm_use use = rig_use(little[i], 0, TNM_READ);
+        CHECK_EQ(tnm_pin(g.ctx, &use, 1, &held[i]), TNM_OK);
+    }
+}
+
+/* What the other call has looked at is let go; what it has not is pinned as it was. */
+static void let_go_what_was_seen(void) {
+    const tnmi_heap *order = &g.ctx->e.tensors.on[0].order;
+    uint32_t seen[TNMI_PIECE];
+    for (uint32_t i = 0; i < TNMI_PIECE; i++)
+        seen[i] =
+            tnmi_space_node(&g.ctx->e.tiers.tier[0].space, tnmi_store_slot(order, i)->owner)->a;
+    for (int i = 0; i < MANY; i++)
+        for (uint32_t k = 0; k < TNMI_PIECE; k++)
+            if (held[i].id && (uint32_t)held[i].id == seen[k])
+                CHECK_EQ(tnm_unpin(g.ctx, &held[i], 1, 0), TNM_OK);
+    tnm_result r = rig_budget(&g, 0, 0);
+    CHECK(r == TNM_PENDING || r == TNM_OK); /* most of it may leave */
+    told_apart += r == TNM_PENDING;
+}
+
+static void shrink_to_nothing(int moment) {
+    meanwhile = let_go_what_was_seen;
+    moments = moment;
+    tnm_result r = rig_budget(&g, 0, 0);
+    CHECK(r == TNM_ERR_BUSY || r == TNM_PENDING);
+    moments = 0;
+    for (int i = 0; i < MANY; i++)
+        if (held[i].id) CHECK_EQ(tnm_unpin(g.ctx, &held[i], 1, 0), TNM_OK);
+    RIG_UNTIL(r, &g, rig_budget(&g, 0, 0));
+    CHECK_EQ(r, TNM_OK);
+    rig_expect(&g, little[MANY - 1], 1, MANY - 1);
+}
+
+TEST(a_budget_is_told_what_is) {
+    told_apart = 0;
+    for (int moment = 1; moment < 4; moment++) {
+        begin_pinned();
+        shrink_to_nothing(moment);
+        rig_end(&g);
+    }
+    CHECK(told_apart > 0);
+}
+
 TEST(a_pin_if_ready_starts_nothing) {
     in_each_moment(begin_ready, take_it_away, pin_if_ready);
 }
@@ -513,6 +569,7 @@ int main(void) {
     RUN(a_first_write_leaves_what_was_written_meanwhile);
     RUN(two_first_writes_in_part_leave_each_other);
     RUN(a_view_outlives_the_first_name_in_a_call);
+    RUN(a_budget_is_told_what_is);
     RUN(a_pin_if_ready_starts_nothing);
     RUN(calls_within_calls);
     return check_done();
