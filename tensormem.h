@@ -14790,7 +14790,7 @@ TENSORMEM_API tnm_result tnm_replay(tnm_ctx *ctx, uint32_t lane) {
         tnmi_door_refuse(ctx, r, call, e->hints.uses.name);
     } else if (!rule && l->record.count == 0)
         rule = none;
-    else if (!rule && l->step - l->record.began >= UINT32_MAX && told)
+    else if (!rule && l->step - l->record.began >= UINT32_MAX) /* untold ones are fewer than uses */
         rule = "the steps told since tnm_record are too many for a period";
     if (r == TNM_OK && !rule) {
         if (!tnmi_door_replay(ctx, lane, told)) rule = none;

@@ -367,7 +367,29 @@ EACH(a_failing_read_is_told_and_harmless) {
     rig_end(g);
 }
 
+/* Of two current replicas the one that costs less to read is read, wherever it lies. */
+TEST(a_read_takes_the_cheapest) {
+    static rig g;
+    static uint8_t bytes[ONE];
+    tnm_result r;
+    rig_start(&g, 1);
+    rig_tier(&g, "far", SIM_PLAIN, 0);
+    rig_tier(&g, "near", SIM_PLAIN, 0);
+    g.tiers[0].read_cost = 50;
+    g.tiers[1].read_cost = 1;
+    CHECK(rig_create(&g));
+    tnm_tensor t = rig_tensor(&g, ONE, 0);
+    rig_write(&g, t, 0, 3);
+    RIG_UNTIL(r, &g, tnm_flush(g.ctx, t, 1));
+    CHECK_EQ(r, TNM_OK);
+    CHECK_EQ(tnm_read(g.ctx, t, 0, bytes, ONE), TNM_OK);
+    CHECK(sim_same(bytes, 3, 0, ONE));
+    CHECK_EQ(rig_info(&g, t, 0).state, TNM_STATE_READY);
+    rig_end(&g);
+}
+
 int main(void) {
+    RUN(a_read_takes_the_cheapest);
     RUN(write_then_read);
     RUN(write_over_what_is_there);
     RUN(a_whole_write_fetches_nothing);

@@ -615,6 +615,8 @@ TEST(arguments_of_uses) {
     REFUSED(tnm_write, (ctx, known, ONE, &byte, 1));
     REFUSED(tnm_write, (ctx, known, UINT64_MAX, &byte, 1));
     CHECK_EQ(tnm_read(ctx, known, ONE, NULL, 0), TNM_OK);
+    CHECK_EQ(tnm_write(ctx, known, ONE, NULL, 0), TNM_OK);
+    REFUSED(tnm_write, (ctx, known, 0, &byte, UINT64_MAX));
     end();
 }
 
@@ -777,6 +779,96 @@ static void starve(uint32_t max_tensors, int own) {
     ctx = NULL;
 }
 
+/* The second of a set was never pinned; the same pin stands twice in a set. */
+TEST(a_pin_is_given_back_once) {
+    tnm_use use;
+    tnm_pinned p[2];
+    describe();
+    create();
+    use = rig_use(known, 0, TNM_DISCARD);
+    CHECK_EQ(tnm_pin(ctx, &use, 1, &p[0]), TNM_OK);
+    memset(&p[1], 0, sizeof p[1]);
+    REFUSED(tnm_unpin, (ctx, p, 2, 0));
+    CHECK(p[0].id != 0); /* nothing was given back */
+    p[1] = p[0];
+    CHECK_EQ(tnm_unpin(ctx, p, 2, 0), TNM_ERR_ARGUMENT); /* the first was, the second could not */
+    CHECK_EQ(p[0].id, 0);
+    CHECK_EQ(tnm_check(ctx), 0);
+    end();
+}
+
+static int refuses_in; /* the n-th piece of a dump */
+
+static int refuses(void *user, const char *text, uint64_t bytes) {
+    (void)user;
+    CHECK(bytes > 0 && text != NULL);
+    return --refuses_in == 0;
+}
+
+TEST(a_dump_ends_where_its_writer_does) {
+    enum { MANY = 200 };
+    tnm_tensor_desc about;
+    tnm_tensor t;
+    tnm_writer writer = { refuses, NULL };
+    memset(&about, 0, sizeof about);
+    about.bytes = 64;
+    about.label = "a label of some length, so that there is more than one piece";
+    describe();
+    create();
+    for (int i = 0; i < MANY; i++)
+        CHECK_EQ(tnm_tensor_create(ctx, &about, &t), TNM_OK);
+    for (int json = 0; json < 2; json++) {
+        int pieces = 0;
+        for (int n = 1; n < 1000; n++) {
+            refuses_in = n;
+            tnm_result r = tnm_dump(ctx, json ? TNM_DUMP_JSON : TNM_DUMP_TEXT, &writer);
+            if (r == TNM_OK) break;
+            CHECK_EQ(r, TNM_ERR_BACKEND);
+            pieces = n;
+        }
+        CHECK(pieces >= 2);
+    }
+    CHECK_EQ(tnm_dump(ctx, TNM_DUMP_TEXT, NULL), TNM_OK); /* to stdout */
+    end();
+}
+
+TEST(why_of_nothing_and_of_what_is_here) {
+    tnm_shortage why;
+    tnm_use use;
+    tnm_pinned p;
+    describe();
+    create();
+    CHECK_EQ(tnm_why(ctx, NULL, 0, &why), TNM_OK);
+    CHECK(why.tier == -1 && why.result == TNM_OK);
+    use = rig_use(known, 0, TNM_DISCARD);
+    CHECK_EQ(tnm_pin(ctx, &use, 1, &p), TNM_OK);
+    CHECK_EQ(tnm_unpin(ctx, &p, 1, 0), TNM_OK);
+    use = rig_use(known, 0, TNM_READ);
+    use.flags = TNM_IF_READY;
+    CHECK_EQ(tnm_why(ctx, &use, 1, &why), TNM_OK);
+    CHECK_EQ(why.result, TNM_OK);
+    use.tier = 1;
+    CHECK_EQ(tnm_why(ctx, &use, 1, &why), TNM_OK);
+    CHECK_EQ(why.result, TNM_ABSENT);
+    end();
+}
+
+/* A program that told its steps may have gone farther than a period can be long. */
+TEST(a_recorded_pass_is_no_longer_than_a_period) {
+    tnm_use use;
+    tnm_pinned p;
+    describe();
+    create();
+    use = rig_use(known, 0, TNM_DISCARD);
+    CHECK_EQ(tnm_record(ctx, 0), TNM_OK);
+    CHECK_EQ(tnm_step(ctx, 0, 0), TNM_OK);
+    CHECK_EQ(tnm_pin(ctx, &use, 1, &p), TNM_OK);
+    CHECK_EQ(tnm_unpin(ctx, &p, 1, 0), TNM_OK);
+    CHECK_EQ(tnm_step(ctx, 0, UINT32_MAX), TNM_OK);
+    REFUSED(tnm_replay, (ctx, 0));
+    end();
+}
+
 TEST(no_memory_of_no_size) {
     describe();
     create();
@@ -857,6 +949,10 @@ int main(void) {
     RUN(idle_gives_up_and_the_copies_go_on);
     RUN(a_flood_of_items_is_counted_not_kept);
     RUN(a_pin_that_needs_no_copy_waits_for_none);
+    RUN(a_pin_is_given_back_once);
+    RUN(a_dump_ends_where_its_writer_does);
+    RUN(why_of_nothing_and_of_what_is_here);
+    RUN(a_recorded_pass_is_no_longer_than_a_period);
     RUN(no_memory_of_no_size);
     RUN(items_are_printed_with_what_they_have);
     RUN(create_fails_at_every_allocation);
