@@ -150,6 +150,8 @@ def main():
     print("%-8s %16s  %16s  %16s" % ("room", "lines", "branches", "MC/DC"))
     for room in [r for r in dict.fromkeys(header.rooms) if r in table] + ["all"]:
         print("%-8s %s" % (room, figures([table[room][k] for k in kinds])))
+    total = [100 * got / of for got, of in (table["all"][k] for k in kinds)]
+    print("coverage: %.1f %% of lines, %.1f %% of branches, %.1f %% of MC/DC" % tuple(total))
     return 1 if uncovered else 0
 
 
