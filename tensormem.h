@@ -5286,6 +5286,11 @@ static int tnmi_tensor_is_home(const tnmi_replica *replica) {
     return replica && tnmi_tensor_is(tnmi_base_load64(&replica->word), TNMI_ABSENT);
 }
 
+/* Only pins still hold the record: its bytes are lost. */
+static int tnmi_tensor_is_gone(const tnmi_replica *replica) {
+    return replica && (tnmi_base_load64(&replica->word) & TNMI_LOST) != 0;
+}
+
 /* Set and clear bits; both by one read-modify-write. Returns the word before. */
 static uint64_t tnmi_tensor_mark(tnmi_replica *replica, uint64_t set, uint64_t clear) {
     uint64_t word = tnmi_base_peek64(&replica->word);
@@ -7567,6 +7572,7 @@ static uint32_t tnmi_engine_leg_tier(const tnmi_engine *e, uint32_t content, uin
         uint64_t placed = tnmi_tier_placed(t, tnmi_engine_content(e, content)->bytes, 0);
         if (tnmi_engine_is_busy(there) && tnmi_engine_filling(e, there)->kind == TNMI_OP_BUILD)
             continue; /* new bytes are to stand there: no copy of the old ones */
+        if (tnmi_tensor_is_gone(there)) continue;
         if (there || tnmi_tier_can_ever(t, placed)) return (uint32_t)u;
     }
     for (uint32_t u = 0; u < e->tiers.count; u++)
@@ -7921,6 +7927,7 @@ static tnm_result tnmi_engine_new_op(tnmi_engine *e, tnmi_plan *plan, uint32_t c
     tnmi_replica *home = tnmi_engine_on(e, content, tier);
     tnm_result r = tnmi_engine_table(e, &e->move.ops, 1);
     if (r == TNM_OK && !home) r = tnmi_engine_table(e, &e->tensors.on[tier].replicas, 1);
+    if (r == TNM_OK && tnmi_tensor_is_gone(home)) r = TNM_PENDING; /* a pin keeps the record */
     if (r != TNM_OK) return r;
     uint32_t index = tnmi_move_new(&e->move, kind, plan->class_, plan->step);
     tnmi_op *op = tnmi_engine_op(e, index);
@@ -10696,7 +10703,7 @@ static int tnmi_engine_lose_next(tnmi_engine *e, uint32_t tier, uint32_t at) {
 /* Are a replica's bytes gone, or going? */
 static int tnmi_engine_is_lost(const tnmi_engine *e, uint32_t tier, uint32_t index) {
     const tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, tier, index);
-    return (tnmi_base_load64(&replica->word) & TNMI_LOST) != 0 || ((e->losing >> tier) & 1u);
+    return tnmi_tensor_is_gone(replica) || ((e->losing >> tier) & 1u);
 }
 
 /* Of a tier that loses its memory a bounded part drops. Until all of it has, nothing new is placed
@@ -11901,6 +11908,9 @@ static tnm_result tnmi_engine_flush(tnmi_engine *e, uint32_t content, uint32_t t
     }
     if (tnmi_engine_content(e, content)->flags & TNMI_BROKEN) return TNM_ERR_LOST;
     if (!above) return TNM_OK; /* nothing to keep */
+    if (tnmi_tensor_is_gone(tnmi_engine_on(e, content, tier)) &&
+        tnmi_engine_live_pins(e, tier, tnmi_engine_index(e, content, tier), 0))
+        return TNM_ERR_BUSY;
     if (tnmi_engine_is_busy(tnmi_engine_on(e, content, tier))) return TNM_PENDING;
     tnmi_plan plan = tnmi_engine_plan(TNMI_NONE, TNM_CLASS_SURE, 0);
     r = tnmi_engine_background(e, &plan, content, tier, 0);

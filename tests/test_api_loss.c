@@ -82,6 +82,39 @@ TEST(nothing_is_read_from_memory_that_is_gone) {
     rig_end(&g);
 }
 
+/* A pin keeps the record of a replica that is lost. What is dirty above it is written down meanwhile,
+ * but not there: the record was taken for memory of its own. */
+EACH(what_a_pin_keeps_of_a_loss_is_no_place) {
+    tnm_tensor t, all = { 0 };
+    tnm_pinned at;
+    tnm_result r = TNM_PENDING;
+    rig_tier(g, "fast", kind, rig_room(2, ONE));
+    rig_tier(g, "far", SIM_PLAIN, rig_room(3, ONE));
+    rig_tier(g, "host", SIM_PLAIN, 0);
+    g->tiers[1].segment_bytes = TNM_DEDICATED;
+    rig_create(g);
+    rig_make(g, &t, 1, ONE, 1);
+    rig_expect(g, t, 0, 0);
+    CHECK_EQ(rig_pin(g, t, 1, TNM_READ, &at), TNM_OK);
+    sim_lose(&g->sim.device[1]);
+    memset(g->sim.holds, 0, sizeof g->sim.holds);
+    {
+        tnm_tensor other = rig_tensor(g, ONE, 0);
+        tnm_pinned none;
+        CHECK(rig_pin(g, other, 1, TNM_DISCARD, &none) < 0); /* its segment: LOST */
+    }
+    g->sim.device[1].lost = 0;
+    CHECK_EQ(tnm_flush(g->ctx, t, 1), TNM_ERR_BUSY);
+    rig_pump(g, 20);
+    CHECK_EQ(tnm_check(g->ctx), 0);
+    rig_expect(g, t, 0, 0);
+    CHECK_EQ(tnm_unpin(g->ctx, &at, 1, 0), TNM_OK);
+    RIG_UNTIL(r, g, tnm_flush(g->ctx, all, 1));
+    CHECK_EQ(r, TNM_OK);
+    rig_expect(g, t, 1, 0);
+    rig_end(g);
+}
+
 EACH(what_is_current_elsewhere_is_read_from_there) {
     tnm_tensor t;
     rig_pair(g, kind | SIM_HIDDEN, rig_room(2, ONE));
@@ -219,6 +252,7 @@ TEST(staging_that_never_fits_is_not_waited_for) {
 int main(void) {
     RUN(alloc_may_say_that_the_memory_is_gone);
     RUN(nothing_is_read_from_memory_that_is_gone);
+    RUN(what_a_pin_keeps_of_a_loss_is_no_place);
     RUN(what_is_current_elsewhere_is_read_from_there);
     RUN(room_that_no_memory_can_make_is_not_waited_for);
     RUN(a_loss_is_told_as_a_loss);
