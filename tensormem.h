@@ -14931,9 +14931,9 @@ static void tnmi_door_told_all(tnm_ctx *ctx, uint32_t tier) {
 }
 
 /* Every content, in bounded steps. PENDING if any is, else the first obstacle: until then what has
- * failed is not tried again, or those that fail by turns would keep it PENDING for ever. When enough
- * is under way the next call goes on from there: a record for each of many tensors would be memory
- * too. */
+ * failed is not tried again, or those that fail by turns would keep it PENDING for ever. When
+ * enough is under way the next call goes on from there: a record for each of many tensors would be
+ * memory too. */
 static tnm_result tnmi_door_flush_all(tnm_ctx *ctx, uint32_t tier) {
     tnmi_engine *e = &ctx->e;
     tnmi_tier *t = &e->tiers.tier[tier];

@@ -82,8 +82,8 @@ TEST(nothing_is_read_from_memory_that_is_gone) {
     rig_end(&g);
 }
 
-/* A pin keeps the record of a replica that is lost. What is dirty above it is written down meanwhile,
- * but not there: the record was taken for memory of its own. */
+/* A pin keeps the record of a replica that is lost. What is dirty above it is written down
+ * meanwhile, but not there: the record was taken for memory of its own. */
 EACH(what_a_pin_keeps_of_a_loss_is_no_place) {
     tnm_tensor t, all = { 0 };
     tnm_pinned at;
