@@ -418,8 +418,8 @@ static int world_overlap(const uint8_t *a, uint64_t na, const uint8_t *b, uint64
 
 /* ---- what pins and fences promise ---- */
 static int world_open(uint64_t fence) {
-    unsigned queue = (unsigned)(fence >> 56) % WORLD_QUEUES;
-    return fence == 0 || (!W.dead[queue] && (fence & 0x00FFFFFFFFFFFFFFu) > W.told[queue]);
+    unsigned queue = (unsigned)(fence >> TNMI_FENCE_BITS) % WORLD_QUEUES;
+    return fence == 0 || (!W.dead[queue] && tnmi_engine_fence_value(fence) > W.told[queue]);
 }
 
 static int world_held(const uint8_t *at, uint64_t size, int only_write) {

@@ -522,7 +522,7 @@ static int pin(play *p, int i, int tier, tnm_access access, tnm_pinned *at, int 
 }
 
 static void unpin(play *p, int i, tnm_pinned *at, uint64_t fence) {
-    unsigned queue = (unsigned)(fence >> 56);
+    unsigned queue = (unsigned)(fence >> TNMI_FENCE_BITS) % WORLD_QUEUES;
     if (at->id == 0) return;
     world_let_go(where(p, at), at, fence);
     if (fence != 0 && at->access != TNM_READ) {
