@@ -68,7 +68,7 @@ switch:threads   | | api rooms model corpus threads | gcc -std=c99 -O0 -DTENSORM
 switch:static    | | api-plain examples | gcc -std=c99 -O0 -DTENSORMEM_STATIC=
 switch:ndebug    | | $some shelf | gcc -std=c99 -O2 -DNDEBUG=
 switch:bare      | | api-plain rooms-few model corpus | gcc -std=c99 -O0 -DNDEBUG= -DTENSORMEM_NO_STDIO= -DTENSORMEM_NO_FILE= -DTENSORMEM_NO_ATOMICS=
-tcc              | | api api-long model rooms shelf conform corpus corpus-gguf examples | tcc -std=c99
+tcc              | | api model rooms shelf conform corpus corpus-gguf examples | tcc -std=c99
 musl             | | $all | musl-gcc -std=c99 -O0 -static
 i686             | | $all | i686-linux-gnu-gcc -std=c99 -O0 -static
 arm              | qemu-arm-static | $emulated | arm-linux-gnueabihf-gcc -std=c99 -O1 -static
@@ -77,7 +77,7 @@ powerpc64        | qemu-ppc64-static | $emulated | powerpc64-linux-gnu-gcc -std=
 s390x            | qemu-s390x-static | $emulated noatomics | s390x-linux-gnu-gcc -std=c99 -O1 -static
 aarch64          | qemu-aarch64-static | $emulated threads | aarch64-linux-gnu-gcc -std=c99 -O1 -static
 riscv64          | qemu-riscv64-static | $emulated | riscv64-linux-gnu-gcc -std=c99 -O1 -static
-windows          | wine | $all api-long | x86_64-w64-mingw32-gcc -std=c99 -O0 -static
+windows          | wine | $all | x86_64-w64-mingw32-gcc -std=c99 -O0 -static
 wasm:emscripten  | node --no-experimental-fetch | api model rooms-few shelf corpus corpus-gguf examples | emcc -std=c99 -O1
 wasm:wasi        | node --no-warnings tests/wasi.mjs | api model rooms-few shelf conform corpus corpus-gguf examples | clang-14 --target=wasm32-wasi -D_WASI_EMULATED_PROCESS_CLOCKS -std=c99 -O1
 END
@@ -115,6 +115,7 @@ header_warnings() { # that the header must not give
 needs() { # file: what it says it links with, less what is not there
     local flags
     flags=$(sed -n '1,5s:.*/\* needs\: \(.*\) \*/.*:\1:p' "$1")
+    flags=${flags//tensormem.o/}
     case "$NAME" in wasm*) flags=${flags//-pthread/} ;; esac
     case "$NAME" in wasm* | tcc) flags="$flags -DLLAMA_NO_THREADS" ;; esac
     echo "$flags"
@@ -162,19 +163,23 @@ symbols() {
 }
 
 public() { # file: does it only use the public face, of the header as it is?
-    case " ${CC[*]} " in *TENSORMEM_STATIC*) return 1 ;; esac
-    ! grep -v tnmi_base_ordinary "$1" |
-        grep -qE '[tT][nN][mM][iI]_|define TENSORMEM_(THREADS|NO_|REDZONE)|#include "test_|->e\.'
+    case "$1 ${CC[*]} " in
+    *TENSORMEM_STATIC*) return 1 ;;
+    examples/* | fuzz/*) ! grep -qE 'tnmi_|define TENSORMEM_(THREADS|NO_)' "$1" ;;
+    *) sed -n 1,5p "$1" | grep -q 'needs: .*tensormem\.o' ;;
+    esac
 }
 
 build() { # file, program
-    local extra=() object=()
-    case "$1" in fuzz/*) extra+=(fuzz/standalone.c) ;; esac
+    local extra=(-DTENSORMEM_IMPLEMENTATION) object=()
     if public "$1"; then
-        extra+=(-DTENSORMEM_IMPLEMENTED "-Dtnmi_base_ordinary(at,size)=(void)0")
+        extra=(-DTENSORMEM_IMPLEMENTED)
         case "${CC[0]}" in *++*) object+=(-x none) ;; esac # the sources of the tests are named .c
         object+=("$DIR/header.o")
+    elif grep -q 'define TENSORMEM_IMPLEMENTATION\|include "test_' "$1"; then
+        extra=()
     fi
+    case "$1" in fuzz/*) extra+=(fuzz/standalone.c) ;; esac
     # shellcheck disable=SC2046
     "${CC[@]}" $(warnings) -I. "$1" "${extra[@]}" "${object[@]}" -o "$2" $(needs "$1") $(link_flags)
 }
