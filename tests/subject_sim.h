@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "check.h"
+
 enum { SUBJECT_SIM_SEEN = 1, SUBJECT_SIM_SHARE = 2, SUBJECT_SIM_AT_ONCE = 4 }; /* kinds */
 
 typedef enum subject_sim_defect {
