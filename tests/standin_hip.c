@@ -1,7 +1,10 @@
+/* needs: -pthread */
 /* standin_hip.c: the HIP runtime over host memory: the machine of standin_cuda.c behind HIP's
  * names, for examples/backends/hip.h. The same rules are enforced, with the thread's current device
- * in place of its current context; what fails is remembered for hipGetLastError. */
-/* needs: -pthread */
+ * in place of its current context; what fails is remembered for hipGetLastError.
+ *
+ * For tests: standin_revive() gives fresh devices, as hipDeviceReset of each in a process of its
+ * own would. */
 #define STANDIN_HIP
 #define cuInit                  hipInit
 #define cuDeviceGetCount        hipGetDeviceCount
@@ -28,6 +31,15 @@
 #define cuMemcpyDtoDAsync_v2    hipMemcpyDtoDAsync
 #define cuDeviceCanAccessPeer   hipDeviceCanAccessPeer
 #include "standin_cuda.c"
+
+void standin_revive(void) {
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < device_count; i++) {
+        destroy(&contexts[i]);
+        (void)make_context(i, 1);
+    }
+    pthread_mutex_unlock(&lock);
+}
 
 int hipGetDevice(int *device) {
     int code = begin(__func__);
@@ -73,9 +85,8 @@ int hipHostGetDevicePointer(void **device, void *host, unsigned flags) {
 int hipMemcpyPeerAsync(uintptr_t to, int to_device, uintptr_t from, int from_device, size_t bytes,
                        void *on) {
     int code = begin_inside(__func__);
-    if (to_device < 0 || to_device >= device_count || from_device < 0 ||
-        from_device >= device_count)
-        broken("no such device");
+    a_device(to_device);
+    a_device(from_device);
     const context *to_of = &contexts[to_device], *from_of = &contexts[from_device];
     if (!code) code = to_of->lost ? to_of->lost : from_of->lost;
     return end(code ? code : copy_across(to, to_of, from, from_of, bytes, on));
@@ -83,11 +94,6 @@ int hipMemcpyPeerAsync(uintptr_t to, int to_device, uintptr_t from, int from_dev
 
 int hipDeviceEnablePeerAccess(int peer, unsigned flags) {
     int code = begin_inside(__func__);
-    context *c = current(), *other = &contexts[peer];
-    if (peer < 0 || peer >= device_count || flags) broken("no such device, or flags");
-    if (!peers_can) broken("the devices cannot reach each other: ask hipDeviceCanAccessPeer");
-    for (int i = 0; !code && i < c->peer_count; i++)
-        if (c->peers[i] == other) code = ALREADY;
-    if (!code) c->peers[c->peer_count++] = other;
-    return end(code);
+    a_device(peer);
+    return end(code ? code : enable_peer(&contexts[peer], flags));
 }

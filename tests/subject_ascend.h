@@ -12,7 +12,7 @@ typedef struct subject_ascend_state {
     void (*fail)(const char *call, int nth, int code);
     void (*lose)(void);
     uint64_t (*live)(void);
-    int (*add)(void *stream, void *at, size_t bytes, unsigned char add);
+    int (*add)(void *stream, uintptr_t at, size_t bytes, unsigned char add);
 } subject_ascend_state;
 
 static subject_ascend_state subject_ascend_states[2];
@@ -42,7 +42,7 @@ static uint64_t subject_ascend_mark(void *user, uint32_t queue) {
 static int subject_ascend_work(void *user, uint32_t queue, const tnm_pinned *at, uint8_t add) {
     subject_ascend_state *s = (subject_ascend_state *)user;
     void *stream = tnm_ascend_queue(s->rt, queue);
-    return s->add(stream, tnm_ascend_pointer(at), (size_t)at->bytes, add) == 0;
+    return s->add(stream, (uintptr_t)tnm_ascend_pointer(at), (size_t)at->bytes, add) == 0;
 }
 
 static uint64_t subject_ascend_live(void *user) {
