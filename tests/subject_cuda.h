@@ -5,7 +5,6 @@
 
 #include "conformance.h"
 #include "../examples/backends/cuda.h"
-#include "device_work.h"
 
 typedef struct subject_cuda_state {
     tnm_cuda *rt, *peer;
@@ -14,7 +13,6 @@ typedef struct subject_cuda_state {
     void (*lose)(void);
     uint64_t (*live)(void);
     int (*add)(void *stream, uintptr_t at, size_t bytes, unsigned char add);
-    device_work kernel; /* on a real device, where NVRTC is */
 } subject_cuda_state;
 
 static subject_cuda_state subject_cuda_states[2];
@@ -43,7 +41,6 @@ static uint64_t subject_cuda_mark(void *user, uint32_t queue) {
 
 static int subject_cuda_work(void *user, uint32_t queue, const tnm_pinned *at, uint8_t add) {
     subject_cuda_state *s = (subject_cuda_state *)user;
-    if (s->kernel.kernel) return device_work_add(&s->kernel, s->rt, queue, at, add);
     return s->add(tnm_cuda_queue(s->rt, queue), tnm_cuda_pointer(at), (size_t)at->bytes, add) == 0;
 }
 
@@ -61,7 +58,6 @@ static void subject_cuda_lose(void *user) {
 }
 
 static void subject_cuda_shut(subject_cuda_state *s) {
-    if (s->rt) device_work_close(&s->kernel, s->rt);
     tnm_cuda_close(s->rt);
     tnm_cuda_close(s->peer);
     s->rt = s->peer = NULL;
@@ -73,14 +69,34 @@ static int subject_cuda_symbol(void *library, const char *name, void *function) 
     return at != NULL;
 }
 
-#ifdef CLOCK_MONOTONIC
-static double subject_cuda_pairs(void *user, int to_device, const tnm_pinned *device,
-                                 const tnm_pinned *host, int count) {
-    return device_work_pairs(((subject_cuda_state *)user)->rt, to_device, device, host, count);
+/* The runtime's own copies, timed by its own events. 0 = something failed. */
+static double subject_cuda_raw(void *user, int to_device, uint64_t bytes, int rounds) {
+    subject_cuda_state *s = (subject_cuda_state *)user;
+    tnm_cuda *rt = s->rt;
+    tnm_cuda_driver *d = &rt->cu;
+    int(TNM_CUDA_API * elapsed)(float *ms, void *from, void *to) = NULL;
+    void *library = tnm_cuda_library(s->library), *host = NULL, *mark[2] = { NULL, NULL };
+    void *stream = rt->lane[to_device ? TNM_CUDA_UP : TNM_CUDA_DOWN].stream;
+    tnm_cuda_ptr mem = 0;
+    size_t size = (size_t)bytes;
+    float ms = 0;
+    if (!library || !subject_cuda_symbol(library, "cuEventElapsedTime", &elapsed)) return 0;
+    if (tnm_cuda_enter(rt)) return 0;
+    int bad = d->mem_alloc(&mem, size) || d->host_alloc(&host, size, 1) ||
+              d->event_create(&mark[0], 0) || d->event_create(&mark[1], 0) ||
+              d->event_record(mark[0], stream);
+    for (int i = 0; i < rounds && !bad; i++)
+        bad =
+            to_device ? d->copy_up(mem, host, size, stream) : d->copy_down(host, mem, size, stream);
+    bad = bad || d->event_record(mark[1], stream);
+    bad = d->stream_wait(stream) || bad || elapsed(&ms, mark[0], mark[1]);
+    for (int i = 0; i < 2; i++)
+        if (mark[i]) (void)d->event_destroy(mark[i]);
+    if (host) (void)d->host_free(host);
+    if (mem) (void)d->mem_free(mem);
+    tnm_cuda_leave(rt);
+    return bad ? 0 : (double)ms / 1000;
 }
-#else
-#    define subject_cuda_pairs NULL
-#endif
 
 static int subject_cuda_fill(subject_cuda_state *s, conform_subject *out);
 
@@ -108,13 +124,10 @@ static int subject_cuda_fill(subject_cuda_state *s, conform_subject *out) {
     out->queues = 2;
     out->passed = subject_cuda_passed;
     out->mark = subject_cuda_mark;
-    out->raw_pairs_s = subject_cuda_pairs;
+    out->raw_copy_s = subject_cuda_raw;
     out->user = s;
     out->real = !s->library;
-    if (out->real) {
-        if (device_work_open(&s->kernel, s->rt, NULL)) out->work = subject_cuda_work;
-        return 1;
-    }
+    if (out->real) return 1;
     out->work = subject_cuda_work;
     out->live = subject_cuda_live;
     out->fail = subject_cuda_fail;
