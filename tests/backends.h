@@ -39,9 +39,9 @@ static const backends_entry backends_all[] = {
     { "sim", backends_sim, subject_sim_end, 0 },
     { "opencl", subject_opencl, subject_opencl_end, 0 },
     { "vulkan", subject_vulkan, subject_vulkan_end, 0 },
-    { "cuda", subject_cuda, subject_cuda_end, 1 },
-    { "hip", subject_hip, subject_hip_end, 1 },
-    { "ascend", subject_ascend, subject_ascend_end, 1 },
+    { "cuda", subject_cuda_all, subject_cuda_end, 1 },
+    { "hip", subject_hip_all, subject_hip_end, 1 },
+    { "ascend", subject_ascend_all, subject_ascend_end, 1 },
 };
 
 enum { BACKENDS_COUNT = sizeof backends_all / sizeof backends_all[0] };

@@ -324,14 +324,6 @@ int cuEventDestroy_v2(void *e) {
     return end(code);
 }
 
-int cuEventElapsedTime(float *ms, void *from, void *to) {
-    int code = begin_inside(__func__);
-    const event *a = event_here(from), *b = event_here(to);
-    if (!code && (a->asked != a->done || b->asked != b->done)) code = NOT_READY;
-    *ms = (float)(b->at - a->at) * 1000.0f / (float)CLOCKS_PER_SEC;
-    return end(code);
-}
-
 int cuMemcpyHtoDAsync_v2(uintptr_t to, const void *from, size_t bytes, void *on) {
     int code = begin_inside(__func__);
     return end(code ? code : copy_up(to, from, bytes, on));

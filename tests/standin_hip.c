@@ -24,7 +24,6 @@
 #define cuEventRecord           hipEventRecord
 #define cuEventQuery            hipEventQuery
 #define cuEventSynchronize      hipEventSynchronize
-#define cuEventElapsedTime      hipEventElapsedTime
 #define cuEventDestroy_v2       hipEventDestroy
 #define cuMemcpyHtoDAsync_v2    hipMemcpyHtoDAsync
 #define cuMemcpyDtoHAsync_v2    hipMemcpyDtoHAsync

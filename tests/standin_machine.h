@@ -28,7 +28,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 enum {
     DEVICES = 8,
@@ -80,7 +79,6 @@ typedef struct event {
     context *of;
     stream *on;
     uint64_t asked, done, broken; /* records queued, passed, behind a failure */
-    clock_t at;                   /* when the latest passed */
 } event;
 
 typedef struct block {
@@ -374,7 +372,6 @@ static void run_mark(const stream *s, const job *j) {
         e->broken = j->turn;
     } else if (e->done < j->turn) {
         e->done = j->turn;
-        e->at = clock();
     }
 }
 
