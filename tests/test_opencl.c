@@ -1,6 +1,6 @@
+/* needs: tensormem.o -ldl -pthread */
 /* examples/backends/opencl.h from outside: over whatever OpenCL shows first, PoCL in the gate. That
  * it keeps the contract is tests/conformance.c's; here is what is OpenCL's own. */
-/* needs: -ldl -pthread */
 #define _POSIX_C_SOURCE 200809L
 #ifdef __has_include
 #    if __has_include(<CL/cl.h>)
@@ -10,38 +10,21 @@
 #        include <CL/cl_ext.h>
 #    endif
 #endif
-#define TENSORMEM_IMPLEMENTATION
 #include "tensormem.h"
 #include "examples/backends/opencl.h"
 #include "check.h"
 
-#include <pthread.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
+#define RT(name) tnm_opencl_##name
+typedef tnm_opencl device;
+typedef tnm_opencl_desc device_desc;
+enum { HALF = 50001, REST = 50002 };
+#include "device.h"
 
-/* Drivers and compilers keep what they like. */
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void) {
-    return "leak:libpocl\nleak:libLLVM\nleak:libOpenCL\n";
-}
-const char *__lsan_default_options(void);
-const char *__lsan_default_options(void) {
-    return "print_suppressions=0";
-}
-
-enum { KIB = 1024, MIB = 1024 * KIB };
-
-static int under_valgrind(void) {
-    const char *preload = getenv("LD_PRELOAD");
-    return preload && strstr(preload, "vgpreload");
-}
-
-static tnm_opencl *opened(int device, const tnm_opencl *beside) {
+static tnm_opencl *opened(int number, const tnm_opencl *beside) {
     tnm_opencl_desc desc;
     tnm_opencl *cl;
     memset(&desc, 0, sizeof desc);
-    desc.device = device;
+    desc.device = number;
     desc.peers = !beside;
     desc.beside = beside;
     desc.queues = 2;
@@ -50,6 +33,13 @@ static tnm_opencl *opened(int device, const tnm_opencl *beside) {
     CHECK_EQ(r, TNM_OK);
     if (r != TNM_OK) exit(1);
     return cl;
+}
+
+static device *a_device(void) {
+    return opened(0, NULL);
+}
+
+static void nothing_is_left(void) { /* nobody counts, but in more_marks_than_places */
 }
 
 /* ---- our declarations are the vendor's ---- */
@@ -111,40 +101,9 @@ TEST(codes_have_their_names) {
 #endif
 
 /* ---- open and close ---- */
-static void refused(const tnm_opencl_desc *desc, const char *says) {
-    tnm_opencl *cl = (tnm_opencl *)(uintptr_t)1;
-    CHECK_EQ(tnm_opencl_open(desc, &cl), TNM_ERR_UNSUPPORTED);
-    CHECK(cl == NULL);
-    CHECK(strstr(tnm_opencl_error(NULL), says) != NULL);
-}
-
-TEST(no_descriptor_is_the_default_one) {
-    tnm_opencl *cl;
-    CHECK_EQ(tnm_opencl_open(NULL, &cl), TNM_OK);
-    tnm_opencl_close(cl);
-}
-
 TEST(what_cannot_be_opened_says_why) {
-    tnm_opencl_desc first, *desc = &first;
-    memset(desc, 0, sizeof *desc);
-    desc->library = "/nonexistent";
-    refused(desc, "/nonexistent");
-    desc->library = "libm.so.6"; /* a library, of something else */
-    refused(desc, "clGetPlatformIDs");
-    desc->library = NULL;
-    desc->device = 1000;
-    refused(desc, "no device 1000");
-    desc->device = -1;
-    refused(desc, "no device -1");
-}
-
-TEST(closing_twice_or_nothing_is_harmless) {
-    tnm_opencl *cl = opened(0, NULL), *other = opened(0, NULL);
-    tnm_opencl_close(NULL);
-    tnm_opencl_close(cl);
-    tnm_opencl_close(cl);
-    CHECK_EQ(tnm_opencl_mark(other, 0), 1);
-    tnm_opencl_close(other);
+    tnm_opencl_desc desc;
+    refused_as_any(&desc, "clGetPlatformIDs");
 }
 
 TEST(an_applications_context_and_queues_are_used_and_kept) {
@@ -242,34 +201,6 @@ TEST(a_sub_buffer_is_the_pinned_bytes) {
 }
 
 /* ---- copies ---- */
-static tnm_span device_span(const tnm_backend *b, uint64_t mem, uint64_t offset) {
-    tnm_span s;
-    memset(&s, 0, sizeof s);
-    s.backend = b;
-    s.mem = mem;
-    s.offset = offset;
-    return s;
-}
-
-static tnm_span plain_span(void *host) {
-    tnm_span s;
-    memset(&s, 0, sizeof s);
-    s.host = host;
-    s.tier = -1;
-    return s;
-}
-
-static tnm_result copy_now(const tnm_backend *b, tnm_span dst, tnm_span src, uint64_t size) {
-    uint64_t ticket = 0;
-    tnm_result r = b->copy(b->user, &dst, &src, size, &ticket);
-    if (r != TNM_PENDING) return r;
-    CHECK(ticket != 0);
-    b->submit(b->user);
-    while ((r = b->wait(b->user, ticket)) == TNM_PENDING)
-        continue;
-    return r;
-}
-
 TEST(a_full_queue_is_busy_until_a_ticket_is_answered) {
     enum { N = 16, EACH = 64 * KIB };
     static unsigned char in[(N + 1) * EACH], out[(N + 1) * EACH];
@@ -431,29 +362,9 @@ TEST(more_marks_than_places_never_pass_early) {
     CHECK_EQ(counted_markers, 0);
 }
 
-static void *mark_many(void *user) {
-    uint64_t last = 0;
-    for (int i = 0; i < 300; i++) {
-        uint64_t value = tnm_opencl_mark((tnm_opencl *)user, 0);
-        CHECK(value > last);
-        last = value;
-    }
-    return NULL;
-}
-
 TEST(marks_come_from_any_thread) {
     tnm_opencl *cl = opened(0, NULL);
-    pthread_t thread[2];
-    uint64_t seen = 0;
-    for (int i = 0; i < 2; i++)
-        CHECK_EQ(pthread_create(&thread[i], NULL, mark_many, cl), 0);
-    while (seen < 600) {
-        uint64_t now = tnm_opencl_passed(cl, 0, seen + 1);
-        CHECK(now >= seen && now <= 600);
-        seen = now;
-    }
-    for (int i = 0; i < 2; i++)
-        pthread_join(thread[i], NULL);
+    marks_of_threads(cl, NULL);
     tnm_opencl_close(cl);
 }
 
@@ -532,94 +443,36 @@ TEST(a_failed_kernel_ends_its_queue_and_no_other) {
 }
 
 /* ---- through a context ---- */
-enum { DEVICE, PINNED, SPILL, TIERS, TENSORS = 24, BYTES = 100003 };
-
-static tnm_ctx *context_over(tnm_opencl *cl, tnm_opencl *peer) {
-    tnm_tier_desc tiers[TIERS];
-    tnm_desc desc;
-    tnm_ctx *mem = NULL;
-    memset(tiers, 0, sizeof tiers);
-    memset(&desc, 0, sizeof desc);
-    tnm_opencl_backend(cl, &tiers[DEVICE].backend);
-    tnm_opencl_host(cl, &tiers[PINNED].backend);
-    if (peer) tnm_opencl_backend(peer, &tiers[SPILL].backend);
-    tiers[DEVICE].budget_bytes = 6 * 102400;
-    tiers[DEVICE].alignment = tnm_opencl_alignment(cl);
-    tiers[PINNED].budget_bytes = MIB;
-    desc.tiers = tiers;
-    desc.tier_count = TIERS;
-    desc.chunk_bytes = 64 * KIB;
-    desc.user = cl;
-    desc.passed = tnm_opencl_passed;
-    desc.alloc = check_alloc;
-    desc.release = check_release;
-    CHECK_EQ(tnm_create(&desc, &mem), TNM_OK);
-    return mem;
+static tnm_ctx *over(tnm_opencl *cl, tnm_opencl *peer) {
+    tnm_backend top, pinned, spill;
+    tnm_opencl_backend(cl, &top);
+    tnm_opencl_host(cl, &pinned);
+    if (peer) tnm_opencl_backend(peer, &spill);
+    return context_over(cl, &top, &pinned, peer ? &spill : NULL);
 }
 
-static void byte_fill(unsigned char *at, int key) {
-    for (int i = 0; i < BYTES; i++)
-        at[i] = (unsigned char)(key * 31 + i + (i >> 8));
-}
-
-/* Kernels that add 1, here a fill of the second half; every pin ends with a fence. */
-static void work_through(tnm_ctx *mem, tnm_opencl *cl, const tnm_tensor *t, int rounds) {
-    int32_t(TNM_OPENCL_CALL * fill)(tnm_opencl_cl_queue, tnm_opencl_mem, const void *, size_t,
-                                    size_t, size_t, uint32_t, const tnm_opencl_event *,
-                                    tnm_opencl_event *);
-    CHECK(tnm_opencl_find(cl, "clEnqueueFillBuffer", &fill, sizeof fill));
-    for (int i = 0; i < rounds * TENSORS; i++) {
-        tnm_use use;
-        tnm_pinned at;
-        unsigned char value = (unsigned char)(i / TENSORS);
-        uint32_t queue = (uint32_t)i % 2;
-        memset(&use, 0, sizeof use);
-        use.tensor = t[i % TENSORS];
-        use.access = TNM_WRITE;
-        CHECK_EQ(tnm_pin(mem, &use, 1, &at), TNM_OK);
-        if (at.id == 0) return;
-        CHECK(at.host == NULL);
-        tnm_opencl_mem sub = tnm_opencl_sub(cl, &at);
-        CHECK(sub != NULL);
-        CHECK_EQ(fill(tnm_opencl_queue(cl, queue), sub, &value, 1, BYTES / 2, BYTES - BYTES / 2, 0,
-                      NULL, NULL),
-                 0);
-        cl->api.ReleaseMemObject(sub);
-        CHECK_EQ(tnm_unpin(mem, &at, 1, TNM_FENCE(queue, tnm_opencl_mark(cl, queue))), TNM_OK);
-        CHECK(tnm_pump(mem, TNM_ALL) >= 0);
-    }
-}
-
-static void through_a_context(tnm_opencl *cl, tnm_opencl *peer, int rounds) {
-    static unsigned char in[BYTES], out[BYTES];
-    tnm_tensor t[TENSORS];
-    tnm_ctx *mem = context_over(cl, peer);
-    tnm_tensor_desc what;
-    memset(&what, 0, sizeof what);
-    what.bytes = BYTES;
-    for (int i = 0; i < TENSORS; i++) {
-        byte_fill(in, i);
-        CHECK_EQ(tnm_tensor_create(mem, &what, &t[i]), TNM_OK);
-        CHECK_EQ(tnm_write(mem, t[i], 0, in, BYTES), TNM_OK);
-    }
-    work_through(mem, cl, t, rounds);
-    for (int i = 0; i < TENSORS; i++) {
-        byte_fill(in, i);
-        memset(in + BYTES / 2, rounds - 1, BYTES - BYTES / 2);
-        CHECK_EQ(tnm_read(mem, t[i], 0, out, BYTES), TNM_OK);
-        CHECK(memcmp(in, out, BYTES) == 0);
-    }
-    CHECK_EQ(tnm_check(mem), 0);
-    CHECK_EQ(tnm_destroy(mem), TNM_OK);
-    CHECK_EQ(cl->held, 0);
+static uint64_t fill(void *user, uint32_t queue, const tnm_pinned *at, uint8_t value) {
+    tnm_opencl *cl = (tnm_opencl *)user;
+    int32_t(TNM_OPENCL_CALL * enqueue)(tnm_opencl_cl_queue, tnm_opencl_mem, const void *, size_t,
+                                       size_t, size_t, uint32_t, const tnm_opencl_event *,
+                                       tnm_opencl_event *);
+    CHECK(tnm_opencl_find(cl, "clEnqueueFillBuffer", &enqueue, sizeof enqueue));
+    CHECK(at->host == NULL);
+    tnm_opencl_mem sub = tnm_opencl_sub(cl, at);
+    CHECK(sub != NULL);
+    CHECK_EQ(enqueue(tnm_opencl_queue(cl, queue), sub, &value, 1, HALF, REST, 0, NULL, NULL), 0);
+    cl->api.ReleaseMemObject(sub);
+    return tnm_opencl_mark(cl, queue);
 }
 
 TEST(more_tensors_than_fit_are_worked_through) {
     tnm_opencl *cl = opened(0, NULL), *peer = opened(0, cl), *stranger = opened(0, NULL);
     int rounds = check_scale(8, 2);
-    through_a_context(cl, NULL, rounds);
-    through_a_context(cl, peer, rounds); /* the lowest tier is a sibling, then one beyond reach */
-    through_a_context(cl, stranger, rounds);
+    tnm_opencl *const lowest[3] = { NULL, peer, stranger }; /* plain, a sibling, one beyond reach */
+    for (int i = 0; i < 3; i++) {
+        through_a_context(over(cl, lowest[i]), fill, cl, rounds);
+        CHECK_EQ(cl->held, 0);
+    }
     tnm_opencl_close(stranger);
     tnm_opencl_close(peer);
     tnm_opencl_close(cl);
@@ -627,24 +480,12 @@ TEST(more_tensors_than_fit_are_worked_through) {
 
 /* ---- ends ---- */
 TEST(a_context_and_a_device_end_with_copies_in_flight) {
-    static unsigned char in[BYTES], many[16 * MIB];
+    static unsigned char many[16 * MIB];
     tnm_opencl *cl = opened(0, NULL);
-    tnm_ctx *mem = context_over(cl, NULL);
-    tnm_use use[4];
-    tnm_tensor_desc what;
     tnm_backend b;
     uint64_t token, ticket;
     void *host;
-    memset(use, 0, sizeof use);
-    memset(&what, 0, sizeof what);
-    what.bytes = BYTES;
-    for (int i = 0; i < 4; i++) {
-        CHECK_EQ(tnm_tensor_create(mem, &what, &use[i].tensor), TNM_OK);
-        CHECK_EQ(tnm_write(mem, use[i].tensor, 0, in, BYTES), TNM_OK);
-    }
-    CHECK(tnm_prefetch(mem, 0, use, 4) >= 0);
-    CHECK(tnm_pump(mem, TNM_ALL) >= 0);
-    CHECK_EQ(tnm_destroy(mem), TNM_OK);
+    a_context_ends_with_copies_in_flight(over(cl, NULL));
     tnm_opencl_backend(cl, &b); /* and of a device whose copies nobody waits for */
     CHECK_EQ(b.alloc(b.user, sizeof many, 256, NULL, &token, &host), TNM_OK);
     memset(many, 1, sizeof many);
@@ -659,63 +500,6 @@ TEST(a_context_and_a_device_end_with_copies_in_flight) {
     CHECK(many[sizeof many - 1] == 1); /* it has waited, and nobody writes any more */
     memset(many, 3, sizeof many);
     CHECK(memcmp(many, many + 1, sizeof many - 1) == 0);
-}
-
-static tnm_opencl *late;
-static tnm_backend late_backend[2];
-static uint64_t late_mem[2], late_ticket;
-enum { LATE = 32 * MIB };
-
-static unsigned char *late_bytes;
-
-static void close_late(void) { /* registered first, so it runs when the runtime may be gone */
-    if (late_bytes[LATE - 1] != 1) _exit(16); /* the copy was waited for */
-    if (late_backend[0].wait(late, late_ticket) != TNM_ERR_LOST) _exit(11);
-    if (late_backend[0].available(late) != 0) _exit(12);
-    if (tnm_opencl_mark(late, 0) != 0) _exit(13);
-    if (tnm_opencl_passed(late, 0, 5) != UINT64_MAX) _exit(14);
-    for (int i = 0; i < 2; i++)
-        late_backend[i].release(late, late_mem[i], LATE);
-    tnm_opencl_close(late);
-    tnm_opencl_close(late);
-    tnm_opencl_desc desc;
-    memset(&desc, 0, sizeof desc);
-    if (tnm_opencl_open(&desc, &late) != TNM_ERR_UNSUPPORTED) _exit(15);
-}
-
-static void leave_it_to_exit(void) {
-    void *host, *none;
-    late = opened(0, NULL);
-    tnm_opencl_backend(late, &late_backend[0]);
-    tnm_opencl_host(late, &late_backend[1]);
-    if (late_backend[0].alloc(late, LATE, 256, NULL, &late_mem[0], &none) != TNM_OK ||
-        late_backend[1].alloc(late, LATE, 256, NULL, &late_mem[1], &host) != TNM_OK)
-        _exit(10);
-    late_bytes = (unsigned char *)host;
-    memset(host, 1, LATE);
-    tnm_span device = device_span(&late_backend[0], late_mem[0], 0), pinned = plain_span(host);
-    if (copy_now(&late_backend[0], device, pinned, LATE) != TNM_OK) _exit(10);
-    memset(host, 2, LATE);
-    if (late_backend[0].copy(late, &pinned, &device, LATE, &late_ticket) != TNM_PENDING) _exit(10);
-    tnm_opencl_mark(late, 0);
-}
-
-/* Before anything is opened here: threads do not survive a fork. */
-TEST(exit_with_copies_in_flight_is_quiet) {
-    for (int way = 0; way < 2; way++) {
-        int status = -1;
-        fflush(stdout);
-        pid_t child = fork();
-        if (child == 0) {
-            if (way == 0) atexit(close_late);
-            leave_it_to_exit();
-            exit(0); /* the other way, nobody closes at all */
-        }
-        CHECK(child > 0);
-        CHECK_EQ(waitpid(child, &status, 0), child);
-        CHECK(WIFEXITED(status));
-        CHECK_EQ(WEXITSTATUS(status), 0);
-    }
 }
 
 /* How many devices, up to two. Asked in a process of its own: see the test of exit. */

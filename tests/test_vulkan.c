@@ -1,31 +1,18 @@
+/* needs: tensormem.o -ldl -pthread */
 /* examples/backends/vulkan.h from outside: over whatever Vulkan shows first, lavapipe in the gate,
  * under the validation layer: one word of it fails the test. That it keeps the contract is
- * tests/conformance.c's; here is what is Vulkan's own.
- * needs: below */
-/* needs: -ldl -pthread */
+ * tests/conformance.c's; here is what is Vulkan's own. */
 #define _POSIX_C_SOURCE 200809L
-#define TENSORMEM_IMPLEMENTATION
 #include "tensormem.h"
 #include "examples/backends/vulkan.h"
 #include "check.h"
 #include "vulkan_watch.h"
 
-#include <pthread.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
-
-/* Drivers, layers and compilers keep what they like. */
-const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void) {
-    return "leak:libvulkan\nleak:libVkLayer\nleak:libLLVM\nleak:libdrm\nleak:dlopen\n";
-}
-const char *__lsan_default_options(void);
-const char *__lsan_default_options(void) {
-    return "print_suppressions=0";
-}
-
-enum { KIB = 1024, MIB = 1024 * KIB };
+#define RT(name) tnm_vulkan_##name
+typedef tnm_vulkan device;
+typedef tnm_vulkan_desc device_desc;
+enum { HALF = 50000, REST = 50000 }; /* fills are of words */
+#include "device.h"
 
 static uint64_t kept; /* allocations of the device that stays open all the time: see main */
 
@@ -46,38 +33,23 @@ static tnm_vulkan *opened(void) {
     return opened_with(&desc);
 }
 
+static device *a_device(void) {
+    return opened();
+}
+
+static void nothing_is_left(void) {
+    CHECK_EQ(watch.live, kept);
+}
+
 /* ---- open and close ---- */
-static void refused(const tnm_vulkan_desc *desc, const char *says) {
-    tnm_vulkan *vk = (tnm_vulkan *)(uintptr_t)1;
-    CHECK_EQ(tnm_vulkan_open(desc, &vk), TNM_ERR_UNSUPPORTED);
-    CHECK(vk == NULL);
-    CHECK(strstr(tnm_vulkan_error(NULL), says) != NULL);
-}
-
-TEST(no_descriptor_is_the_default_one) {
-    tnm_vulkan *vk;
-    CHECK_EQ(tnm_vulkan_open(NULL, &vk), TNM_OK);
-    tnm_vulkan_close(vk);
-}
-
 TEST(what_cannot_be_opened_says_why) {
-    tnm_vulkan_desc all, *desc = &all;
-    memset(desc, 0, sizeof *desc);
-    desc->library = "/nonexistent";
-    refused(desc, "/nonexistent");
-    desc->library = "libm.so.6"; /* a library, of something else */
-    refused(desc, "vkGetInstanceProcAddr");
-    desc->library = NULL;
-    desc->device = 1000;
-    refused(desc, "no device 1000");
-    desc->device = -1;
-    refused(desc, "no device -1");
-    desc->device = 0;
-    desc->queues = TNM_VULKAN_QUEUES + 1;
-    refused(desc, "queues");
-    desc->queues = 0;
-    desc->logical = (tnm_vulkan_vk_device)(uintptr_t)64;
-    refused(desc, "compute");
+    tnm_vulkan_desc desc;
+    refused_as_any(&desc, "vkGetInstanceProcAddr");
+    desc.queues = TNM_VULKAN_QUEUES + 1;
+    refused(&desc, "queues");
+    desc.queues = 0;
+    desc.logical = (tnm_vulkan_vk_device)(uintptr_t)64;
+    refused(&desc, "compute");
 }
 
 static tnm_vulkan_function TNM_VULKAN_CALL get_less(tnm_vulkan_vk_instance instance,
@@ -117,16 +89,6 @@ TEST(no_driver_is_no_device) { /* in a process of its own: the loader reads this
     CHECK_EQ(status, 0);
 }
 
-TEST(closing_twice_or_nothing_is_harmless) {
-    tnm_vulkan *vk = opened(), *other = opened();
-    tnm_vulkan_close(NULL);
-    tnm_vulkan_close(vk);
-    tnm_vulkan_close(vk);
-    CHECK_EQ(tnm_vulkan_mark(other, 0), 1);
-    tnm_vulkan_close(other);
-    CHECK_EQ(watch.live, kept);
-}
-
 TEST(an_open_that_fails_halfway_leaves_nothing) {
     static const char *const calls[] = { "vkCreateBuffer",       "vkAllocateMemory",
                                          "vkMapMemory",          "vkBindBufferMemory",
@@ -148,39 +110,6 @@ TEST(an_open_that_fails_halfway_leaves_nothing) {
 }
 
 /* ---- copies ---- */
-static tnm_span device_span(const tnm_backend *b, uint64_t mem, uint64_t offset) {
-    tnm_span s;
-    memset(&s, 0, sizeof s);
-    s.backend = b;
-    s.mem = mem;
-    s.offset = offset;
-    return s;
-}
-
-static tnm_span plain_span(void *host) {
-    tnm_span s;
-    memset(&s, 0, sizeof s);
-    s.host = host;
-    s.tier = -1;
-    return s;
-}
-
-static tnm_result copy_now(const tnm_backend *b, tnm_span dst, tnm_span src, uint64_t size) {
-    uint64_t ticket = 0;
-    tnm_result r = b->copy(b->user, &dst, &src, size, &ticket);
-    if (r != TNM_PENDING) return r;
-    CHECK(ticket != 0);
-    b->submit(b->user);
-    while ((r = b->wait(b->user, ticket)) == TNM_PENDING)
-        continue;
-    return r;
-}
-
-static void pattern(unsigned char *at, size_t size, unsigned key) {
-    for (size_t i = 0; i < size; i++)
-        at[i] = (unsigned char)(i * 7 + (i >> 9) + key * 31);
-}
-
 TEST(copies_before_one_submit_are_one_submission) {
     enum { N = 16, EACH = 64 * KIB };
     tnm_vulkan *vk = opened();
@@ -338,9 +267,9 @@ static void TNM_VULKAN_CALL made_families(tnm_vulkan_vk_physical physical, uint3
     memcpy(out, made, made_count * sizeof *out);
 }
 
-static void TNM_VULKAN_CALL made_queue(tnm_vulkan_vk_device device, uint32_t family, uint32_t index,
-                                       tnm_vulkan_vk_queue *out) {
-    (void)device, (void)out;
+static void TNM_VULKAN_CALL made_queue(tnm_vulkan_vk_device logical, uint32_t family,
+                                       uint32_t index, tnm_vulkan_vk_queue *out) {
+    (void)logical, (void)out;
     asked[asked_count++] = family * 100 + index;
 }
 
@@ -661,38 +590,25 @@ TEST(an_applications_submission_is_a_fence) {
     tnm_vulkan_close(vk);
 }
 
-static void *mark_many(void *user) {
-    uint64_t last = 0;
-    for (int i = 0; i < 300; i++) {
-        uint64_t value = tnm_vulkan_mark((tnm_vulkan *)user, 0);
-        CHECK(value > last);
-        last = value;
-    }
-    return NULL;
+static tnm_backend beside;
+static uint64_t beside_mem;
+
+static void copy_beside(tnm_vulkan *vk) { /* the callbacks go on */
+    static unsigned char bytes[4096];
+    uint64_t value;
+    tnm_span there = device_span(&beside, beside_mem, 0);
+    CHECK_EQ(copy_now(&beside, there, plain_span(bytes), 4096), TNM_OK);
+    (void)tnm_vulkan_semaphore(vk, &value);
+    CHECK_EQ(value, vk->way[TNM_VULKAN_UP].sent);
 }
 
 TEST(marks_come_from_any_thread) {
-    static unsigned char bytes[4096];
     tnm_vulkan *vk = opened();
-    tnm_backend b;
-    pthread_t thread[2];
-    uint64_t seen = 0, mem, value;
     void *host;
-    tnm_vulkan_backend(vk, &b);
-    CHECK_EQ(b.alloc(vk, 4096, 256, NULL, &mem, &host), TNM_OK);
-    for (int i = 0; i < 2; i++)
-        CHECK_EQ(pthread_create(&thread[i], NULL, mark_many, vk), 0);
-    while (seen < 600) { /* beside them the callbacks go on */
-        uint64_t now = tnm_vulkan_passed(vk, 0, seen + 1);
-        CHECK(now >= seen && now <= 600);
-        seen = now;
-        CHECK_EQ(copy_now(&b, device_span(&b, mem, 0), plain_span(bytes), 4096), TNM_OK);
-        (void)tnm_vulkan_semaphore(vk, &value);
-        CHECK_EQ(value, vk->way[TNM_VULKAN_UP].sent);
-    }
-    for (int i = 0; i < 2; i++)
-        pthread_join(thread[i], NULL);
-    b.release(vk, mem, 4096);
+    tnm_vulkan_backend(vk, &beside);
+    CHECK_EQ(beside.alloc(vk, 4096, 256, NULL, &beside_mem, &host), TNM_OK);
+    marks_of_threads(vk, copy_beside);
+    beside.release(vk, beside_mem, 4096);
     tnm_vulkan_close(vk);
 }
 
@@ -769,80 +685,28 @@ TEST(a_device_that_cannot_be_seen_any_more_is_lost) {
 }
 
 /* ---- through a context ---- */
-enum { DEVICE, PINNED, SPILL, TIERS, TENSORS = 24, BYTES = 100003 };
-
-static tnm_ctx *context_over(tnm_vulkan *vk, int unified) {
-    tnm_tier_desc tiers[TIERS];
-    tnm_desc desc;
-    tnm_ctx *mem = NULL;
-    memset(tiers, 0, sizeof tiers);
-    memset(&desc, 0, sizeof desc);
-    if (unified)
-        tnm_vulkan_host(vk, &tiers[DEVICE].backend);
-    else
-        tnm_vulkan_backend(vk, &tiers[DEVICE].backend);
-    if (!unified) tnm_vulkan_host(vk, &tiers[PINNED].backend);
-    tiers[DEVICE].budget_bytes = 6 * 102400;
-    tiers[DEVICE].alignment = tnm_vulkan_alignment(vk);
-    tiers[PINNED].budget_bytes = MIB;
-    desc.tiers = tiers;
-    desc.tier_count = TIERS;
-    desc.chunk_bytes = 64 * KIB;
-    desc.user = vk;
-    desc.passed = tnm_vulkan_passed;
-    desc.alloc = check_alloc;
-    desc.release = check_release;
-    CHECK_EQ(tnm_create(&desc, &mem), TNM_OK);
-    return mem;
+static tnm_ctx *over(tnm_vulkan *vk, int unified) {
+    tnm_backend device_backend, host;
+    tnm_vulkan_backend(vk, &device_backend);
+    tnm_vulkan_host(vk, &host);
+    return context_over(vk, unified ? &host : &device_backend, unified ? NULL : &host, NULL);
 }
 
-/* Fills of the second half; every pin ends with a fence, one way or the other. */
-static void work_through(tnm_ctx *mem, worker *w, const tnm_tensor *t, int rounds) {
-    uint64_t half = BYTES / 8 * 4, rest = (BYTES - half) / 4 * 4;
-    for (int i = 0; i < rounds * TENSORS; i++) {
-        tnm_use use;
-        tnm_pinned at;
-        uint32_t queue = (uint32_t)i % 2;
-        uint64_t passed, value = 0;
-        tnm_vulkan_vk_semaphore fence = 0, brought = tnm_vulkan_semaphore(w->vk, &passed);
-        memset(&use, 0, sizeof use);
-        use.tensor = t[i % TENSORS];
-        use.access = TNM_WRITE;
-        CHECK_EQ(tnm_pin(mem, &use, 1, &at), TNM_OK);
-        if (at.id == 0) return;
-        brought = tnm_vulkan_semaphore(w->vk, &passed);
-        if (i % 3 == 0) value = tnm_vulkan_signal(w->vk, queue, &fence);
-        works(w, queue, tnm_vulkan_buffer(w->vk, at.mem), at.offset + half, rest,
-              (uint8_t)(i / TENSORS), brought, passed, fence, value);
-        if (i % 3) value = tnm_vulkan_mark(w->vk, queue);
-        CHECK_EQ(tnm_unpin(mem, &at, 1, TNM_FENCE(queue, value)), TNM_OK);
-        CHECK(tnm_pump(mem, TNM_ALL) >= 0);
-    }
+/* Its fence is a mark, or is signaled by the submission. */
+static uint64_t fill(void *user, uint32_t queue, const tnm_pinned *at, uint8_t byte) {
+    worker *w = (worker *)user;
+    uint64_t passed, value = 0;
+    tnm_vulkan_vk_semaphore fence = 0, brought = tnm_vulkan_semaphore(w->vk, &passed);
+    int signals = w->used % 3 == 0;
+    if (signals) value = tnm_vulkan_signal(w->vk, queue, &fence);
+    works(w, queue, tnm_vulkan_buffer(w->vk, at->mem), at->offset + HALF, REST, byte, brought,
+          passed, fence, value);
+    return signals ? value : tnm_vulkan_mark(w->vk, queue);
 }
 
-static void through_a_context(tnm_vulkan *vk, int unified, int rounds) {
-    static unsigned char in[BYTES], out[BYTES];
-    tnm_tensor t[TENSORS];
-    tnm_ctx *mem = context_over(vk, unified);
+static void filled_through(tnm_vulkan *vk, int unified, int rounds) {
     worker w = hired(vk);
-    tnm_tensor_desc what;
-    uint64_t half = BYTES / 8 * 4, rest = (BYTES - half) / 4 * 4;
-    memset(&what, 0, sizeof what);
-    what.bytes = BYTES;
-    for (int i = 0; i < TENSORS; i++) {
-        pattern(in, BYTES, (unsigned)i);
-        CHECK_EQ(tnm_tensor_create(mem, &what, &t[i]), TNM_OK);
-        CHECK_EQ(tnm_write(mem, t[i], 0, in, BYTES), TNM_OK);
-    }
-    work_through(mem, &w, t, rounds);
-    for (int i = 0; i < TENSORS; i++) {
-        pattern(in, BYTES, (unsigned)i);
-        memset(in + half, rounds - 1, (size_t)rest);
-        CHECK_EQ(tnm_read(mem, t[i], 0, out, BYTES), TNM_OK);
-        CHECK(memcmp(in, out, BYTES) == 0);
-    }
-    CHECK_EQ(tnm_check(mem), 0);
-    CHECK_EQ(tnm_destroy(mem), TNM_OK);
+    through_a_context(over(vk, unified), fill, &w, rounds);
     dismissed(&w);
     CHECK_EQ(vk->blocks, 1);
 }
@@ -850,31 +714,19 @@ static void through_a_context(tnm_vulkan *vk, int unified, int rounds) {
 TEST(more_tensors_than_fit_are_worked_through) {
     tnm_vulkan *vk = opened();
     int rounds = check_scale(8, 2);
-    through_a_context(vk, 0, rounds);
-    if (tnm_vulkan_is_unified(vk)) through_a_context(vk, 1, rounds); /* where one tier is enough */
+    filled_through(vk, 0, rounds);
+    if (tnm_vulkan_is_unified(vk)) filled_through(vk, 1, rounds); /* where one tier is enough */
     tnm_vulkan_close(vk);
 }
 
 /* ---- ends ---- */
 TEST(a_context_and_a_device_end_with_copies_in_flight) {
-    static unsigned char in[BYTES], many[4 * MIB]; /* four copies of a quarter each */
+    static unsigned char many[4 * MIB]; /* four copies of a quarter each */
     tnm_vulkan *vk = opened();
-    tnm_ctx *mem = context_over(vk, 0);
-    tnm_use use[4];
-    tnm_tensor_desc what;
     tnm_backend b;
     uint64_t token, ticket;
     void *host;
-    memset(use, 0, sizeof use);
-    memset(&what, 0, sizeof what);
-    what.bytes = BYTES;
-    for (int i = 0; i < 4; i++) {
-        CHECK_EQ(tnm_tensor_create(mem, &what, &use[i].tensor), TNM_OK);
-        CHECK_EQ(tnm_write(mem, use[i].tensor, 0, in, BYTES), TNM_OK);
-    }
-    CHECK(tnm_prefetch(mem, 0, use, 4) >= 0);
-    CHECK(tnm_pump(mem, TNM_ALL) >= 0);
-    CHECK_EQ(tnm_destroy(mem), TNM_OK);
+    a_context_ends_with_copies_in_flight(over(vk, 0));
     tnm_vulkan_backend(vk, &b); /* and of a device whose copies nobody waits for */
     CHECK_EQ(b.alloc(b.user, sizeof many, 256, NULL, &token, &host), TNM_OK);
     for (int i = 0; i < 4; i++) {
@@ -889,66 +741,8 @@ TEST(a_context_and_a_device_end_with_copies_in_flight) {
     CHECK_EQ(watch.live, kept);
 }
 
-static tnm_vulkan *late;
-static tnm_backend late_backend[2];
-static uint64_t late_mem[2], late_ticket;
-
-static void close_late(void) { /* registered first, so it runs when the runtime may be gone */
-    if (late_backend[0].wait(late, late_ticket) != TNM_ERR_LOST) _exit(11);
-    if (late_backend[0].available(late) != 0) _exit(12);
-    if (tnm_vulkan_mark(late, 0) != 0) _exit(13);
-    if (tnm_vulkan_passed(late, 0, 5) != UINT64_MAX) _exit(14);
-    for (int i = 0; i < 2; i++)
-        late_backend[i].release(late, late_mem[i], MIB);
-    tnm_vulkan_close(late);
-    tnm_vulkan_close(late);
-    tnm_vulkan_desc desc;
-    memset(&desc, 0, sizeof desc);
-    if (tnm_vulkan_open(&desc, &late) != TNM_ERR_UNSUPPORTED) _exit(15);
-}
-
-static void leave_it_to_exit(void) {
-    void *host, *none;
-    tnm_span dst, src;
-    late = opened();
-    tnm_vulkan_backend(late, &late_backend[0]);
-    tnm_vulkan_host(late, &late_backend[1]);
-    if (late_backend[0].alloc(late, MIB, 256, NULL, &late_mem[0], &none) != TNM_OK ||
-        late_backend[1].alloc(late, MIB, 256, NULL, &late_mem[1], &host) != TNM_OK)
-        _exit(10);
-    dst = device_span(&late_backend[0], late_mem[0], 0);
-    src = device_span(&late_backend[1], late_mem[1], 0);
-    src.host = host;
-    if (late_backend[0].copy(late, &dst, &src, MIB, &late_ticket) != TNM_PENDING) _exit(10);
-    late_backend[0].submit(late);
-    tnm_vulkan_mark(late, 0);
-}
-
-/* Before anything is opened here: threads do not survive a fork. */
-TEST(exit_with_copies_in_flight_is_quiet) {
-    for (int way = 0; way < 2; way++) {
-        int status = -1;
-        fflush(stdout);
-        pid_t child = fork();
-        if (child == 0) {
-            if (way == 0) atexit(close_late);
-            leave_it_to_exit();
-            exit(0); /* the other way, nobody closes at all */
-        }
-        CHECK(child > 0);
-        CHECK_EQ(waitpid(child, &status, 0), child);
-        CHECK(WIFEXITED(status));
-        CHECK_EQ(WEXITSTATUS(status), 0);
-    }
-}
-
 TEST(the_validation_layer_had_nothing_to_say) {
     CHECK_EQ(watch.said, 0);
-}
-
-static int under_valgrind(void) { /* which does not know all that drivers compile to */
-    const char *preload = getenv("LD_PRELOAD");
-    return preload && strstr(preload, "vgpreload");
 }
 
 static int device_here(char *why, size_t size) { /* asked in a process of its own: see exit */
