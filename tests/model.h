@@ -4,7 +4,15 @@
  * or waiting for a fence) and budgets. It does not know where replicas are: any result the contract
  * allows is legal, and whatever is shown must be the model's bytes. A run is drawn from a stream of
  * bytes, from a seed or from a fuzzer; the first few choose the tree of tiers and how nasty its
- * backends are. */
+ * backends are.
+ *
+ * A stream that begins with MODEL_RECORDS is a head of two records and then one record for each
+ * call: what a call draws beyond its record follows from the record, so that it means the same
+ * wherever it stands. Records whose first byte is MODEL_SPECIAL or more go to `special`, if there
+ * is one.
+ *
+ * Other clients of the context: whoever sets a lock may call model_interrupt from the callbacks.
+ * The call it plays runs while another one waits, as if from another thread. */
 #ifndef TENSORMEM_TESTS_MODEL_H
 #define TENSORMEM_TESTS_MODEL_H
 
@@ -17,7 +25,11 @@ enum {
     MODEL_DEAD = 8,
     MODEL_BYTES = 6000, /* of the largest content */
     MODEL_SET = 4,
-    MODEL_TREES = 6
+    MODEL_TREES = 6,
+    MODEL_RECORD = 8,    /* bytes */
+    MODEL_RECORDS = 0xA7, /* the first byte of a stream of records */
+    MODEL_SPECIAL = 0xE0,
+    MODEL_DEPTH = 3 /* calls inside one another */
 };
 enum { MODEL_EMPTY, MODEL_FULL, MODEL_LOST };
 
@@ -28,6 +40,8 @@ typedef struct model_content {
     uint8_t now[MODEL_BYTES];
     uint8_t *lent; /* adopted memory, NULL = none */
     int writable, released, lent_tier;
+    int open;   /* calls under way that may have been given it, which the model does not know */
+    int racing; /* of these, what reads or writes its bytes: no other client's business */
 } model_content;
 
 typedef struct model_name {
@@ -59,16 +73,23 @@ typedef struct model {
     model_pin pin[MODEL_PINS];
     tnm_tensor dead[MODEL_DEAD];
     uint64_t deaths, asked, granted, op;
+    int records;
+    size_t end;                      /* of the record */
+    int starved;                     /* the host allocator may refuse, too */
+    void (*special)(struct model *); /* what else a record may be */
+    int depth, reserved;             /* calls interrupted now, and pins they may still be given */
+    uint64_t interrupts;
     int verbose, traced; /* set by the test */
 } model;
 
 /* ---- the stream ---- */
 static inline int model_over(const model *m) {
-    return m->data != NULL && m->next >= m->size;
+    return m->data != NULL && (m->records ? m->end : m->next) >= m->size;
 }
 
 static inline uint32_t model_byte(model *m) {
-    if (m->data != NULL) return m->next < m->size ? m->data[m->next++] : 0;
+    if (m->data != NULL && (!m->records || m->next < m->end))
+        return m->next < m->size ? m->data[m->next++] : 0;
     m->random = m->random * 6364136223846793005u + 1442695040888963407u;
     return (uint32_t)(m->random >> 56);
 }
@@ -76,6 +97,15 @@ static inline uint32_t model_byte(model *m) {
 static inline uint32_t model_draw(model *m, uint32_t below) {
     uint32_t b = model_byte(m);
     return (below > 256 ? b << 8 | model_byte(m) : b) % below;
+}
+
+/* the next `bytes` of the stream are what is drawn from, and then what follows from them */
+static inline void model_record(model *m, size_t bytes) {
+    m->next = m->end;
+    m->end += bytes;
+    m->random = 0x5EED;
+    for (size_t i = m->next; i < m->end && i < m->size; i++)
+        m->random = sim_mix(m->random, m->data[i]);
 }
 
 /* ---- the model's own rules ---- */
@@ -181,6 +211,17 @@ static inline void model_breach(const model *m, const char *what, tnm_result r) 
         if (!(cond)) model_breach(m, what, r);                                                     \
     } while (0)
 
+/* Did another client do something while the call ran, or does a call stand open that may have been
+ * given what it asks for, and we do not know? Then what was sure before is not. */
+static inline int model_stirred(const model *m, uint64_t interrupts) {
+    return m->depth > 0 || m->interrupts != interrupts;
+}
+
+/* may a client touch the bytes? */
+static inline int model_is_racing(const model *m, int name) {
+    return name >= 0 && m->depth > 0 && m->content[m->name[name].content].racing > 0;
+}
+
 static inline int model_matches(const model *m, int content, uint64_t offset, const uint8_t *at,
                                 uint64_t bytes) {
     (void)m;
@@ -280,6 +321,7 @@ static inline void model_behave(model *m) {
 /* ---- checks after every call ---- */
 static inline void model_check_pin(model *m, const model_pin *p) {
     if (m->content[p->content].state == MODEL_LOST) return;
+    if (m->content[p->content].racing) return; /* a write is under way there */
     if (model_matches(m, p->content, p->offset, p->at, p->p.bytes)) return;
     check_fail(__FILE__, __LINE__, "P1/P3: pinned memory does not show what was written last");
     model_breach(m, "pinned bytes", TNM_OK);
@@ -291,8 +333,9 @@ static inline void model_check_info(model *m, int name, int tier) {
     int all = model_pins(m, m->name[name].content, tier, 0, 0);
     CHECK_EQ(tnm_info(m->g.ctx, m->name[name].handle, tier, &i), TNM_OK);
     CHECK_EQ(i.bytes, m->name[name].bytes);
-    CHECK_EQ(i.pins, all);
+    CHECK(i.pins >= (uint32_t)all && i.pins <= (uint32_t)(all + c->open));
     CHECK_EQ(i.fenced, all - model_pins(m, m->name[name].content, tier, 1, 0));
+    if (c->racing) return;
     if (all > 0) CHECK_EQ(i.state, c->state == MODEL_LOST ? TNM_STATE_LOST : TNM_STATE_READY);
     if (c->state == MODEL_EMPTY) CHECK(i.empty);
     if (c->state == MODEL_FULL && !c->maybe_dropped) CHECK(!i.empty);
@@ -312,6 +355,16 @@ static inline void model_after(model *m) {
 }
 
 /* ---- names ---- */
+/* a name was to come to be: without memory for it nothing has happened */
+static inline void model_named(model *m, int at, tnm_result r) {
+    model_content *c = &m->content[m->name[at].content];
+    if (r == TNM_OK) return;
+    MODEL_LEGAL(m, "a new name", r, m->starved && r == TNM_ERR_MEMORY);
+    CHECK_EQ(m->name[at].handle.id, 0);
+    m->name[at].used = 0;
+    if (--c->names == 0) c->used = 0;
+}
+
 static inline void model_op_create(model *m) {
     static const uint32_t advices[] = { 0, 0, 0, TNM_KEEP, TNM_ONCE, TNM_SCRUB, TNM_DROPPABLE, 0 };
     tnm_tensor_desc d;
@@ -328,13 +381,14 @@ static inline void model_op_create(model *m) {
     m->name[at].offset = 0;
     m->name[at].bytes = d.bytes;
     m->content[content].names = 1;
-    CHECK_EQ(tnm_tensor_create(m->g.ctx, &d, &m->name[at].handle), TNM_OK);
+    model_named(m, at, tnm_tensor_create(m->g.ctx, &d, &m->name[at].handle));
     model_say(m, "create", at, content, 0);
 }
 
 static inline void model_op_view(model *m) {
     int at = model_new_name(m), of = model_some_name(m);
     uint64_t offset, bytes;
+    tnm_tensor_desc d;
     if (at < 0 || of < 0) return;
     offset = model_draw(m, 4) ? model_draw(m, 65535) % m->name[of].bytes : 0;
     bytes = m->name[of].bytes - offset;
@@ -343,13 +397,18 @@ static inline void model_op_view(model *m) {
     m->name[at].offset += offset;
     m->name[at].bytes = bytes;
     m->content[m->name[of].content].names++;
-    m->name[at].handle = rig_view(&m->g, m->name[of].handle, offset, bytes);
+    memset(&d, 0, sizeof d);
+    d.bytes = bytes;
+    model_named(m, at,
+                tnm_tensor_view(m->g.ctx, m->name[of].handle, offset, &d, &m->name[at].handle));
     model_say(m, "view", at, of, 0);
 }
 
 static inline void model_op_adopt(model *m) {
     sim_device *d = &m->g.sim.device[m->g.desc.tier_count - 1];
+    tnm_tensor_desc what;
     tnm_adopt_desc a;
+    tnm_result r;
     model_content *c;
     uint64_t mem, front = model_draw(m, 2) ? model_draw(m, 1000) : 0;
     int at = model_new_name(m), content;
@@ -372,7 +431,14 @@ static inline void model_op_adopt(model *m) {
     a.released = model_released;
     a.user = c;
     m->name[at] = (model_name){ 1, content, { 0 }, 0, c->bytes };
-    m->name[at].handle = rig_adopt(&m->g, &a, c->bytes);
+    memset(&what, 0, sizeof what);
+    what.bytes = c->bytes;
+    r = tnm_tensor_adopt(m->g.ctx, &what, &a, &m->name[at].handle);
+    if (r != TNM_OK) {
+        c->lent = NULL;
+        sim_unmake(sim_find(d, mem));
+    }
+    model_named(m, at, r);
     model_say(m, "adopt", at, content, c->writable);
 }
 
@@ -454,8 +520,8 @@ static inline int model_bad_set(const model *m, const tnm_use *u, const int *nam
     return 0;
 }
 
-static inline void model_take(model *m, const tnm_pinned *p, int name, int before_full) {
-    const model_name *n = &m->name[name];
+static inline void model_take(model *m, const tnm_pinned *p, const model_name *n,
+                              int before_full) {
     model_content *c = &m->content[n->content];
     model_pin *slot = m->pin;
     while (slot->used)
@@ -475,31 +541,41 @@ static inline void model_take(model *m, const tnm_pinned *p, int name, int befor
     model_scribble(m, slot, 0, before_full ? p->bytes / 2 : p->bytes);
 }
 
-static inline void model_granted(model *m, const tnm_use *u, const int *names, int count,
+static inline void model_granted(model *m, const tnm_use *u, const model_name *n, int count,
                                  tnm_pinned *p) {
     int shows[MODEL_SET];
     for (int i = 0; i < count; i++) {
-        shows[i] = u[i].access != TNM_DISCARD || !model_covers(m, &m->name[names[i]]);
+        shows[i] = u[i].access != TNM_DISCARD || !model_covers(m, &n[i]);
         for (int k = 0; k < count; k++) /* a DISCARD elsewhere in the set has not been filled yet */
-            if (k != i && u[k].access == TNM_DISCARD &&
-                m->name[names[k]].content == m->name[names[i]].content)
-                shows[i] = 0;
+            if (k != i && u[k].access == TNM_DISCARD && n[k].content == n[i].content) shows[i] = 0;
     }
     for (int i = 0; i < count; i++)
         if (shows[i])
-            CHECK(model_matches(m, m->name[names[i]].content, m->name[names[i]].offset,
-                                sim_at(&m->g.sim, &p[i]), p[i].bytes));
+            CHECK(model_matches(m, n[i].content, n[i].offset, sim_at(&m->g.sim, &p[i]),
+                                p[i].bytes));
     for (int i = 0; i < count; i++) { /* neither a live pin nor a fence of another tier stands by */
-        int write = u[i].access != TNM_READ, content = m->name[names[i]].content;
+        int write = u[i].access != TNM_READ, content = n[i].content;
         CHECK_EQ(model_pins(m, content, -1, 0, !write),
                  model_pins(m, content, u[i].tier, 0, !write));
     }
     for (int i = 0; i < count; i++) {
         CHECK_EQ(p[i].tier, u[i].tier);
         CHECK_EQ(p[i].access, u[i].access);
-        model_take(m, &p[i], names[i], shows[i] && count == 1);
+        model_take(m, &p[i], &n[i], shows[i] && count == 1);
     }
     m->granted++;
+}
+
+/* While a call is open its contents stay, and those whose bytes it builds or copies are its own. */
+static inline void model_open(model *m, const model_name *n, const tnm_use *u, int count, int by) {
+    for (int i = 0; i < count; i++) {
+        m->content[n[i].content].names += by;
+        m->content[n[i].content].open += by;
+        if (u == NULL || u[i].access == TNM_DISCARD) m->content[n[i].content].racing += by;
+        if (u != NULL) m->reserved += by;
+    }
+    for (int i = 0; i < count && by < 0; i++)
+        model_settle(m, n[i].content);
 }
 
 /* a content that could have been dropped: is it there at this moment? */
@@ -512,13 +588,22 @@ static inline void model_resolve(model *m, int name) {
     c->maybe_dropped = 0;
 }
 
+/* Not both as arguments of one call, whose order is the compiler's own: a stream must mean the same
+ * everywhere. Seeds keep the order in which gcc drew, streams that of clang. */
+static inline tnm_use model_draw_use(model *m, int name) {
+    uint32_t first = model_draw(m, m->data == NULL ? 3 : (uint32_t)m->g.desc.tier_count);
+    uint32_t then = model_draw(m, m->data == NULL ? (uint32_t)m->g.desc.tier_count : 3);
+    return rig_use(m->name[name].handle, (int)(m->data == NULL ? then : first),
+                   (tnm_access)(m->data == NULL ? first : then));
+}
+
 static inline int model_draw_set(model *m, tnm_use *u, int *names) {
     int count = model_draw(m, 3) ? 1 : 1 + (int)model_draw(m, MODEL_SET);
-    int room = MODEL_PINS - model_pins(m, -1, -1, 0, 0);
+    int room = MODEL_PINS - model_pins(m, -1, -1, 0, 0) - m->reserved;
     for (int i = 0; i < count; i++) {
         names[i] = model_some_name(m);
-        if (names[i] < 0) return 0;
-        u[i] = rig_use(m->name[names[i]].handle, model_some_tier(m), (tnm_access)model_draw(m, 3));
+        if (names[i] < 0 || model_is_racing(m, names[i])) return 0;
+        u[i] = model_draw_use(m, names[i]);
         for (int k = 0; k < i; k++) /* two accesses of one content: never with a DISCARD */
             if (m->name[names[k]].content == m->name[names[i]].content &&
                 (u[i].access == TNM_DISCARD || u[k].access == TNM_DISCARD))
@@ -527,48 +612,76 @@ static inline int model_draw_set(model *m, tnm_use *u, int *names) {
     return count <= room ? count : 0;
 }
 
-static inline void model_op_pin(model *m, int blocking, int ask_why) {
-    tnm_use u[MODEL_SET];
-    tnm_pinned p[MODEL_SET];
-    tnm_shortage why;
-    int names[MODEL_SET], count = model_draw_set(m, u, names), ok = 1;
-    int bad = count > 0 && model_bad_set(m, u, names, count);
+/* what a set may be refused with; 0 in `ok` = it must be */
+static inline uint32_t model_set_may(const model *m, const tnm_use *u, const int *names, int count,
+                                     int blocking, int *ok) {
     uint32_t may = 0;
-    tnm_result r;
-    if (count == 0) return;
     for (int i = 0; i < count; i++)
-        may |= model_use_may(m, &m->name[names[i]], &u[i], &ok);
+        may |= model_use_may(m, &m->name[names[i]], &u[i], ok);
     if (model_may_lack_room(m, u, count)) may |= 1u << -TNM_ERR_BUDGET;
     if (!blocking && m->was_shrunk) may |= 1u << -TNM_ERR_BUDGET; /* what an earlier ask has left */
     if (m->noisy) may |= 1u << -TNM_ERR_BACKEND;
     if (m->noisy) may |= 1u << -TNM_ERR_MEMORY;
-    if (bad) {
+    if (model_bad_set(m, u, names, count)) {
         may |= 1u << -TNM_ERR_ARGUMENT;
-        ok = 0;
+        *ok = 0;
     }
+    return may;
+}
+
+static inline void model_refused(model *m, const int *names, int count, int blocking, uint32_t may,
+                                 int stirred, tnm_result r) {
+    if (stirred)
+        may |= 1u << -TNM_ERR_BUDGET | 1u << -TNM_ERR_BUSY | 1u << -TNM_ERR_EMPTY |
+               1u << -TNM_ERR_LOST | 1u << -TNM_ERR_STALE;
+    if (r == TNM_PENDING)
+        MODEL_LEGAL(m, "blocking pin, or one that must fail", r,
+                    !blocking || (m->depth > 0 && stirred));
+    else
+        MODEL_LEGAL(m, "pin", r, r < 0 && (may >> -r & 1u) != 0);
+    for (int i = 0; i < count && r == TNM_ERR_EMPTY; i++)
+        if (m->name[names[i]].used) model_resolve(m, names[i]);
+}
+
+static inline void model_op_pin(model *m, int blocking, int ask_why) {
+    tnm_use u[MODEL_SET];
+    tnm_pinned p[MODEL_SET];
+    tnm_shortage why;
+    model_name n[MODEL_SET];
+    int names[MODEL_SET], count = model_draw_set(m, u, names), ok = 1, stirred;
+    int bad = count > 0 && model_bad_set(m, u, names, count);
+    uint64_t before = m->interrupts;
+    uint32_t may;
+    tnm_result r;
+    if (count == 0) return;
+    may = model_set_may(m, u, names, count, blocking, &ok);
+    for (int i = 0; i < count; i++)
+        n[i] = m->name[names[i]];
     if (ask_why) {
         r = tnm_why(m->g.ctx, u, count, &why);
-        CHECK(r == TNM_OK || (bad && r == TNM_ERR_ARGUMENT));
+        CHECK(r == TNM_OK || (bad && r == TNM_ERR_ARGUMENT) ||
+              (m->starved && r == TNM_ERR_MEMORY));
+        if (r != TNM_OK) ask_why = 0;
     }
+    if (blocking) model_open(m, n, u, count, 1);
     r = blocking ? tnm_pin(m->g.ctx, u, count, p) : tnm_try_pin(m->g.ctx, u, count, p);
+    stirred = model_stirred(m, before);
+    if (blocking && r != TNM_OK) model_open(m, n, u, count, -1);
     for (int i = 0; i < count; i++)
         model_say(m, blocking ? "pin: name, tier*10+access" : "try_pin: name, tier*10+access",
                   names[i], u[i].tier * 10 + (int)u[i].access, r);
-    if (ask_why && !blocking && !bad) CHECK_EQ(why.result, r);
+    if (ask_why && !blocking && !m->starved) CHECK_EQ(why.result, r);
     m->asked += (uint64_t)ok;
     if (r == TNM_OK) {
-        MODEL_LEGAL(m, "pin that must fail", r, ok);
-        model_granted(m, u, names, count, p);
+        MODEL_LEGAL(m, "pin that must fail", r, ok || stirred);
+        model_granted(m, u, n, count, p);
+        if (blocking) model_open(m, n, u, count, -1);
         return;
     }
     for (int i = 0; i < count; i++)
         CHECK(p[i].id == 0 && p[i].host == NULL && p[i].bytes == 0);
-    if (r == TNM_PENDING)
-        MODEL_LEGAL(m, "blocking pin, or one that must fail", r, !blocking && ok);
-    else
-        MODEL_LEGAL(m, "pin", r, r < 0 && (may >> -r & 1u) != 0);
-    for (int i = 0; i < count && r == TNM_ERR_EMPTY; i++)
-        model_resolve(m, names[i]);
+    if (r == TNM_PENDING) MODEL_LEGAL(m, "one that must fail", r, ok || stirred);
+    model_refused(m, names, count, blocking, may, stirred, r);
 }
 
 static inline int model_some_pin(model *m, int write) {
@@ -593,11 +706,16 @@ static inline void model_op_unpin(model *m, int fenced) {
     gone = p->p;
     content = p->content;
     if (fenced) fence = TNM_FENCE(queue, m->g.sim.now[queue] + 1 + model_draw(m, 3));
-    sim_let_go(&m->g.sim, &p->p, fence);
-    p->fence = fence;
+    if (!fenced) sim_let_go(&m->g.sim, &p->p, 0);
     if (!fenced) p->used = 0;
     r = tnm_unpin(m->g.ctx, &gone, 1, fence);
     model_say(m, "unpin", at, (long long)((fence >> 55) % 256), r);
+    if (fenced && m->starved && r == TNM_ERR_MEMORY) { /* nothing was unpinned */
+        CHECK(gone.id == p->p.id && gone.bytes == p->p.bytes && gone.offset == p->p.offset);
+        return;
+    }
+    if (fenced) sim_let_go(&m->g.sim, &p->p, fence);
+    if (fenced) p->fence = fence;
     CHECK_EQ(r, TNM_OK);
     CHECK(gone.id == 0 && gone.host == NULL && gone.bytes == 0);
     model_settle(m, content);
@@ -606,65 +724,54 @@ static inline void model_op_unpin(model *m, int fenced) {
 static inline void model_op_scribble(model *m) {
     int at = model_some_pin(m, 1);
     uint64_t from, bytes;
-    if (at < 0) return;
+    if (at < 0 || (m->depth > 0 && m->content[m->pin[at].content].racing)) return;
     from = model_draw(m, 65535) % m->pin[at].p.bytes;
     bytes = 1 + model_draw(m, 65535) % (m->pin[at].p.bytes - from);
     model_scribble(m, &m->pin[at], from, bytes);
 }
 
 /* ---- plain memory ---- */
-static inline void model_op_read(model *m, int name) {
-    static uint8_t back[MODEL_BYTES];
-    const model_name *n = &m->name[name];
-    model_content *c = &m->content[n->content];
-    uint64_t from = model_draw(m, 65535) % n->bytes;
-    uint64_t bytes = 1 + model_draw(m, 65535) % (n->bytes - from);
-    tnm_result r;
-    m->g.sim.reading = 1; /* beside a writer of its own: through staging that is a copy as any */
-    r = tnm_read(m->g.ctx, n->handle, from, back, bytes);
-    m->g.sim.reading = 0;
-    model_say(m, "read", name, n->content, r);
-    if (r == TNM_OK) {
-        MODEL_LEGAL(m, "read of nothing", r, c->state == MODEL_FULL);
-        CHECK(model_matches(m, n->content, n->offset + from, back, bytes));
-        return;
-    }
-    MODEL_LEGAL(m, "read", r,
-                (r == TNM_ERR_EMPTY && (c->state == MODEL_EMPTY || c->maybe_dropped)) ||
-                    (r == TNM_ERR_LOST && c->state == MODEL_LOST) ||
-                    (r == TNM_ERR_BUSY && model_pins(m, n->content, -1, 1, 1) > 0) ||
-                    (r == TNM_ERR_BUDGET && (m->tight || m->noisy || model_shrunk(m))) ||
-                    (m->noisy && (r == TNM_ERR_BACKEND || r == TNM_ERR_MEMORY)));
-    if (r == TNM_ERR_EMPTY) model_resolve(m, name);
+/* what a read or a write may answer to other clients of the context */
+static inline int model_is_stir(const model *m, int stirred, tnm_result r) {
+    return stirred && (r == TNM_ERR_BUDGET || r == TNM_ERR_BUSY || r == TNM_ERR_STALE ||
+                       r == TNM_ERR_EMPTY || (r == TNM_PENDING && m->depth > 0));
 }
 
-static inline void model_op_write(model *m) {
-    static uint8_t what[MODEL_BYTES];
-    int name = model_some_name(m);
-    model_name *n = &m->name[name < 0 ? 0 : name];
-    model_content *c = &m->content[n->content];
-    uint64_t from, bytes;
+static inline void model_op_read(model *m, int name) {
+    static uint8_t back[MODEL_DEPTH][MODEL_BYTES];
+    model_name n = m->name[name];
+    model_content *c = &m->content[n.content];
+    uint64_t from = model_draw(m, 65535) % n.bytes, before = m->interrupts;
+    uint64_t bytes = 1 + model_draw(m, 65535) % (n.bytes - from);
+    int was = m->g.sim.reading, stirred;
     tnm_result r;
-    tnm_use u;
-    if (name < 0) return;
-    model_resolve(m, name);
-    from = model_draw(m, 2) ? model_draw(m, 65535) % n->bytes : 0;
-    bytes = n->bytes - from;
-    if (model_draw(m, 2)) bytes = 1 + model_draw(m, 65535) % bytes;
-    u = rig_use(n->handle, 0, TNM_WRITE);
-    sim_fill(what, ++m->version, 0, bytes);
-    /* dropped before the write or in the middle of it: what a part leaves around it is another */
-    int part = bytes < c->bytes && (c->advice & TNM_DROPPABLE);
-    if (part) tnm_advise(m->g.ctx, n->handle, c->advice & ~(uint32_t)TNM_DROPPABLE);
-    r = tnm_write(m->g.ctx, n->handle, from, what, bytes);
-    if (part) tnm_advise(m->g.ctx, n->handle, c->advice);
-    model_say(m, "write", name, n->content, r);
+    if (model_is_racing(m, name)) return;
+    model_open(m, &n, NULL, 1, 1);
+    m->g.sim.reading = 1; /* beside a writer of its own: through staging that is a copy as any */
+    r = tnm_read(m->g.ctx, n.handle, from, back[m->depth], bytes);
+    m->g.sim.reading = was;
+    stirred = model_stirred(m, before);
+    model_say(m, "read", name, n.content, r);
     if (r == TNM_OK) {
-        if (c->state != MODEL_FULL) memset(c->now, 0, (size_t)c->bytes);
-        memcpy(c->now + n->offset + from, what, (size_t)bytes);
-        c->state = MODEL_FULL;
-        return;
+        MODEL_LEGAL(m, "read of nothing", r, c->state == MODEL_FULL);
+        CHECK(model_matches(m, n.content, n.offset + from, back[m->depth], bytes));
+    } else {
+        MODEL_LEGAL(m, "read", r,
+                    (r == TNM_ERR_EMPTY && (c->state == MODEL_EMPTY || c->maybe_dropped)) ||
+                        (r == TNM_ERR_LOST && c->state == MODEL_LOST) ||
+                        (r == TNM_ERR_BUSY && model_pins(m, n.content, -1, 1, 1) > 0) ||
+                        (r == TNM_ERR_BUDGET && (m->tight || m->noisy || model_shrunk(m))) ||
+                        (m->noisy && (r == TNM_ERR_BACKEND || r == TNM_ERR_MEMORY)) ||
+                        model_is_stir(m, stirred, r));
+        if (r == TNM_ERR_EMPTY && m->name[name].used) model_resolve(m, name);
     }
+    model_open(m, &n, NULL, 1, -1);
+}
+
+/* what a write that was refused may have been refused with */
+static inline void model_not_written(model *m, const model_name *n, int stirred, tnm_result r) {
+    model_content *c = &m->content[n->content];
+    tnm_use u = rig_use(n->handle, 0, TNM_WRITE);
     if (r == TNM_ERR_LOST && c->state == MODEL_FULL && m->noisy &&
         (model_no_staging(m) || model_shrunk(m)))
         c->state = MODEL_LOST;
@@ -675,7 +782,38 @@ static inline void model_op_write(model *m) {
                      m->g.desc.tier_count == 1) ||
                     (r == TNM_ERR_UNSUPPORTED && c->state == MODEL_EMPTY && model_no_staging(m)) ||
                     (r == TNM_ERR_BUDGET && model_may_lack_room(m, &u, 1)) ||
-                    (m->noisy && (r == TNM_ERR_BACKEND || r == TNM_ERR_MEMORY)));
+                    (m->noisy && (r == TNM_ERR_BACKEND || r == TNM_ERR_MEMORY)) ||
+                    model_is_stir(m, stirred, r));
+}
+
+static inline void model_op_write(model *m) {
+    static uint8_t what[MODEL_DEPTH][MODEL_BYTES];
+    int name = model_some_name(m);
+    model_name n = m->name[name < 0 ? 0 : name];
+    model_content *c = &m->content[n.content];
+    uint64_t from, bytes, before = m->interrupts;
+    tnm_result r;
+    if (name < 0 || model_is_racing(m, name)) return;
+    model_resolve(m, name);
+    from = model_draw(m, 2) ? model_draw(m, 65535) % n.bytes : 0;
+    bytes = n.bytes - from;
+    if (model_draw(m, 2)) bytes = 1 + model_draw(m, 65535) % bytes;
+    sim_fill(what[m->depth], ++m->version, 0, bytes);
+    /* dropped before the write or in the middle of it: what a part leaves around it is another */
+    int part = bytes < c->bytes && (c->advice & TNM_DROPPABLE);
+    if (part) tnm_advise(m->g.ctx, n.handle, c->advice & ~(uint32_t)TNM_DROPPABLE);
+    model_open(m, &n, NULL, 1, 1);
+    r = tnm_write(m->g.ctx, n.handle, from, what[m->depth], bytes);
+    if (part && m->name[name].used) tnm_advise(m->g.ctx, n.handle, c->advice);
+    model_say(m, "write", name, n.content, r);
+    if (r == TNM_OK) {
+        if (c->state != MODEL_FULL) memset(c->now, 0, (size_t)c->bytes);
+        memcpy(c->now + n.offset + from, what[m->depth], (size_t)bytes);
+        c->state = MODEL_FULL;
+    } else {
+        model_not_written(m, &n, model_stirred(m, before), r);
+    }
+    model_open(m, &n, NULL, 1, -1);
 }
 
 /* ---- moving down ---- */
@@ -697,7 +835,7 @@ static inline void model_op_evict(model *m) {
     else
         MODEL_LEGAL(
             m, "evict", r,
-            r >= 0 || m->noisy || m->tight || model_is_bottom(m, tier) ||
+            r >= 0 || m->noisy || m->tight || m->depth > 0 || model_is_bottom(m, tier) ||
                 (r == TNM_ERR_BUDGET && (m->was_shrunk || model_may_lack_room(m, NULL, 0))));
     if (r == TNM_OK) {
         MODEL_LEGAL(m, "evict under a fence", r, any == 0);
@@ -727,13 +865,13 @@ static inline void model_op_flush(model *m, int all) {
     r = tnm_flush(m->g.ctx, t, tier);
     model_say(m, "flush", all ? -1 : name, tier, r);
     MODEL_LEGAL(m, "flush", r,
-                r >= 0 || m->noisy || m->tight ||
+                r >= 0 || m->noisy || m->tight || m->depth > 0 ||
                     (r == TNM_ERR_BUSY && model_pins(m, -1, -1, 1, 1) > 0) ||
                     (r == TNM_ERR_BUDGET && (m->was_shrunk || model_may_lack_room(m, NULL, 0))) ||
                     (r == TNM_ERR_EMPTY && m->content[m->name[name].content].state == MODEL_EMPTY));
-    if (r == TNM_OK && !all && m->tree != 3 && !m->content[m->name[name].content].maybe_dropped &&
-        m->content[m->name[name].content].state == MODEL_FULL)
-        CHECK(model_is_down(m, name, tier));
+    const model_content *c = &m->content[m->name[name].content];
+    if (r != TNM_OK || all || m->tree == 3 || c->maybe_dropped || c->racing) return;
+    if (c->state == MODEL_FULL) CHECK(model_is_down(m, name, tier));
 }
 
 static inline void model_op_budget(model *m) {
@@ -749,7 +887,7 @@ static inline void model_op_budget(model *m) {
     r = rig_budget(&m->g, tier, bytes);
     model_say(m, "budget", tier, (long long)bytes, r);
     MODEL_LEGAL(m, "set_budget", r,
-                r >= 0 || m->noisy || m->tight ||
+                r >= 0 || m->noisy || m->tight || m->depth > 0 ||
                     (r == TNM_ERR_BUSY && model_pins(m, -1, tier, 1, 0) > 0) ||
                     (r == TNM_ERR_BUDGET && (m->was_shrunk || model_may_lack_room(m, NULL, 0))));
     m->shrunk[tier] = r != TNM_OK || bytes < full;
@@ -763,7 +901,7 @@ static inline int model_draw_uses(model *m, tnm_use *u, int most) {
     for (int i = 0; i < count; i++) {
         int name = model_some_name(m);
         if (name < 0) return 0;
-        u[n] = rig_use(m->name[name].handle, model_some_tier(m), (tnm_access)model_draw(m, 3));
+        u[n] = model_draw_use(m, name);
         u[n].step = model_draw(m, 8);
         n++;
     }
@@ -785,7 +923,7 @@ static inline void model_op_foresee(model *m) {
         r = tnm_prefetch(m->g.ctx, lane, u, count);
     }
     model_say(m, "foresee", lane, count, r);
-    MODEL_LEGAL(m, "schedule or prefetch", r, r >= 0);
+    MODEL_LEGAL(m, "schedule or prefetch", r, r >= 0 || (m->starved && r == TNM_ERR_MEMORY));
 }
 
 static inline void model_op_step(model *m) {
@@ -822,7 +960,7 @@ static inline void model_op_advise(model *m) {
     static const uint32_t advices[] = { TNM_NORMAL, TNM_KEEP, TNM_ONCE, TNM_WONT_NEED };
     int name = model_some_name(m);
     uint32_t advice = advices[model_draw(m, 4)];
-    if (name < 0) return;
+    if (name < 0 || model_is_racing(m, name)) return;
     if (model_draw(m, 8) == 0) advice |= TNM_DROPPABLE;
     CHECK_EQ(tnm_advise(m->g.ctx, m->name[name].handle, advice), TNM_OK);
     m->content[m->name[name].content].advice = advice;
@@ -832,10 +970,11 @@ static inline void model_op_advise(model *m) {
 static inline void model_op_pump(model *m) {
     static const uint64_t most[] = { 0, 512, 1024, 4096, 65536, TNM_ALL, TNM_ALL, TNM_ALL };
     uint64_t n = most[model_draw(m, 8)], copies = m->g.sim.calls[SIM_COPY];
+    uint64_t before = m->interrupts;
     tnm_result r = tnm_pump(m->g.ctx, n);
     model_say(m, "pump", (long long)n, 0, r);
     MODEL_LEGAL(m, "pump", r, r >= 0); /* never another call's error */
-    if (n == 0) CHECK_EQ(m->g.sim.calls[SIM_COPY], copies);
+    if (n == 0 && !model_stirred(m, before)) CHECK_EQ(m->g.sim.calls[SIM_COPY], copies);
 }
 
 static inline void model_op_wait(model *m) {
@@ -850,9 +989,16 @@ static inline void model_op_advance(model *m) {
 }
 
 static inline void model_step(model *m) {
-    uint32_t op = model_draw(m, 64);
+    uint32_t op;
     int name;
+    if (m->records) model_record(m, MODEL_RECORD);
+    op = model_byte(m);
     m->op++;
+    if (m->records && m->special != NULL && op >= MODEL_SPECIAL) {
+        m->special(m);
+        return;
+    }
+    op %= 64;
     if (m->op % 16 == 5 && (m->g.desc.tag & 2)) model_op_record(m);
     if (op < 6)
         model_op_create(m);
@@ -901,19 +1047,40 @@ static inline void model_step(model *m) {
     model_after(m);
 }
 
+/* Another client's call in the middle of one that waits: `record` is what it does. */
+static inline void model_interrupt(model *m, const uint8_t *record) {
+    const uint8_t *data = m->data;
+    size_t size = m->size, next = m->next, end = m->end;
+    uint64_t random = m->random;
+    if (m->depth + 1 == MODEL_DEPTH) return;
+    m->data = record;
+    m->size = MODEL_RECORD;
+    m->end = 0;
+    m->depth++;
+    model_step(m);
+    m->depth--;
+    m->interrupts++;
+    m->data = data;
+    m->size = size;
+    m->next = next;
+    m->end = end;
+    m->random = random;
+}
+
 /* ---- the end: faults stop, pins go, every byte is looked at, everything is given back ---- */
 static inline void model_calm(model *m) {
     m->g.sim.fail = m->g.sim.deny = m->g.sim.busy = 0;
+    m->g.sim.fault_at = 0;
     while (model_some_pin(m, 0) >= 0)
         model_op_unpin(m, 0);
     for (int q = 0; q < SIM_QUEUES; q++)
         m->g.sim.now[q] += 100;
     for (int t = 0; t < m->g.desc.tier_count; t++)
         rig_budget(&m->g, t, m->full[t] > 0 ? m->full[t] : TNM_ALL);
-    for (int i = 0; i < 600; i++)
+    for (int i = 0; i < (m->noisy ? 600 : 80); i++)
         tnm_pump(m->g.ctx, TNM_ALL); /* back-offs end, claims lapse */
     CHECK_EQ(tnm_check(m->g.ctx), 0);
-    m->noisy = 0;
+    m->noisy = m->starved = 0;
     memset(m->shrunk, 0, sizeof m->shrunk);
 }
 
@@ -948,8 +1115,11 @@ static inline void model_verify_lent(model *m, int name) {
 }
 
 static inline void model_finish(model *m) {
+    m->g.sim.between = NULL; /* the other clients have left */
     if (m->g.desc.trace != NULL && !model_draw(m, 2)) {
-        m->g.sim.fail = m->g.sim.deny = 0; /* destroy with everything still under way */
+        /* destroy with everything still under way */
+        m->g.sim.fail = m->g.sim.deny = 0;
+        m->g.sim.fault_at = 0;
     } else {
         model_calm(m);
         for (int i = 0; i < MODEL_NAMES; i++)
@@ -972,9 +1142,8 @@ static inline void model_finish(model *m) {
     rig_close_sim(&m->g);
 }
 
-/* Play `ops` calls (or as many as the bytes give). Returns the hash of the trace, 0 without one. */
-static inline uint64_t model_play(model *m, const uint8_t *data, size_t size, uint64_t seed,
-                                  int ops) {
+/* Begin: the stream, or the seed where there is none, says on what. */
+static inline void model_begin(model *m, const uint8_t *data, size_t size, uint64_t seed) {
     memset(m->name, 0, sizeof m->name);
     memset(m->pin, 0, sizeof m->pin);
     memset(m->dead, 0, sizeof m->dead);
@@ -988,16 +1157,32 @@ static inline uint64_t model_play(model *m, const uint8_t *data, size_t size, ui
     m->size = size;
     m->next = 0;
     m->random = sim_mix(seed, 0x5EED);
-    m->version = m->deaths = m->asked = m->granted = m->op = 0;
+    m->version = m->deaths = m->asked = m->granted = m->op = m->interrupts = 0;
+    m->depth = m->reserved = m->starved = 0;
+    m->end = 0;
+    m->records = size > 1 && data[0] == MODEL_RECORDS;
+    if (m->records) model_record(m, 2 * MODEL_RECORD);
+    if (m->records) seed = m->data[1];
+    if (m->records) m->next = 2;
     rig_start(&m->g, seed + 7);
     model_build(m);
     model_behave(m);
     model_say(m, "tree, kind of tier 0", m->tree, m->g.sim.device[0].kind, m->dedicated);
     model_say(m, "delay, busy", m->g.sim.delay, m->g.sim.busy, m->noisy);
-    if (!rig_create(&m->g)) return 0;
+}
+
+static inline void model_go_on(model *m, int ops) {
     for (int i = 0; i < ops && !model_over(m); i++)
         model_step(m);
     model_finish(m);
+}
+
+/* Play `ops` calls (or as many as the bytes give). Returns the hash of the trace, 0 without one. */
+static inline uint64_t model_play(model *m, const uint8_t *data, size_t size, uint64_t seed,
+                                  int ops) {
+    model_begin(m, data, size, seed);
+    if (!rig_create(&m->g)) return 0;
+    model_go_on(m, ops);
     return m->g.sim.trace_hash;
 }
 

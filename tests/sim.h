@@ -83,8 +83,13 @@ typedef struct sim {
     int inside;
     uint64_t tickets, open_ticket, open_count;
     uint64_t calls[SIM_CLASSES];
-    int fault_class, fault_forever; /* fault_at 0 = none */
+    int fault_class, fault_forever; /* fault_at 0 = none; forever: every so many calls from there */
+    tnm_result fault_result;        /* of a copy or a poll, 0 = BACKEND */
     uint64_t fault_at, fired;
+    const uint8_t *waits; /* how many polls each copy takes, in turn, 0 = drawn */
+    uint32_t wait_count, wait_next;
+    void (*between)(void *user); /* called inside every callback, when its own work is done */
+    void *between_user;
     uint64_t now[SIM_QUEUES], told[SIM_QUEUES]; /* what has passed, and what we said */
     int fence_stuck;
     uint64_t asked_queue[SIM_QUEUES];
@@ -215,7 +220,8 @@ static inline int sim_overlap(const uint8_t *a, uint64_t na, const uint8_t *b, u
 static inline int sim_fires(sim *w, int kind) { /* one more call: is it the one to fail? */
     uint64_t n = CHECK_ADD(w->calls[kind], 1);
     int fires = w->fault_at > 0 && w->fault_class == kind &&
-                (n == w->fault_at || (w->fault_forever && n > w->fault_at));
+                (n == w->fault_at || (w->fault_forever > 0 && n > w->fault_at &&
+                                      (n - w->fault_at) % (uint64_t)w->fault_forever == 0));
     if (fires) w->fired++;
     return fires;
 }
@@ -230,10 +236,12 @@ static inline void sim_break(sim *w, int kind, uint64_t n, int forever) {
 static inline tnm_result sim_enter(sim *w, int kind, tnm_result fault) {
     SIM_MUST(CHECK_ADD(w->inside, 1) == 1); /* one callback of a context at a time */
     SIM_TURN();
+    if (fault == TNM_ERR_BACKEND && w->fault_result != TNM_OK) fault = w->fault_result;
     return sim_fires(w, kind) ? fault : TNM_OK;
 }
 
 static inline void sim_leave(sim *w) {
+    if (w->between != NULL) (w->between)(w->between_user);
     CHECK_ADD(w->inside, -1);
 }
 
@@ -398,7 +406,8 @@ static inline tnm_result sim_start(sim_copying what, uint64_t *ticket) {
         return TNM_OK;
     }
     memset(what.to, SIM_GARBAGE, (size_t)what.size);
-    what.left = (int)sim_draw(w, (uint64_t)w->delay + 1);
+    what.left = w->wait_count > 0 ? w->waits[w->wait_next++ % w->wait_count]
+                                  : (int)sim_draw(w, (uint64_t)w->delay + 1);
     what.ticket = sim_ticket(w);
     *c = what;
     *ticket = c->ticket;
@@ -424,7 +433,8 @@ static inline tnm_result sim_copy(void *user, const tnm_span *dst, const tnm_spa
     if (r == TNM_OK && sim_chance(w, w->fail)) r = TNM_ERR_BACKEND;
     for (int i = 0; r == TNM_OK && w->lives_on == 2 && i < 2; i++)
         if (c.touches[i] != NULL && c.touches[i]->lost) r = TNM_ERR_BACKEND;
-    if (r == TNM_ERR_BACKEND && c.to != NULL) memset(c.to, SIM_GARBAGE, (size_t)(size + 1) / 2);
+    if (r != TNM_OK && r != TNM_ERR_BUSY && r != TNM_ERR_UNSUPPORTED && !c.by->lost && c.to != NULL)
+        memset(c.to, SIM_GARBAGE, (size_t)(size + 1) / 2);
     if (r == TNM_OK) r = sim_start(c, ticket);
     if (r >= 0) w->accepted_bytes += size;
     sim_leave(w);
