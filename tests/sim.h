@@ -24,7 +24,8 @@ enum {
     SIM_DEVICES = 6,
     SIM_COUNTS,
     SIM_QUEUES = 4,
-    SIM_GUARD = 64, /* bytes on either side of a block that nobody may touch */
+    SIM_ALIGN = 1 << 20, /* no device gives more */
+    SIM_GUARD = 64,      /* bytes on either side of a block that nobody may touch */
     SIM_POISON = 0xDB,
     SIM_GARBAGE = 0xE7,
     SIM_FENCE = 0xC3
@@ -170,8 +171,8 @@ static inline sim_block *sim_make(sim_device *d, uint64_t size, uint64_t align) 
     uint64_t room = size + align + 2 * SIM_GUARD;
     while (b < d->blocks + d->top && b->at != NULL)
         b++;
-    if (b == d->blocks + SIM_BLOCKS || room < size ||
-        (b->raw = (uint8_t *)malloc((size_t)room)) == NULL) {
+    if (b == d->blocks + SIM_BLOCKS || room < size || align > SIM_ALIGN) return NULL;
+    if ((b->raw = (uint8_t *)malloc((size_t)room)) == NULL) {
         return NULL;
     }
     if (b == d->blocks + d->top) d->top++;
