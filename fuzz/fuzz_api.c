@@ -1,6 +1,6 @@
+/* needs: tensormem.o */
 /* Bytes become calls: trees of tiers, backends with delays, reordering, refusals and faults, and
  * the naive model of tests/model.h as the oracle; tnm_check after every call. */
-#define TENSORMEM_IMPLEMENTATION
 #include "tensormem.h"
 #include "../tests/model.h"
 

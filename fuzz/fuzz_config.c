@@ -1,3 +1,4 @@
+/* needs: tensormem.o */
 /* Every field of tnm_desc, tnm_tier_desc and tnm_backend, and every argument of every call, at its
  * limits and beyond: NULL, 0, what wraps around, what is no value of its enum. A broken rule of
  * [types] is ARGUMENT and nothing else is, before a table of our own; what is made of the rest is
@@ -5,7 +6,6 @@
  *
  * A record sets one field of a plain two-tier context (first byte below 128) or makes one call. The
  * host's memory ends at FUZZ_MEMORY: no number of the input costs more. */
-#define TENSORMEM_IMPLEMENTATION
 #include "tensormem.h"
 #include "../tests/sim.h"
 

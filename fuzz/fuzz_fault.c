@@ -1,8 +1,8 @@
+/* needs: tensormem.o */
 /* The calls of fuzz_api while what the context stands on fails: a record arms the n-th call of a
  * class from there (alloc, copy, poll, passed, the host's allocator), once, at every k-th, or for
  * ever, with an answer of the contract or beyond it. What fails may be refused, never lost, and
  * when the faults end every byte is there and everything is given back. */
-#define TENSORMEM_IMPLEMENTATION
 #include "tensormem.h"
 #include "../tests/model.h"
 

@@ -1,8 +1,8 @@
+/* needs: tensormem.o */
 /* The calls of fuzz_api by three clients of one context. Records choose after how many polls each
  * copy ends, so in which order, and put other clients' calls into the callbacks of a call that
  * waits: that is what another thread can do there, played by one, with the application's own lock.
  * No callback may come with the lock held, nor two at a time. */
-#define TENSORMEM_IMPLEMENTATION
 #include "tensormem.h"
 #include "../tests/model.h"
 

@@ -1,7 +1,7 @@
+/* needs: tensormem.o */
 /* Shapes, types, sizes, offsets: what tnm_tensor_create, _view, _adopt, tnm_read and tnm_write say
  * to them against arithmetic that cannot overflow. A record is one name: an operation, a type, and
  * five dimensions as small numbers, shifted, so that the limits lie close together. */
-#define TENSORMEM_IMPLEMENTATION
 #include "tensormem.h"
 #include "../tests/check.h"
 
