@@ -365,10 +365,16 @@ static void fuzz_pin(fuzz_world *w, const uint8_t *at) {
     w->pinned = p;
 }
 
+static int fuzz_is_fence(const fuzz_world *w, uint64_t fence) {
+    uint64_t last = ((uint64_t)1 << 55) - 1, value = fence & last;
+    return fence == 0 ||
+           (w->g.desc.passed != NULL && fence >> 63 == 1 && value > 0 && value < last);
+}
+
 static void fuzz_unpin(fuzz_world *w, const uint8_t *at) {
     tnm_pinned p = w->pinned, none;
     uint64_t fence = at[1] & 1 ? fuzz_number(at + 2) : 0;
-    uint32_t queue = (uint32_t)(fence >> 56);
+    uint32_t queue = (uint32_t)(fence >> 55) % 256;
     tnm_result r;
     memset(&none, 0, sizeof none);
     none.id = at[1] & 4 ? fuzz_number(at + 4) : 0;
@@ -384,7 +390,7 @@ static void fuzz_unpin(fuzz_world *w, const uint8_t *at) {
         memset(&w->pinned, 0, sizeof w->pinned);
         return;
     }
-    fuzz_answer("tnm_unpin", r, fence == 0 || (w->g.desc.passed != NULL && fence << 8 != 0));
+    fuzz_answer("tnm_unpin", r, fuzz_is_fence(w, fence));
     p = w->pinned;
     CHECK_EQ(tnm_unpin(w->g.ctx, &p, 1, 0), TNM_OK);
     memset(&w->pinned, 0, sizeof w->pinned);
@@ -526,7 +532,7 @@ static void fuzz_end(fuzz_world *w) {
     if (w->pinned.id != 0) sim_let_go(&w->g.sim, &w->pinned, 0);
     if (w->pinned.id != 0) CHECK_EQ(tnm_unpin(w->g.ctx, &w->pinned, 1, 0), TNM_OK);
     for (int q = 0; q < SIM_QUEUES; q++)
-        w->g.sim.now[q] = UINT64_MAX >> 8;
+        w->g.sim.now[q] = (UINT64_MAX >> 9) - 1;
     for (int t = 0; t < w->g.desc.tier_count; t++) {
         tnm_tier_stats s;
         CHECK_EQ(tnm_stats(w->g.ctx, t, &s), TNM_OK);
