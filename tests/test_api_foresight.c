@@ -567,11 +567,13 @@ static void leave_by_age(rig *g, int kind, uint64_t segment, tnm_access access) 
     rig_end(g);
 }
 
-EACH(least_recently_pinned_leaves_dirty_or_alone) {
+TEST(least_recently_pinned_leaves_dirty_or_alone) {
     static const uint64_t segments[] = { 0, TNM_DEDICATED };
-    for (int i = 0; i < (kind & SIM_ASYNC ? 2 : 4); i++) { /* what is on its way down leaves later */
-        if (i > 0) rig_start(g, (uint64_t)i + 1);
-        leave_by_age(g, kind, segments[i & 1], i & 2 ? TNM_WRITE : TNM_READ);
+    static rig g;
+    for (int i = 0; i < 4; i++) {
+        rig_start(&g, (uint64_t)i + 1);
+        leave_by_age(&g, i & 1 ? SIM_HIDDEN : SIM_PLAIN, segments[i & 1],
+                     i & 2 ? TNM_WRITE : TNM_READ);
     }
 }
 
