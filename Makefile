@@ -62,8 +62,8 @@ bench-scale: $(OUT)/tests/bench_scale ## up to 10 million tensors: minutes, 4 GB
 bench-llama: ## tokens a second against llama.cpp in a memory cgroup; root, npm, minutes
 	@tests/bench_llama.sh
 
-fuzz: ## libFuzzer with ASan and UBSan, FUZZ_SECONDS (60) for each target; needs clang
-	@ONLY=fuzz tests/run.sh
+fuzz: ## libFuzzer with its sanitizers on each target: MINUTES=n for all, TARGETS="api rooms"
+	@MINUTES=$(MINUTES) fuzz/run.sh $(TARGETS)
 
 valgrind: ## every test under memcheck; needs valgrind
 	@ONLY=valgrind VALGRIND_ALL=1 tests/run.sh
@@ -92,8 +92,19 @@ schedules: ## every order of two or three threads, and planted bugs; PARTS=all f
 full: ## every test at full scale, optimised, every checker
 	@NIGHTLY=1 tests/run.sh
 
-nightly: ## the long campaigns but the longest, and a table of them: hours
-	@FUZZ_SECONDS=1800 tests/campaigns.sh coverage proof schedules full
+faults: $(OUT)/tests/test_fault ## every effect fails, alone and in pairs: hours; PART=1/7
+	$(OUT)/tests/test_fault --all $(if $(PART),--part $(PART))
+	$(OUT)/tests/test_fault --pairs $(if $(PART),--part $(PART))
+
+platforms: ## built and run on every platform whose compiler and runner are here; TARGETS="tcc s390x"
+	@tests/platforms.sh $(TARGETS)
+
+nightly: ## the long campaigns, a part of the longest, and a table of them: some hours
+	@MINUTES=60 PART=$${PART:-$$(date +%u | awk '{ print $$1 - 1 "/7" }')} \
+		tests/campaigns.sh coverage proof schedules faults fuzz full
+
+release-check: ## all of them, whole, and every platform: days
+	@MINUTES=1440 tests/campaigns.sh coverage proof schedules faults fuzz full platforms
 
 tools: ## install what the tests and benchmarks use (Debian, Ubuntu)
 	@tests/tools.sh
@@ -114,7 +125,7 @@ $(OUT)/tensormem.o: CPPFLAGS += -DTENSORMEM_IMPLEMENTATION -x c -c
 $(OUT)/tensormem.o: tensormem.h
 	$(compile)
 
-LINKED := $(shell grep -ls '^/\* needs: tensormem\.o' tests/*.c)
+LINKED := $(shell grep -ls '^/\* needs: tensormem\.o' tests/*.c fuzz/*.c)
 $(LINKED:%.c=$(OUT)/%): $(OUT)/tensormem.o
 
 $(OUT)/tests/%: tests/%.c
@@ -135,7 +146,7 @@ build/standin/lib%.so: tests/standin_%.c
 
 standins: $(STANDINS)
 
-$(OUT)/fuzz/%: EXTRA = fuzz/standalone.c
+$(OUT)/fuzz/%: private EXTRA = fuzz/standalone.c
 $(OUT)/fuzz/%: fuzz/%.c fuzz/standalone.c
 	$(compile)
 
@@ -146,4 +157,4 @@ $(OUT)/tests/bench_stream: EXTRA = $(if $(STARPU),-DBENCH_STARPU $(STARPU))
 -include $(wildcard $(OUT)/*.d $(OUT)/*/*.d build/standin/*.d)
 
 .PHONY: all demo test conformance standins bench bench-disk bench-llama bench-scale charts fuzz valgrind asan ubsan tsan \
-	lint coverage proof schedules full nightly tools install clean help
+	lint coverage proof schedules faults platforms full nightly release-check tools install clean help

@@ -26,11 +26,13 @@ SWITCHES="TENSORMEM_STATIC TENSORMEM_NO_ATOMICS TENSORMEM_THREADS TENSORMEM_NO_S
 # Those that run for long: optimised where the others are not, and under Valgrind only by `make
 # valgrind`.
 LONG=" test_api_foresight test_api_pipeline test_api_scale test_conform test_gguf \
-test_shelf_noatomics test_threads test_threads_noatomics test_threads_ownlock "
+test_schedule test_shelf_noatomics test_threads test_threads_noatomics test_threads_ownlock "
 # Not again under a checker: what builds itself for each, and what loads a vendor's runtime, whose
 # own memory the checker would judge.
 AS_IT_IS=" test_annotate test_opencl test_vulkan test_llm_device "
-LOADS=" test_cuda test_hip test_ascend test_dlpack " # libraries of this machine: not in a 32-bit program
+# Libraries of this machine: not in a 32-bit program.
+LOADS=" test_cuda test_hip test_ascend test_dlpack test_device_work test_standin_cuda test_standin_hip \
+test_standin_ascend "
 BACKENDS="host file sim opencl vulkan cuda hip ascend"
 
 # ---- the list of jobs ----
@@ -68,8 +70,10 @@ jobs() {
     with_threads tsan-clang
     if wanted_extra tsan; then with_threads tsan; else names tsan tests/test_threads*.c; fi
     again valgrind
-    echo "helgrind test_shelf_noatomics"
-    echo "drd test_shelf_noatomics"
+    for name in test_shelf_noatomics test_threads_noatomics; do
+        echo "helgrind $name"
+        echo "drd $name"
+    done
     [ -e tests/llama/run.sh ] && echo "llama agreement"
     if wanted_extra ubsan; then again ubsan; fi
     if wanted_extra fuzz; then names fuzz fuzz/fuzz_*.c; fi
@@ -144,7 +148,7 @@ job_example() {
 }
 
 job_corpus() { # the corpus of fuzz_x is fuzz/corpus/x
-    "${MAKE:-make}" -s "build/fuzz/$1" && "build/fuzz/$1" "fuzz/corpus/${1#fuzz_}"
+    shared_parts "fuzz/$1" && "${MAKE:-make}" -s "build/fuzz/$1" && "build/fuzz/$1" "fuzz/corpus/${1#fuzz_}"
 }
 
 SAN="-Og -g -fno-omit-frame-pointer -fno-sanitize-recover=all"
@@ -183,7 +187,7 @@ job_valgrind() {
 
 races() { # tool of valgrind, test: without atomics, which these do not know; few copies
     need valgrind || return $SKIP
-    binary valgrind "tests/$2" "$CC" "-Og -g" && valgrind -q --tool="$1" --error-exitcode=9 \
+    binary valgrind "tests/$2" "$CC" "-Og -g" && small valgrind -q --tool="$1" --error-exitcode=9 \
         --fair-sched=yes "build/valgrind/tests/$2" threads
 }
 
@@ -203,12 +207,7 @@ job_i686() {
 }
 
 job_fuzz() {
-    local corpus="fuzz/corpus/${1#fuzz_}" found="build/fuzz/found/$1"
-    need clang || return $SKIP
-    mkdir -p "$found"
-    binary libfuzzer "fuzz/$1" clang "$SAN -fsanitize=fuzzer,address,undefined" EXTRA= || return 1
-    "build/libfuzzer/fuzz/$1" -max_total_time="$FUZZ_SECONDS" -timeout=60 -print_final_stats=1 \
-        -artifact_prefix="$found/" "$found" "$corpus"
+    fuzz/run.sh "${1#fuzz_}"
 }
 
 job_lint() {

@@ -1,6 +1,6 @@
-/* test_device_work.c - tests/device_work.h: its kernel is compiled where NVRTC is, launched for every
- * byte, and run where there is a GPU; its copies are made by the stand-in (STANDIN_CUDA names it;
- * else build/standin/libcuda.so). */
+/* test_device_work.c - tests/device_work.h: its kernel is compiled where NVRTC is, launched for
+ * every byte, and run where there is a GPU; its copies are made by the stand-in (STANDIN_CUDA names
+ * it; else build/standin/libcuda.so). */
 /* needs: -pthread -ldl */
 #define _POSIX_C_SOURCE 200809L
 #define TENSORMEM_IMPLEMENTATION

@@ -1,3 +1,4 @@
+/* needs: -pthread */
 /* Every order of two or three threads, up to two preemptions; beyond, orders by chance.
  *
  *   test_schedule                     a part of it: the gate's

@@ -2,6 +2,7 @@
 # Installs what `make test` uses beyond gcc and make, and the benchmarks' rivals, on Debian and
 # Ubuntu. What is there already, from wherever, is left alone. Nothing here is needed to use the
 # header. The rivals and gnuplot are some 170 MB, half a minute; without them a benchmark skips.
+# ALL=1 also what the long campaigns use: proofs, coverage, other platforms.
 set -eu
 
 missing=""
@@ -31,6 +32,7 @@ want clang clang
 want clang++ clang
 want valgrind valgrind
 want python3 python3
+want perl perl
 want node nodejs
 want npm npm
 want i686-linux-gnu-gcc gcc-i686-linux-gnu
@@ -69,6 +71,34 @@ if node_is_old; then
     node_is_old && echo "tools: $(command -v node) is still $(node --version)" && exit 1
 fi
 missing=""
+if [ "${ALL:-0}" = 1 ]; then # what nightly and release-check use beyond: 3 GB
+    want clang-19 clang-19
+    want llvm-cov-19 llvm-19
+    want lld-19 lld-19
+    want_file '/usr/lib/llvm-19/lib/clang/*/lib/linux/libclang_rt.profile-x86_64.a' libclang-rt-19-dev
+    want frama-c frama-c-base
+    want why3 why3
+    want z3 z3
+    want cvc4 cvc4
+    want spin spin
+    want tcc tcc
+    want_file '/usr/lib/*/tcc/libtcc1.a' libtcc-dev
+    want musl-gcc musl-tools
+    want qemu-s390x-static qemu-user-static
+    for arch in s390x:s390x aarch64:arm64 riscv64:riscv64 powerpc:powerpc powerpc64:ppc64; do
+        want "${arch%:*}-linux-gnu-gcc" "gcc-${arch%:*}-linux-gnu"
+        want_file "/usr/${arch%:*}-linux-gnu/lib/libc.a" "libc6-dev-${arch#*:}-cross"
+    done
+    want arm-linux-gnueabihf-gcc gcc-arm-linux-gnueabihf
+    want_file /usr/arm-linux-gnueabihf/lib/libc.a libc6-dev-armhf-cross
+    want_file /usr/lib/wine/wine64 wine64
+    want wine wine
+    want emcc emscripten
+    want wasm-ld lld
+    want_file /usr/lib/wasm32-wasi/libc.a wasi-libc
+    want_file '/usr/lib/llvm-14/lib/clang/*/lib/wasi/libclang_rt.builtins-wasm32.a' \
+        libclang-rt-14-dev-wasm32
+fi
 want pkg-config pkg-config
 want fio fio
 want gnuplot gnuplot-nox
