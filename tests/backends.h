@@ -39,7 +39,7 @@ static const backends_entry backends_all[] = {
     { "sim", backends_sim, subject_sim_end, 0 },
     { "opencl", subject_opencl, subject_opencl_end, 0 },
     { "vulkan", subject_vulkan, subject_vulkan_end, 0 },
-    { "cuda", subject_cuda_all, subject_cuda_end, 1 },
+    { "cuda", subject_cuda_with_work, subject_cuda_end_work, 1 },
     { "hip", subject_hip_all, subject_hip_end, 1 },
     { "ascend", subject_ascend_all, subject_ascend_end, 1 },
 };

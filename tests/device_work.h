@@ -1,10 +1,10 @@
-/* device_work.h: what subject_cuda.h cannot have from a driver alone: a kernel that adds a number to
- * each byte of a tensor, compiled by NVRTC when the program runs, so that the kit's rules of compute
+/* device_work.h: what a driver alone cannot give subject_cuda.h: a kernel that adds a number to each
+ * byte of a tensor, compiled by NVRTC when the program runs, so that the kit's rules of compute
  * order are played on a GPU; and the driver's own copies between pinned places, for the bench.
  * Include examples/backends/cuda.h and conformance.h before it.
  *
  *     device_work w;
- *     if (device_work_open(&w, rt, NULL)) subject.work = ... device_work_add(&w, rt, queue, at, add)
+ *     if (device_work_open(&w, rt, NULL)) ... device_work_add(&w, rt, queue, at, add)
  *     device_work_close(&w, rt);                          // before tnm_cuda_close
  */
 #ifndef TENSORMEM_TESTS_DEVICE_WORK_H
