@@ -24,7 +24,7 @@ enum {
     SIM_DEVICES = 6,
     SIM_COUNTS,
     SIM_QUEUES = 4,
-    SIM_ALIGN = 1 << 20, /* no device gives more */
+    SIM_ALIGN = 1 << 22, /* no device gives more */
     SIM_GUARD = 64,      /* bytes on either side of a block that nobody may touch */
     SIM_POISON = 0xDB,
     SIM_GARBAGE = 0xE7,
