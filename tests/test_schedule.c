@@ -353,7 +353,7 @@ static tnm_result large_tensor(actor *a) {
     if (r != TNM_OK) return r;
     u = rig_use(t, 0, TNM_DISCARD);
     r = tnm_pin(a->at->g.ctx, &u, 1, &p);
-    if (r == TNM_OK) memset(p.host, 1, d.bytes);
+    if (r == TNM_OK) memset(p.host, 1, (size_t)d.bytes);
     if (r == TNM_OK) CHECK_EQ(tnm_unpin(a->at->g.ctx, &p, 1, 0), TNM_OK);
     CHECK_EQ(tnm_tensor_destroy(a->at->g.ctx, t), TNM_OK);
     return r;

@@ -634,7 +634,7 @@ static tnm_result held_alloc(void *user, uint64_t size, uint64_t align, void *it
     (void)item;
     if ((held_memory = malloc((size_t)(size + align))) == NULL) return TNM_ERR_MEMORY;
     *mem = 1;
-    *host = (void *)(((uintptr_t)held_memory + align - 1) & ~(uintptr_t)(align - 1));
+    *host = (char *)held_memory + (size_t)((align - (uintptr_t)held_memory % align) % align);
     return TNM_OK;
 }
 
