@@ -1,6 +1,7 @@
-/* device_work.h: what a driver alone cannot give subject_cuda.h: a kernel that adds a number to each
- * byte of a tensor, compiled by NVRTC when the program runs, so that the kit's rules of compute
- * order are played on a GPU; and the driver's own copies between pinned places, for the bench.
+/* device_work.h: what a driver alone cannot give subject_cuda.h: a kernel that adds a number to
+ * each byte of a tensor, compiled by NVRTC when the program runs, so that the kit's rules of
+ * compute order are played on a GPU; and the driver's own copies between pinned places, for the
+ * bench.
  * Include examples/backends/cuda.h and conformance.h before it.
  *
  *     device_work w;
