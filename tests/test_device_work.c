@@ -199,9 +199,10 @@ TEST(pairs_are_copied_both_ways) { /* by the stand-in, late */
 
 TEST(a_device_adds) {
     device_work w;
-    tnm_cuda *rt = FOREIGN ? NULL : opened(NULL);
+    const char *foreign = FOREIGN;
+    tnm_cuda *rt = foreign ? NULL : opened(NULL);
     if (!rt) {
-        SKIP("a_device_adds", FOREIGN ? FOREIGN : "no GPU");
+        SKIP("a_device_adds", foreign ? foreign : "no GPU");
         return;
     }
     if (device_work_open(&w, rt, NULL))

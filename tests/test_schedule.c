@@ -109,7 +109,7 @@ typedef struct side { /* a context and what is in it */
     int writing[TENSORS], dead[TENSORS], count;
     uint64_t passed, fences, step, written;
     schedule_mutex lock;
-    uint64_t lent; /* memory of the slow tier's device that is the threads' own */
+    tnm_adopt_desc lent; /* memory of the slow tier's device that is the threads' own */
 } side;
 
 typedef struct actor { /* a thread */
@@ -386,12 +386,11 @@ static tnm_result plain_write(actor *a, int i) {
 
 static tnm_result adopt(actor *a, int i) {
     tnm_tensor_desc d;
-    tnm_adopt_desc b = sim_lent(&a->at->g.sim.device[1], a->at->lent, 0);
     memset(&d, 0, sizeof d);
     d.bytes = SIZE;
     SET(a->at->dead[i], 0);
     SET(a->at->key[i], 77);
-    return tnm_tensor_adopt(a->at->g.ctx, &d, &b, &a->at->t[i]);
+    return tnm_tensor_adopt(a->at->g.ctx, &d, &a->at->lent, &a->at->t[i]);
 }
 
 static tnm_result look(actor *a, char what, int i) {
@@ -628,8 +627,9 @@ static void arrange(const scenario *s) {
     for (int k = 0; k < sides; k++) {
         if (s->how & LATE) continue;
         make_context(&w.actor[k]);
-        w.side[k].lent = sim_lend(&w.side[k].g.sim.device[1], SIZE);
-        sim_fill((void *)(uintptr_t)w.side[k].lent, 77, 0, SIZE);
+        sim_device *slow = &w.side[k].g.sim.device[1];
+        w.side[k].lent = sim_lent(slow, sim_lend(slow, SIZE), 0);
+        sim_fill(w.side[k].lent.host, 77, 0, SIZE);
         make_tensors(&w.actor[k]);
     }
     play_program(&w.actor[3]);
