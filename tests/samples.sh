@@ -33,7 +33,7 @@ run_sample() {
     local binary=${1%.c}
     grep -q 'int main' "$1" || { wrong "$1 is not a complete program"; return; }
     # shellcheck disable=SC2086
-    $CC -std=c99 $WARN -O1 -I. "$1" -o "$binary" || { wrong "$1 does not compile"; return; }
+    $CC -std=c99 $WARN -O0 -I. "$1" -o "$binary" || { wrong "$1 does not compile"; return; }
     timeout 60 "$binary" >"$binary.out" 2>&1 || wrong "$1 exits $?: $(tail -n 3 "$binary.out")"
 }
 
@@ -89,7 +89,7 @@ int main(void) {
 }
 C
     # shellcheck disable=SC2086
-    $CC -std=c99 $WARN -O1 -I. $file.c -o $file -pthread || { wrong "$file.c does not compile"; return; }
+    $CC -std=c99 $WARN -O0 -I. $file.c -o $file -pthread || { wrong "$file.c does not compile"; return; }
     TNM_TEST_SCALE=small timeout 120 $file >$file.out 2>&1 ||
         wrong "the guide's backend does not conform: $(tail -n 3 $file.out)"
 }
