@@ -10379,7 +10379,19 @@ static void tnmi_engine_compact(tnmi_engine *e) {
     }
 }
 
-/* The copy of a shift is done: the replica changes place, unless someone pinned it meanwhile. */
+/* Is a copy to another tier in this replica's memory at this moment? */
+static int tnmi_engine_is_read_now(const tnmi_engine *e, uint32_t content, uint32_t tier) {
+    for (uint32_t t = 0; t < e->tiers.count; t++) {
+        const tnmi_replica *other = tnmi_engine_on(e, content, t);
+        if (t == tier || !tnmi_engine_is_busy(other)) continue;
+        if (tnmi_engine_filling(e, other)->from == tier && tnmi_engine_reads_now(e, other->offset))
+            return 1;
+    }
+    return 0;
+}
+
+/* The copy of a shift is done: the replica changes place, unless someone pinned it meanwhile, or
+ * a copy reads it where it is. */
 static void tnmi_engine_end_shift(tnmi_engine *e, uint32_t op_index, int done) {
     tnmi_op op = *tnmi_engine_op(e, op_index);
     tnmi_tier *t = tnmi_engine_tier(e, op.tier);
@@ -10392,7 +10404,8 @@ static void tnmi_engine_end_shift(tnmi_engine *e, uint32_t op_index, int done) {
         if (e->shift[i] == op_index) e->shift[i] = e->shift[--e->shifts];
     tnmi_move_delete(&e->move, op_index);
     int lost = (tnmi_base_load64(&replica->word) & TNMI_LOST) != 0; /* it waited for this */
-    if (done && !lost && tnmi_tensor_claim(replica)) {
+    int moves = done && !lost && !tnmi_engine_is_read_now(e, op.content, op.tier);
+    if (moves && tnmi_tensor_claim(replica)) {
         uint32_t node = replica->node, segment = replica->segment;
         tnmi_node *place = tnmi_space_node(&t->space, op.place);
         tnmi_heap *order = &e->tensors.on[op.tier].order;

@@ -237,6 +237,59 @@ EACH(what_is_shifted_is_destroyed) {
     holes_are_closed_slowly(g, kind, DESTROYED);
 }
 
+/* The copies to another tier that are out now take longer than those of compaction. */
+static int fetches_last(rig *g, int polls) {
+    int fetches = 0;
+    for (int i = 0; i < SIM_COPIES; i++) {
+        sim_copying *c = &g->sim.copies[i];
+        if (c->by == NULL) continue;
+        c->left = c->touches[0] != c->touches[1] ? polls : 0;
+        fetches += c->left > 0;
+    }
+    return fetches;
+}
+
+EACH(what_is_fetched_does_not_move_under_the_copy) {
+    enum { N = 16 };
+    tnm_tensor big;
+    tnm_pinned p, up;
+    tnm_result r;
+    if ((kind & SIM_ASYNC) == 0) return;
+    rig_tier(g, "fast", SIM_PLAIN | SIM_ASYNC, rig_room(N, 1024));
+    rig_tier(g, "bottom", kind, rig_room(N, 1024));
+    rig_create(g);
+    rig_make(g, t, N, 1024, 1);
+    for (int i = 0; i < N; i += 2)
+        CHECK_EQ(tnm_tensor_destroy(g->ctx, t[i]), TNM_OK);
+    big = rig_tensor(g, 7 * 1024, 0);
+    g->sim.stuck = 1;
+    CHECK_EQ(rig_try(g, big, 1, TNM_DISCARD, &p), TNM_PENDING);
+    for (int i = 0; i < 50 && sim_running(&g->sim.device[1]) == 0; i++)
+        tnm_pump(g->ctx, TNM_ALL);
+    CHECK(sim_running(&g->sim.device[1]) > 0);
+    for (int i = 1; i < N; i += 2)
+        CHECK_EQ(rig_try(g, t[i], 0, TNM_READ, &up), TNM_PENDING);
+    rig_pump(g, 9);
+    CHECK(fetches_last(g, 1000) > 0);
+    g->sim.stuck = 0;
+    for (int i = 0; i < 50 && (r = rig_try(g, big, 1, TNM_DISCARD, &p)) == TNM_PENDING; i++)
+        tnm_pump(g->ctx, TNM_ALL);
+    if (r == TNM_PENDING) { /* it waits for them */
+        fetches_last(g, 0);
+        RIG_UNTIL(r, g, rig_try(g, big, 1, TNM_DISCARD, &p));
+    }
+    CHECK_EQ(r, TNM_OK);
+    if (r == TNM_OK) {
+        sim_fill(sim_at(&g->sim, &p), 99, 0, p.bytes);
+        CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    }
+    fetches_last(g, 0);
+    for (int i = 1; i < N; i += 2)
+        rig_expect(g, t[i], 0, (uint64_t)i);
+    CHECK(rig_stats(g, 1).compactions > 0);
+    rig_end(g);
+}
+
 EACH(what_is_shifted_is_lost) {
     holes_are_closed_slowly(g, kind, LOST_WITH_THEM);
 }
@@ -809,6 +862,7 @@ int main(void) {
     RUN(what_is_shifted_is_written_elsewhere);
     RUN(what_is_shifted_is_fetched_and_destroyed);
     RUN(what_is_shifted_is_destroyed);
+    RUN(what_is_fetched_does_not_move_under_the_copy);
     RUN(what_is_shifted_is_lost);
     RUN(destroy_in_every_place);
     RUN(a_lost_device);
