@@ -10390,12 +10390,23 @@ static int tnmi_engine_is_read_now(const tnmi_engine *e, uint32_t content, uint3
     return 0;
 }
 
+/* One of a shift's two places goes, that of a SCRUB content when it has been wiped. */
+static void tnmi_engine_end_place(tnmi_engine *e, const tnmi_op *op, const tnmi_replica *left,
+                                  int lost) {
+    const tnmi_tensor *content = tnmi_engine_content(e, op->content);
+    tnmi_space_node(&tnmi_engine_tier(e, op->tier)->space, left->node)->b = 0;
+    if (!lost && (tnmi_tensor_advice(content) & TNM_SCRUB) &&
+        tnmi_engine_wipe(e, op->tier, left, content->bytes))
+        return;
+    tnmi_engine_free_node(e, op->tier, left->node, left->segment);
+}
+
 /* The copy of a shift is done: the replica changes place, unless someone pinned it meanwhile, or
  * a copy reads it where it is. */
 static void tnmi_engine_end_shift(tnmi_engine *e, uint32_t op_index, int done) {
     tnmi_op op = *tnmi_engine_op(e, op_index);
     tnmi_tier *t = tnmi_engine_tier(e, op.tier);
-    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, op.tier, op.replica);
+    tnmi_replica *replica = tnmi_tensor_replica(&e->tensors, op.tier, op.replica), left;
     if (done)
         tnmi_tier_forgive(&t->stiff);
     else if (op.error != TNM_OK)
@@ -10405,8 +10416,12 @@ static void tnmi_engine_end_shift(tnmi_engine *e, uint32_t op_index, int done) {
     tnmi_move_delete(&e->move, op_index);
     int lost = (tnmi_base_load64(&replica->word) & TNMI_LOST) != 0; /* it waited for this */
     int moves = done && !lost && !tnmi_engine_is_read_now(e, op.content, op.tier);
+    memset(&left, 0, sizeof left);
+    left.node = op.place;
+    left.segment = op.place_segment;
+    left.offset = op.place_offset;
     if (moves && tnmi_tensor_claim(replica)) {
-        uint32_t node = replica->node, segment = replica->segment;
+        uint32_t node = replica->node;
         tnmi_node *place = tnmi_space_node(&t->space, op.place);
         tnmi_heap *order = &e->tensors.on[op.tier].order;
         uint64_t key = tnmi_store_heap_key(order, node);
@@ -10414,14 +10429,16 @@ static void tnmi_engine_end_shift(tnmi_engine *e, uint32_t op_index, int done) {
         tnmi_store_heap_push(order, op.place, key);
         place->a = op.replica;
         place->b = tnmi_space_node(&t->space, node)->b; /* claims that came meanwhile */
+        left.node = node;
+        left.segment = replica->segment;
+        left.offset = replica->offset;
         replica->node = op.place;
         replica->segment = op.place_segment;
         replica->offset = op.place_offset;
         tnmi_tensor_unclaim(replica);
-        tnmi_engine_free_node(e, op.tier, node, segment);
         t->compactions++;
-    } else
-        tnmi_engine_free_node(e, op.tier, op.place, op.place_segment);
+    }
+    tnmi_engine_end_place(e, &op, &left, lost);
     tnmi_engine_end_source(e, op.content, op.tier);
     if (lost) tnmi_engine_leave_lost(e, op.tier, op.replica);
     tnmi_engine_reap(e, op.content);

@@ -290,6 +290,39 @@ EACH(what_is_fetched_does_not_move_under_the_copy) {
     rig_end(g);
 }
 
+static int holds(const uint8_t *at, uint64_t key, uint64_t from, uint64_t bytes) {
+    for (uint64_t i = 0; i < bytes; i++)
+        if (at[i] != sim_byte(key, from + i)) return 0;
+    return 1;
+}
+
+EACH(what_compaction_leaves_behind_is_wiped) {
+    enum { N = 16 };
+    tnm_tensor big;
+    tnm_pinned p;
+    if (kind & SIM_HIDDEN) return; /* it is the CPU that looks */
+    rig_tier(g, "only", kind, rig_room(N, 1024));
+    rig_create(g);
+    for (int i = 0; i < N; i++) {
+        t[i] = rig_tensor(g, 1024, TNM_SCRUB);
+        rig_write(g, t[i], 0, (uint64_t)i);
+    }
+    for (int i = 0; i < N; i += 2)
+        CHECK_EQ(tnm_tensor_destroy(g->ctx, t[i]), TNM_OK);
+    rig_rest(g);
+    big = rig_tensor(g, 7 * 1024, 0);
+    CHECK_EQ(rig_pin(g, big, 0, TNM_DISCARD, &p), TNM_OK);
+    CHECK(rig_stats(g, 0).compactions > 0);
+    for (uint64_t at = 0; p.id && at + 64 <= p.bytes; at += 64)
+        for (int i = 0; i < N; i++)
+            for (uint64_t of = 0; of < 1024; of += 64)
+                CHECK(!holds(sim_at(&g->sim, &p) + at, (uint64_t)i, of, 64));
+    if (p.id) CHECK_EQ(rig_unpin(g, &p, 0), TNM_OK);
+    for (int i = 1; i < N; i += 2)
+        rig_expect(g, t[i], 0, (uint64_t)i);
+    rig_end(g);
+}
+
 EACH(what_is_shifted_is_lost) {
     holes_are_closed_slowly(g, kind, LOST_WITH_THEM);
 }
@@ -863,6 +896,7 @@ int main(void) {
     RUN(what_is_shifted_is_fetched_and_destroyed);
     RUN(what_is_shifted_is_destroyed);
     RUN(what_is_fetched_does_not_move_under_the_copy);
+    RUN(what_compaction_leaves_behind_is_wiped);
     RUN(what_is_shifted_is_lost);
     RUN(destroy_in_every_place);
     RUN(a_lost_device);
