@@ -65,7 +65,6 @@ typedef struct play {
     tnm_backend disk;
     int has_disk;
     uint64_t model, model_size; /* the adopted file */
-    uint64_t lent[4];
     int lent_count, let_go, lent_tier;
     tnm_tensor t[MOST];
     uint64_t key[MOST], bytes[MOST]; /* key 0: holds nothing yet */
@@ -967,7 +966,7 @@ static void released(void *user, uint64_t mem, uint64_t offset) {
 
 /* Adopted on the slowest tier: a range of the model, or what a device or the application lends. */
 static void adopt(play *p, int i, uint64_t offset, int writable) {
-    static uint8_t own[4][2 * ONE];
+    static uint8_t own[MOST][2 * ONE];
     tnm_tensor_desc t;
     tnm_adopt_desc a;
     int tier = p->bottom;
