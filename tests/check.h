@@ -41,17 +41,27 @@
 
 #if defined(__GNUC__)
 #    define CHECK_ADD(counter, n) __atomic_add_fetch(&(counter), (n), __ATOMIC_SEQ_CST)
+#else /* one thread only */
+#    define CHECK_ADD(counter, n) ((counter) += (n))
+#endif
+
+#if defined(TENSORMEM_NO_ATOMICS) && defined(CHECK_PTHREADS) /* helgrind and DRD know no other */
+#    include <pthread.h>
+static pthread_mutex_t check_lock = PTHREAD_MUTEX_INITIALIZER;
+#    define CHECK_LOCK()   (void)pthread_mutex_lock(&check_lock)
+#    define CHECK_UNLOCK() (void)pthread_mutex_unlock(&check_lock)
+#elif defined(__GNUC__)
+static int check_lock;
 #    define CHECK_LOCK()                                                                           \
         while (__atomic_exchange_n(&check_lock, 1, __ATOMIC_ACQUIRE) != 0)                         \
         continue
 #    define CHECK_UNLOCK() __atomic_store_n(&check_lock, 0, __ATOMIC_RELEASE)
-#else /* one thread only */
-#    define CHECK_ADD(counter, n) ((counter) += (n))
-#    define CHECK_LOCK()          (void)check_lock
-#    define CHECK_UNLOCK()        (void)check_lock
+#else
+#    define CHECK_LOCK()   (void)0
+#    define CHECK_UNLOCK() (void)0
 #endif
 
-static int check_lock, check_bad, check_passed, check_failed, check_skipped;
+static int check_bad, check_passed, check_failed, check_skipped;
 
 static inline void check_fail(const char *file, int line, const char *text) {
     int bad = CHECK_ADD(check_bad, 1);
