@@ -40,7 +40,7 @@ demo: CFLAGS = -O3 $(shell echo 'int x;' | $(CC) -march=native -xc -c - -o /dev/
 demo: build/demo/llm_stream
 	build/demo/llm_stream $(DEMO_ARGS)
 
-test: ## every test, some thirteen minutes; the last line is the total; ONLY="samples api_pin" picks
+test: ## every test, twelve minutes; the last line is the total; ONLY="samples api_pin" picks
 	@tests/run.sh
 
 conformance: $(OUT)/tests/conformance $(STANDINS) ## hold every backend that is here against the contract
