@@ -10955,6 +10955,34 @@ static uint32_t tnmi_engine_not_yet(tnmi_engine *e, uint32_t op_index) {
     return TNMI_NONE;
 }
 
+/* May a transfer go on: is what it reads still there, and where? One for which it is not ends. */
+static int tnmi_engine_has_source(tnmi_engine *e, uint32_t op_index) {
+    tnmi_op *op = tnmi_engine_op(e, op_index);
+    if (op->kind == TNMI_OP_READ || op->kind == TNMI_OP_WRITE) {
+        if (tnmi_engine_is_lost(e, op->tier, op->replica)) { /* its pin alone keeps it */
+            tnmi_engine_fail(e, op_index, TNM_ERR_LOST);
+            if (op->out == 0) tnmi_engine_end_op(e, op_index);
+            return 0;
+        }
+        if (tnmi_tensor_fenced(&e->tensors, op->tier, op->replica, op->kind == TNMI_OP_READ))
+            return 0; /* a queue has not passed yet */
+    }
+    if (op->orphan) {
+        if (op->out > 0) return 0;
+        op->from = TNMI_NONE; /* another one, from the start, and by a route of its own */
+        op->next = op->done = 0;
+        op->orphan = op->route = 0;
+    }
+    if (op->kind == TNMI_OP_FILL && op->from == TNMI_NONE &&
+        !tnmi_engine_choose_source(e, op_index)) {
+        if (!tnmi_tensor_is_empty(&e->tensors, op->content)) return 0;
+        tnmi_engine_fail(e, op_index, tnmi_engine_nothing(e, op->content));
+        tnmi_engine_end_op(e, op_index);
+        return 0;
+    }
+    return 1;
+}
+
 /* Start the next chunk of a transfer with all it will need in hand. The slot, or TNMI_NONE. */
 static uint32_t tnmi_engine_start_chunk(tnmi_engine *e, uint32_t op_index) {
     tnmi_op *op = tnmi_engine_op(e, op_index);
@@ -10962,28 +10990,7 @@ static uint32_t tnmi_engine_start_chunk(tnmi_engine *e, uint32_t op_index) {
     int bounce, odd_ends, zero = tnmi_engine_is_zero(op);
     tnm_span to;
     if (op->next == op->bytes || e->move.free_copy == TNMI_NONE) return TNMI_NONE;
-    if (op->kind == TNMI_OP_READ || op->kind == TNMI_OP_WRITE) {
-        if (tnmi_engine_is_lost(e, op->tier, op->replica)) { /* its pin alone keeps it */
-            tnmi_engine_fail(e, op_index, TNM_ERR_LOST);
-            if (op->out == 0) tnmi_engine_end_op(e, op_index);
-            return TNMI_NONE;
-        }
-        if (tnmi_tensor_fenced(&e->tensors, op->tier, op->replica, op->kind == TNMI_OP_READ))
-            return TNMI_NONE; /* a queue has not passed yet */
-    }
-    if (op->orphan) {
-        if (op->out > 0) return TNMI_NONE;
-        op->from = TNMI_NONE; /* another one, from the start, and by a route of its own */
-        op->next = op->done = 0;
-        op->orphan = op->route = 0;
-    }
-    if (op->kind == TNMI_OP_FILL && op->from == TNMI_NONE &&
-        !tnmi_engine_choose_source(e, op_index)) {
-        if (!tnmi_tensor_is_empty(&e->tensors, op->content)) return TNMI_NONE;
-        tnmi_engine_fail(e, op_index, tnmi_engine_nothing(e, op->content));
-        tnmi_engine_end_op(e, op_index);
-        return TNMI_NONE;
-    }
+    if (!tnmi_engine_has_source(e, op_index)) return TNMI_NONE;
     uint32_t spare = e->move.copies - e->move.used;
     if (spare <= tnmi_move_stage_reserve(op->class_, tnmi_engine_is_downward(op)) ||
         !tnmi_engine_link_open(e, op, most) || tnmi_engine_has_unasked(e, op_index))

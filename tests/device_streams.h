@@ -17,7 +17,7 @@
 #include "standin.h"
 
 static struct {
-    const char *library;      /* the stand-in */
+    const char *built;        /* the stand-in */
     const char *stranger;     /* a library that speaks another language */
     const char *first;        /* the call it lacks first */
     int refused, broken;      /* codes: a call fails, the device breaks */
@@ -40,8 +40,8 @@ static void another_ends(void *at);
 static standin stand;
 
 static int device_load(void) {
-    void *handle = RT(library)(facts.library);
-    if (!handle) printf("%s cannot be loaded: build it first\n", facts.library);
+    void *handle = RT(library)(facts.built);
+    if (!handle) printf("%s cannot be loaded: build it first\n", facts.built);
     return handle && standin_load(&stand, RT(symbol), handle);
 }
 
@@ -53,7 +53,7 @@ static void describe(device_desc *desc, const char *name) {
 static device *open_number(int number, uint32_t depth) {
     device_desc desc;
     device *rt = NULL;
-    describe(&desc, facts.library);
+    describe(&desc, facts.built);
     desc.device = number;
     desc.queue_depth = depth;
     CHECK_EQ(RT(open)(&desc, &rt), TNM_OK);
@@ -193,7 +193,7 @@ TEST(open_says_what_is_missing) {
     describe(&desc, facts.stranger);
     snprintf(lacks, sizeof lacks, "%s has no function %s", facts.stranger, facts.first);
     refused(&desc, lacks);
-    describe(&desc, facts.library);
+    describe(&desc, facts.built);
     desc.device = 2;
     refused(&desc, "shows 2 devices: no number 2");
     desc.device = -1;
@@ -208,7 +208,7 @@ TEST(open_says_what_is_missing) {
 TEST(open_fails_at_every_call) {
     device_desc desc;
     int n = 1, failed = 0;
-    describe(&desc, facts.library);
+    describe(&desc, facts.built);
     desc.queue_depth = 4;
     for (;; n += n < 40 ? 1 : facts.few_calls / 20) {
         device *rt = NULL;
@@ -271,7 +271,7 @@ TEST(the_calling_thread_keeps_what_was_current) {
 static void a_round_in_the_applications(void *mine, void *const streams[2], uint64_t objects) {
     device_desc desc;
     device *rt = NULL;
-    describe(&desc, facts.library);
+    describe(&desc, facts.built);
     desc.context = mine;
     desc.streams = streams;
     desc.stream_count = 2;

@@ -17,7 +17,7 @@
 
 typedef struct subject_facts {
     const char *names[2];           /* of the runtime and of its stand-in */
-    const char *variable, *library; /* what names the stand-in, and where it is built */
+    const char *variable, *built;   /* what names the stand-in, and where it is built */
     const char *allocates;          /* stands in the names of calls that may find no memory */
     int no_memory, refused;         /* the codes of failures: of these calls, of others */
     const char *const *calls;       /* that can be made to fail */
@@ -152,7 +152,7 @@ static int SUBJECT(all)(conform_subject *out, const char **why) {
     static char reason[256];
     SUBJECT(state) *vendor = &SUBJECT(states)[0], *stand = &SUBJECT(states)[1];
     int count = SUBJECT(fill)(vendor, &out[0]);
-    stand->library = standin_path(SUBJECT(facts).variable, SUBJECT(facts).library);
+    stand->library = standin_path(SUBJECT(facts).variable, SUBJECT(facts).built);
     snprintf(reason, sizeof reason, "%s", RT(error)(NULL));
     *why = reason;
     void *library = RT(library)(stand->library);

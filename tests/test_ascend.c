@@ -57,7 +57,7 @@ static void another_ends(void *at) {
 /* ---- opening ---- */
 TEST(a_machine_without_one_shows_none) {
     device_desc desc;
-    describe(&desc, facts.library);
+    describe(&desc, facts.built);
     stand.fail("aclrtGetDeviceCount", 1, 507033); /* how a machine without NPU answers */
     refused(&desc, "shows 0 devices");
     nothing_left();
@@ -67,7 +67,7 @@ TEST(the_process_stays_initialised_for_the_others) {
     device_desc desc;
     device *rt = NULL;
     uint64_t users = stand.count("users");
-    describe(&desc, facts.library);
+    describe(&desc, facts.built);
     CHECK_EQ(RT(open)(&desc, &rt), TNM_OK);
     CHECK_EQ(stand.count("users"), users + 1);
     RT(close)(rt);
@@ -317,7 +317,7 @@ TEST(siblings_copy_to_each_other) {
 }
 
 static int run_all(const char *library) {
-    facts.library = library;
+    facts.built = library;
     if (!device_load() || !acl_load(RT(library)(library)) || acl.init(NULL) != 0) return 0;
     device_scenes();
     RUN(a_machine_without_one_shows_none);

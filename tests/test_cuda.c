@@ -249,7 +249,7 @@ int main(void) {
     facts.few_calls = 250;
     facts.alignment = 4096;
 #ifdef TEST_HIP
-    facts.library = hip;
+    facts.built = hip;
     facts.stranger = cuda;
     facts.first = "hipInit";
     facts.says_no_memory = "hipErrorOutOfMemory (2)";
@@ -258,7 +258,7 @@ int main(void) {
     facts.mark = "hipEventRecord";
     facts.query = "hipEventQuery";
 #else
-    facts.library = cuda;
+    facts.built = cuda;
     facts.stranger = hip;
     facts.first = "cuInit";
     facts.says_no_memory = "CUDA_ERROR_OUT_OF_MEMORY (2)";
@@ -267,8 +267,8 @@ int main(void) {
     facts.mark = "cuEventRecord";
     facts.query = "cuEventQuery";
 #endif
-    if (!device_load() || !current_load(RT(library)(facts.library))) return 1;
-    if (!standin_find(RT(symbol), RT(library)(facts.library), "standin_capture", &capture))
+    if (!device_load() || !current_load(RT(library)(facts.built))) return 1;
+    if (!standin_find(RT(symbol), RT(library)(facts.built), "standin_capture", &capture))
         return 1;
     device_scenes();
 #ifndef TEST_HIP
